@@ -1,0 +1,49 @@
+# Two commands matter: `make up` (a first answer through the gateway) and `make test`.
+PYTHON ?= python3.11
+BIN := .venv/bin
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
+
+.PHONY: help up install test check lint types imports format lock bench-gateway bench-soak docs clean
+
+help:              ## What can be asked for
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
+
+up: install        ## Start the gateway with the built-in model, send one real request, keep serving
+	@$(BIN)/isthmus serve --greet
+
+install: .venv/.installed ## Build .venv from hash-locked requirements; touches nothing else
+.venv/.installed: requirements/dev.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Isthmus needs Python 3.11: install it, or say PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing the locked requirements into .venv (a minute or two the first time)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps -qqr requirements/dev.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -qq --editable .
+	@touch $@
+
+test: install      ## Run all tests
+	$(BIN)/python -m pytest
+
+check: lint types imports ## All static checks
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+types: install
+	$(BIN)/mypy
+imports: install
+	$(BIN)/lint-imports
+
+format: install    ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:              ## Resolve the requirements anew (needs the network)
+	$(COMPILE) --extra dev --no-emit-package isthmus --output-file requirements/dev.lock
+	$(COMPILE) --extra parquet --no-emit-package isthmus --output-file requirements/runtime.lock
+
+bench-gateway: install ## Measure the gateway beside its peers (about 15 minutes)
+	$(BIN)/python -m bench.gateway.run
+bench-soak: install ## A million requests: is memory flat?
+	$(BIN)/python -m bench.gateway.soak
+
+clean:             ## Remove what was built
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

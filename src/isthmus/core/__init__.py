@@ -1,0 +1,1 @@
+"""The vocabulary: what every room speaks of, and nothing that does anything."""

@@ -1,0 +1,34 @@
+"""Why a request goes where it goes, in words and in data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A model of the route that this request may not or cannot reach; `rule` is stable, `reason` is prose."""
+
+    model: str
+    rule: str
+    reason: str
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of routing: a value, the same for `explain` and for the live request.
+
+    `allowed` are the models that the plan may call, in the order of the route; `plan` is the tree that is
+    left of the strategy after pruning and drawing (a strategies.plan Node), None where nothing is left;
+    `propensity` is the probability with which this plan was chosen among the route's alternatives (1.0 where
+    nothing was drawn), kept so that other policies can be estimated from logged traffic.
+    """
+
+    route: str
+    operation: str
+    allowed: tuple[str, ...]
+    refused: tuple[Refused, ...]
+    plan: Any
+    reasons: tuple[str, ...]
+    propensity: float
+    config_hash: str

@@ -1,0 +1,148 @@
+"""An answer, as the sequence of pieces that every dialect decodes to and encodes from.
+
+A streamed answer yields them as they arrive, a whole body yields them all at once: there is one form, so
+streaming and non-streaming answers cannot diverge. `choice` numbers the alternatives of a call with n > 1;
+`index` numbers the content blocks or tool calls inside a choice, in order of appearance.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from isthmus.core.usage import Usage
+
+FinishReason: TypeAlias = Literal[
+    "stop",
+    "stop_sequence",
+    "length",
+    "tool_calls",
+    "content_filter",
+    "refusal",
+    "pause",
+    "context_length",
+    "other",
+]
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
+    """The answer begins. `model` is what the provider says answered; `created` is in seconds since the epoch,
+    if said.
+    """
+
+    id: str = ""
+    model: str = ""
+    created: int | None = None
+    extra: dict[str, Any] = {}
+
+
+class TextDelta(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
+    """More text of one choice. `logprobs` is a list in OpenAI's `content` form (token, logprob, bytes,
+    top_logprobs).
+    """
+
+    text: str
+    choice: int = 0
+    logprobs: list[Any] | None = None
+
+
+class RefusalDelta(msgspec.Struct, frozen=True, kw_only=True, tag="refusal"):
+    """More text of a refusal."""
+
+    text: str
+    choice: int = 0
+
+
+class ReasoningDelta(msgspec.Struct, frozen=True, kw_only=True, tag="reasoning"):
+    """More of the model's thinking in words."""
+
+    text: str
+    choice: int = 0
+
+
+class ReasoningSeal(msgspec.Struct, frozen=True, kw_only=True, tag="reasoning_seal"):
+    """What closes a block of thinking: a `signature`, or `encrypted` content, opaque and bound to
+    `dialect`.
+    """
+
+    dialect: str
+    signature: str | None = None
+    encrypted: str | None = None
+    id: str | None = None
+    choice: int = 0
+
+
+class ToolCallStart(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call"):
+    """A tool call begins: id and name are said once. `index` is unique within the choice."""
+
+    index: int
+    id: str
+    name: str
+    choice: int = 0
+    signature: str | None = None
+
+
+class ToolArgumentsDelta(msgspec.Struct, frozen=True, kw_only=True, tag="tool_arguments"):
+    """More of the JSON text of the arguments of tool call `index`."""
+
+    index: int
+    text: str
+    choice: int = 0
+
+
+class OpaqueBlock(msgspec.Struct, frozen=True, kw_only=True, tag="opaque"):
+    """A block that only its own `dialect` understands (a server tool's result, say); other dialects leave it
+    out.
+    """
+
+    dialect: str
+    value: Any
+    choice: int = 0
+
+
+class EmbeddingVector(msgspec.Struct, frozen=True, kw_only=True, tag="embedding"):
+    """The vector of input `index`: numbers, or base64 of little-endian float32 where that was asked for."""
+
+    index: int
+    vector: list[float] | str
+
+
+class TokenCount(msgspec.Struct, frozen=True, kw_only=True, tag="token_count"):
+    """The answer to a count_tokens call: tokens of the prompt; `estimated` where no tokenizer was asked."""
+
+    tokens: int
+    estimated: bool = False
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):
+    """A choice is complete. `raw` is the provider's own word for why; `stop_sequence` the one that was
+    met.
+    """
+
+    reason: FinishReason
+    raw: str | None = None
+    choice: int = 0
+    stop_sequence: str | None = None
+
+
+class UsageReport(msgspec.Struct, frozen=True, kw_only=True, tag="usage"):
+    """What the provider says was consumed so far; a later report replaces an earlier one."""
+
+    usage: Usage
+
+
+Piece: TypeAlias = (
+    Start
+    | TextDelta
+    | RefusalDelta
+    | ReasoningDelta
+    | ReasoningSeal
+    | ToolCallStart
+    | ToolArgumentsDelta
+    | OpaqueBlock
+    | EmbeddingVector
+    | TokenCount
+    | Finish
+    | UsageReport
+)

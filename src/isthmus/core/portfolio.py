@@ -1,0 +1,133 @@
+"""What can be called, and under which names: providers, models, routes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+Kind: TypeAlias = Literal["closed", "open", "local"]
+Capability: TypeAlias = Literal["chat", "embeddings", "tools", "vision", "json_schema", "logprobs"]
+Auth: TypeAlias = Literal["bearer", "x-api-key", "api-key", "x-goog-api-key", "none"]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0)]
+EngineContext: TypeAlias = Annotated[int, Meta(ge=256)]
+EngineParallel: TypeAlias = Annotated[int, Meta(ge=1, le=64)]
+EngineThreads: TypeAlias = Annotated[int, Meta(ge=1)]
+
+
+class SecretRef(msgspec.Struct, frozen=True):
+    """Where a secret is to be found: `env` NAME or `file` PATH. The secret itself is never a part of the
+    config.
+    """
+
+    source: Literal["env", "file"]
+    name: str
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to wait, in seconds.
+
+    `connect` is for TCP and TLS. `first_token` is from the request sent to the first byte of a streamed
+    answer. `idle` is between two reads. `total` is for the whole attempt.
+    """
+
+    connect: Seconds = 5.0
+    first_token: Seconds = 60.0
+    idle: Seconds = 60.0
+    total: Seconds = 600.0
+
+
+class BreakerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """When a model is left alone after failures.
+
+    `failures` is how many in a row it takes. `cooldown` is how many seconds it is left alone. `max_cooldown`
+    is what that grows to while it keeps failing, in seconds.
+    """
+
+    failures: Annotated[int, Meta(ge=1)] = 5
+    cooldown: Seconds = 5.0
+    max_cooldown: Seconds = 60.0
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a local engine is run: the context window in tokens (shared by `parallel` slots), and CPU
+    `threads`.
+
+    `threads` None means all cores but one.
+    """
+
+    context: EngineContext = 8192
+    parallel: EngineParallel = 4
+    threads: EngineThreads | None = None
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint, its credential reference and the wires that it speaks.
+
+    `wires` names codecs of `isthmus.dialects`, preferred first; `engine` is set where the gateway itself runs
+    the engine, one process a model, and there is no `base_url` then. `prices` is the provider's id in
+    genai-prices. `quirks` names the known departures from the dialect (see `isthmus.catalog.presets`).
+    `headers` and `query` are sent with every call.
+    """
+
+    name: str
+    wires: tuple[str, ...]
+    base_url: str | None = None
+    key: SecretRef | None = None
+    auth: Auth = "bearer"
+    zone: str | None = None
+    kind: Kind | None = None
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    quirks: frozenset[str] = frozenset()
+    prices: str | None = None
+    timeouts: Timeouts = Timeouts()
+    breaker: BreakerSettings = BreakerSettings()
+    max_connections: int = 1024
+    max_waiting: int = 1024
+    client: Literal["http1", "aiohttp"] = "http1"
+    ca_file: str | None = None
+    forward_headers: tuple[str, ...] = ()
+    engine: EngineSettings | None = None
+
+
+class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
+    """A price of your own contract, in USD per million tokens.
+
+    `input` is the price of a token read. `output` is the price of a token written. `cache_read`,
+    `cache_write_5m`, `cache_write_1h` and `input_audio` cost what `input` costs unless they are said.
+    `output_audio` costs what `output` costs unless it is said. `valid_from` is the first day (UTC) of the
+    price. `valid_until` is the day (UTC) before which it ends.
+    """
+
+    input: Decimal
+    output: Decimal
+    cache_read: Decimal | None = None
+    cache_write_5m: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    input_audio: Decimal | None = None
+    output_audio: Decimal | None = None
+    valid_from: dt.date | None = None
+    valid_until: dt.date | None = None
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A callable target: a provider, the provider's model id, and facts.
+
+    `weights` is what a local engine loads: a name of `isthmus.catalog.weights`, or the path of a GGUF file.
+    `context` is in tokens. `capabilities` None means "assume all": it is the provider who refuses then.
+    """
+
+    name: str
+    provider: str
+    id: str
+    kind: Kind
+    zone: str | None = None
+    context: int | None = None
+    capabilities: frozenset[Capability] | None = None
+    licence: str | None = None
+    weights: str | None = None
+    price: tuple[PriceOverride, ...] = ()

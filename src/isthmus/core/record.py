@@ -1,0 +1,100 @@
+"""The whole story of one request, appended once, immutable."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from isthmus.core.decision import Decision
+from isthmus.core.usage import Charge, Usage
+
+Outcome: TypeAlias = Literal["ok", "error", "cancelled", "interrupted"]
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One upstream call. Times are milliseconds; `started_ms` counts from the request's arrival.
+
+    `fault` and `code` are set where it failed; `upstream_status` is the provider's HTTP status, if one came.
+    `committed` says that some of its answer went to the client. `passthrough` says that bytes were relayed
+    without translation.
+    """
+
+    number: int
+    model: str
+    provider: str
+    model_id: str
+    outcome: Outcome
+    started_ms: float
+    queue_ms: float = 0.0
+    first_token_ms: float | None = None
+    total_ms: float = 0.0
+    fault: str | None = None
+    code: str | None = None
+    upstream_status: int | None = None
+    finish: str | None = None
+    usage: Usage | None = None
+    charge: Charge | None = None
+    committed: bool = False
+    passthrough: bool = False
+    dropped: tuple[str, ...] = ()
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of a request went, in milliseconds.
+
+    `queue` is waiting for a slot, `overhead` the gateway's own work before the model was asked and between
+    the model's first byte and the client's, `first_token` the time to the first content, `total` all of it.
+    """
+
+    queue_ms: float
+    overhead_ms: float
+    first_token_ms: float | None
+    total_ms: float
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One request: who asked what route, what was decided, every attempt, and what it cost.
+
+    `at_us` is wall-clock time in microseconds since the epoch (UTC). `charge` is the sum over the attempts;
+    its `nanousd` is None as soon as one attempt's price is unknown. Bodies are None unless the config says
+    that they are kept.
+    """
+
+    id: str
+    at_us: int
+    dialect: str
+    operation: str
+    route: str
+    stream: bool
+    status: int
+    outcome: Outcome
+    key_id: str | None = None
+    user: str | None = None
+    model: str | None = None
+    code: str | None = None
+    message: str | None = None
+    decision: Decision | None = None
+    attempts: tuple[AttemptRecord, ...] = ()
+    usage: Usage | None = None
+    charge: Charge | None = None
+    timings: Timings
+    config_hash: str
+    request_body: bytes | None = None
+    response_body: bytes | None = None
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that is about to be tried: what the strict ledger commits before the first attempt.
+
+    If the process dies, the intent is all that is left, and it becomes a record with outcome `interrupted`.
+    """
+
+    id: str
+    at_us: int
+    dialect: str
+    operation: str
+    route: str
+    stream: bool
+    key_id: str | None
+    config_hash: str

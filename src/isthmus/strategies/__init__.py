@@ -1,0 +1,1 @@
+"""How models are combined: a plan is a small tree of strategies, and one interpreter runs it."""

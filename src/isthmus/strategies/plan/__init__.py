@@ -1,0 +1,15 @@
+"""The plan algebra: one file a strategy, all of them pure. A new strategy is a file here and a line in
+`STRATEGIES`.
+"""
+
+from __future__ import annotations
+
+from isthmus.strategies.plan.call import CallModel
+from isthmus.strategies.plan.fallback import Fallback
+from isthmus.strategies.plan.node import Node
+from isthmus.strategies.plan.split import Split
+
+STRATEGIES: dict[str, type[Node]] = {node.keyword: node for node in (CallModel, Fallback, Split)}
+"""Every strategy by its keyword in the config."""
+
+__all__ = ["STRATEGIES", "CallModel", "Fallback", "Node", "Split"]

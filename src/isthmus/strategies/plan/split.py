@@ -1,0 +1,74 @@
+"""`split`: shares of the traffic, by weight."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from isthmus.strategies.plan.node import Choice, Circumstances, Node, Steps, once_each
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True):
+    """One share: a `plan` and its `weight` relative to the others."""
+
+    plan: Node
+    weight: Annotated[float, Meta(gt=0)] = 1.0
+
+
+class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
+    """Send each request down one of `arms`, as often as its weight says.
+
+    `sticky` keeps a `key` or a `user` on the same arm for as long as the weights stay; a caller who is not
+    known is drawn afresh each time. `salt` separates experiments, so that two splits do not put the same
+    people together.
+    """
+
+    keyword: ClassVar[str] = "split"
+    shorthand: ClassVar[str] = "arms"
+
+    arms: Annotated[tuple[Arm, ...], Meta(min_length=1)]
+    sticky: Literal["key", "user"] | None = None
+    salt: str = ""
+
+    def models(self) -> tuple[str, ...]:
+        return once_each([model for arm in self.arms for model in arm.plan.models()])
+
+    def prune(self, allowed: Callable[[str], bool]) -> Node | None:
+        left = tuple(
+            Arm(plan=pruned, weight=arm.weight)
+            for arm in self.arms
+            if (pruned := arm.plan.prune(allowed)) is not None
+        )
+        if not left:
+            return None
+        return left[0].plan if len(left) == 1 else Split(arms=left, sticky=self.sticky, salt=self.salt)
+
+    def choose(self, circumstances: Circumstances) -> Choice:
+        draw, whose = self._draw(circumstances)
+        total = sum(arm.weight for arm in self.arms)
+        mark = draw * total
+        chosen = self.arms[-1]
+        for arm in self.arms:
+            if mark < arm.weight:
+                chosen = arm
+                break
+            mark -= arm.weight
+        inner = chosen.plan.choose(circumstances)
+        share = chosen.weight / total
+        reason = f"split: {share:.0%} of {whose} go to {', '.join(chosen.plan.models())}"
+        return Choice(inner.node, share * inner.propensity, (reason, *inner.reasons))
+
+    def steps(self) -> Steps:
+        raise AssertionError("a split is settled by choose() before it is run")
+
+    def _draw(self, circumstances: Circumstances) -> tuple[float, str]:
+        """A number in [0, 1), and whose it is in words."""
+        unit = {"key": circumstances.key, "user": circumstances.user, None: None}[self.sticky]
+        if unit is None:
+            return circumstances.draw, "requests"
+        digest = hashlib.blake2b(f"{self.salt}\0{unit}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) / 2**64, f"{self.sticky}s"

@@ -1,0 +1,65 @@
+"""The one interpreter: it performs what a plan asks for, and nothing reaches a model but through it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.events import AttemptEnded, AttemptStarted, Delta, Event, Finished
+from isthmus.strategies.plan.node import Attempt, Node, Result, Wait
+
+
+class Performer(Protocol):
+    """Who really calls models, on behalf of one request."""
+
+    def attempt(self, model: str, number: int) -> AsyncIterator[Delta | AttemptEnded]:
+        """Call the model once: deltas as they come, then exactly one AttemptEnded. Raises only
+        CancelledError.
+        """
+        ...
+
+
+async def run(
+    plan: Node,
+    performer: Performer,
+    permits: Callable[[str], bool],
+    sleep: Callable[[float], Awaitable[None]],
+) -> AsyncIterator[Event]:
+    """The events of a plan, in order, ended by exactly one Finished.
+
+    `permits` is asked before every attempt of every strategy, whatever led to it; a model that it refuses is
+    not called.
+    """
+    steps = plan.steps()
+    reply: Result | None = None
+    number = 0
+    while True:
+        try:
+            effect = steps.send(reply)
+        except StopIteration as stop:
+            result: Result = stop.value
+            break
+        match effect:
+            case Attempt(model=model) if not permits(model):
+                reply = Result(model, _not_permitted(model))
+            case Attempt(model=model):
+                number += 1
+                yield AttemptStarted(model, number)
+                async for event in performer.attempt(model, number):
+                    yield event
+                    if type(event) is AttemptEnded:
+                        reply = Result(model, event.error, event.record.committed)
+            case Wait(seconds=seconds):
+                await sleep(seconds)
+                reply = None
+    yield Finished(result.model, result.error)
+
+
+def _not_permitted(model: str) -> IsthmusError:
+    return IsthmusError(
+        Fault.FORBIDDEN,
+        f"The model {model!r} is outside what this request may reach.",
+        code="model_not_permitted",
+        hint="See `isthmus explain` for the rule.",
+    )
