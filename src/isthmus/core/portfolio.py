@@ -53,13 +53,13 @@ class BreakerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a local engine is run: the context window in tokens (shared by `parallel` slots), and CPU
-    `threads`.
+    """How a local engine is run.
 
-    `threads` None means all cores but one.
+    `context` is the longest request and answer together, in tokens; each of the `parallel` requests that are
+    worked on at once has room for that much. `threads` None leaves one core to the gateway.
     """
 
-    context: EngineContext = 8192
+    context: EngineContext = 4096
     parallel: EngineParallel = 4
     threads: EngineThreads | None = None
 

@@ -1,0 +1,1 @@
+"""Effects: everything that reaches an endpoint outside this process."""

@@ -1,0 +1,114 @@
+"""The plan algebra, for any plan and any outcomes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.laws.plans import NAMES, drive, outcomes, plans, result_of
+
+from isthmus.strategies.plan import CallModel, Node, Split
+from isthmus.strategies.plan.call import LONGEST_PAUSE_S
+from isthmus.strategies.plan.node import Attempt, Circumstances, Result, Wait
+from isthmus.strategies.plan.split import Arm
+
+draws = st.floats(0, 1, exclude_max=True)
+circumstances = st.builds(
+    Circumstances,
+    draw=draws,
+    key=st.one_of(st.none(), st.text(max_size=8)),
+    user=st.one_of(st.none(), st.text(max_size=8)),
+)
+
+
+@given(plans, st.sets(st.sampled_from(NAMES)), circumstances, st.data())
+def test_a_pruned_plan_never_calls_what_was_pruned(
+    plan: Node, allowed: set[str], drawn: Circumstances, data: st.DataObject
+) -> None:
+    pruned = plan.prune(lambda name: name in allowed)
+    if pruned is None:
+        assert not set(plan.models()) & allowed
+        return
+    assert set(pruned.models()) == set(plan.models()) & allowed
+    effects, _ = drive(pruned.choose(drawn).node, lambda name: result_of(name, data.draw(outcomes)))
+    assert {effect.model for effect in effects if isinstance(effect, Attempt)} <= allowed
+
+
+@given(plans, circumstances, st.data())
+def test_nothing_is_tried_after_an_answer_has_begun(
+    plan: Node, drawn: Circumstances, data: st.DataObject
+) -> None:
+    over = False
+
+    def answer(name: str) -> Result:
+        nonlocal over
+        assert not over, "an attempt was made after the client had seen something"
+        result = result_of(name, data.draw(outcomes))
+        over = result.final
+        return result
+
+    _, result = drive(plan.choose(drawn).node, answer)
+    assert result.final == over
+
+
+@given(plans, circumstances, st.data())
+def test_a_plan_ends_with_its_last_result(plan: Node, drawn: Circumstances, data: st.DataObject) -> None:
+    seen: list[Result] = []
+
+    def answer(name: str) -> Result:
+        seen.append(result_of(name, data.draw(outcomes)))
+        return seen[-1]
+
+    effects, result = drive(plan.choose(drawn).node, answer)
+    assert result is seen[-1]
+    assert not isinstance(effects[-1], Wait), "nobody waits after the last attempt"
+
+
+@given(plans, circumstances)
+def test_equal_circumstances_give_an_equal_choice(plan: Node, drawn: Circumstances) -> None:
+    assert plan.choose(drawn) == plan.choose(drawn)
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=5), draws)
+def test_a_split_shares_by_weight(weights: list[float], draw: float) -> None:
+    arms = tuple(Arm(plan=CallModel(model=str(index)), weight=weight) for index, weight in enumerate(weights))
+    choice = Split(arms=arms).choose(Circumstances(draw=draw))
+    index = int(choice.node.models()[0])
+    below = sum(weights[:index]) / sum(weights)
+    assert choice.propensity == weights[index] / sum(weights)
+    assert below - 1e-9 <= draw <= below + choice.propensity + 1e-9
+
+
+@given(st.text(min_size=1, max_size=12), draws, draws)
+def test_a_sticky_split_keeps_a_user_where_she_is(user: str, first: float, second: float) -> None:
+    arms = tuple(Arm(plan=CallModel(model=name)) for name in NAMES)
+    split = Split(arms=arms, sticky="user")
+    one = split.choose(Circumstances(draw=first, user=user))
+    two = split.choose(Circumstances(draw=second, user=user))
+    assert one == two
+
+
+def test_a_sticky_split_still_shares_by_weight() -> None:
+    split = Split(arms=(Arm(plan=CallModel(model="a"), weight=9), Arm(plan=CallModel(model="b"))), sticky="user")
+    chosen = [split.choose(Circumstances(draw=0, user=f"u{n}")).node.models()[0] for n in range(5000)]
+    assert 0.08 < chosen.count("b") / len(chosen) < 0.12
+
+
+@given(st.integers(0, 5), st.floats(0, 30), st.floats(0, 60))
+def test_waiting_is_bounded_by_patience(retries: int, patience: float, retry_after: float) -> None:
+    node = CallModel(model="a", retries=retries, patience=patience)
+    from isthmus.core.errors import Fault, IsthmusError
+
+    busy = Result("a", IsthmusError(Fault.RATE_LIMITED, "busy", retry_after_s=retry_after))
+    effects, _ = drive(node, lambda _: busy)
+    waits = [effect.seconds for effect in effects if isinstance(effect, Wait)]
+    if retry_after > patience:
+        assert waits == [], "a provider that asks for more patience than there is is not waited for"
+    else:
+        assert waits == [retry_after] * retries
+
+    failing = Result("a", IsthmusError(Fault.UPSTREAM_ERROR, "failed"))
+    effects, _ = drive(node, lambda _: failing)
+    waits = [effect.seconds for effect in effects if isinstance(effect, Wait)]
+    assert len(waits) == retries
+    assert all(wait <= min(patience, LONGEST_PAUSE_S) for wait in waits)
+    assert waits == sorted(waits)
