@@ -1,0 +1,368 @@
+"""Streams of Chat Completions: decoded into pieces, encoded from pieces, and watched while they pass
+through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from isthmus.core.call import Call
+from isthmus.core.codec import Reading
+from isthmus.core.errors import IsthmusError
+from isthmus.core.pieces import (
+    Finish,
+    OpaqueBlock,
+    Piece,
+    ReasoningDelta,
+    RefusalDelta,
+    Start,
+    TextDelta,
+    ToolArgumentsDelta,
+    ToolCallStart,
+    UsageReport,
+)
+from isthmus.core.usage import Usage
+from isthmus.dialects import sse
+from isthmus.dialects.faults import broken_stream, decode_stream_error, malformed, not_a_stream
+from isthmus.dialects.openai.answer import (
+    AnswerReader,
+    ReportedUsage,
+    finish_reason,
+    finish_word,
+    head,
+    read_usage,
+    write_tool_call,
+    write_usage,
+)
+from isthmus.dialects.openai.errors import error_event
+
+DONE = b"data: [DONE]\n\n"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ChatStreamDecoder:
+    """Turns a stream into pieces (core.codec.StreamDecoder).
+
+    The stream has ended well once every choice has its finish reason; a `[DONE]` alone is no proof, and its
+    absence no fault.
+    """
+
+    def __init__(self) -> None:
+        self.salvage: list[Piece] = []
+        self._splitter = sse.Splitter()
+        self._reader = AnswerReader()
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """The pieces that `data` completes."""
+        self.salvage = []
+        return self._read(self._splitter.feed(data))
+
+    def close(self) -> list[Piece]:
+        """The last pieces; raises BROKEN_STREAM where a choice has no finish reason."""
+        self.salvage = []
+        self._read([event for event in self._splitter.close() if _is_whole(event)])
+        if self._splitter.stray and not self._reader.started:
+            raise not_a_stream(self._splitter.stray)
+        if not self._reader.complete:
+            raise broken_stream()
+        return self.salvage
+
+    def _read(self, events: list[sse.Event]) -> list[Piece]:
+        for event in events:
+            if event.data.strip() in (b"[DONE]", b""):
+                continue
+            if event.event == "error":
+                raise decode_stream_error(event.data)
+            self.salvage += self._reader.read(_chunk(event.data))
+        return self.salvage
+
+
+def _is_whole(event: sse.Event) -> bool:
+    """True where the last event of a stream lacks only its blank line; False for half an event, the cut
+    itself."""
+    if event.data.strip() == b"[DONE]":
+        return True
+    try:
+        msgspec.json.decode(event.data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _chunk(data: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise malformed("a stream event that is not JSON in UTF-8") from None
+    if not isinstance(value, dict):
+        raise malformed("a stream event that is not a JSON object")
+    return value
+
+
+class ChatStreamEncoder:
+    """Turns pieces into chunks (core.codec.StreamEncoder): the role first, usage and `[DONE]` last."""
+
+    def __init__(self, call: Call, request_id: str, created: int) -> None:
+        self._call = call
+        self._request_id = request_id
+        self._created = created
+        self._head: dict[str, Any] = {}
+        self._roles: set[int] = set()
+        self._usage: Usage | None = None
+
+    def feed(self, pieces: Iterable[Piece]) -> bytes:
+        """The chunks that say `pieces`."""
+        return b"".join([self._say(piece) for piece in pieces])
+
+    def close(self) -> bytes:
+        """The usage chunk, where the client asked for it and it is known, and the terminal event."""
+        if not self._call.include_usage or self._usage is None:
+            return DONE
+        return self._event({"choices": [], "usage": write_usage(self._usage)}) + DONE
+
+    def error(self, error: IsthmusError) -> bytes:
+        """An error event; nothing follows it."""
+        return error_event(error, self._request_id)
+
+    def _say(self, piece: Piece) -> bytes:
+        match piece:
+            case TextDelta():
+                return self._text(piece)
+            case ReasoningDelta():
+                return self._delta(piece.choice, {"reasoning_content": piece.text})
+            case RefusalDelta():
+                return self._delta(piece.choice, {"refusal": piece.text})
+            case ToolCallStart():
+                call = {"index": piece.index, **write_tool_call(piece)}
+                return self._delta(piece.choice, {"tool_calls": [call]})
+            case ToolArgumentsDelta():
+                more = {"index": piece.index, "function": {"arguments": piece.text}}
+                return self._delta(piece.choice, {"tool_calls": [more]})
+            case OpaqueBlock(dialect="openai", value=dict(value)):
+                return self._delta(piece.choice, value)
+            case Finish():
+                return self._delta(piece.choice, {}, finish=finish_word(piece))
+            case Start():
+                self._head = head(piece, self._call, self._request_id, self._created, "chat.completion.chunk")
+            case UsageReport():
+                self._usage = piece.usage
+            case _:
+                return b""
+        return b""
+
+    def _text(self, piece: TextDelta) -> bytes:
+        if piece.logprobs is None or not self._call.logprobs:
+            return self._delta(piece.choice, {"content": piece.text}) if piece.text else b""
+        logprobs = {"content": piece.logprobs, "refusal": None}
+        return self._delta(piece.choice, {"content": piece.text}, logprobs=logprobs)
+
+    def _delta(
+        self,
+        choice: int,
+        delta: dict[str, Any],
+        *,
+        logprobs: dict[str, Any] | None = None,
+        finish: str | None = None,
+    ) -> bytes:
+        role = b""
+        if choice not in self._roles:
+            self._roles.add(choice)
+            role = self._delta(choice, {"role": "assistant", "content": ""})
+        alternative = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return role + self._event({"choices": [alternative]})
+
+    def _event(self, body: dict[str, Any]) -> bytes:
+        if not self._head:
+            self._head = head(Start(), self._call, self._request_id, self._created, "chat.completion.chunk")
+        if self._call.include_usage:
+            body.setdefault("usage", None)
+        return b"data: %b\n\n" % _encode({**self._head, **body})
+
+
+_ABSENT = msgspec.Raw(b"")
+_NOTHING = (b"", b'""', b"null", b"[]", b"{}")
+
+
+class _GlanceDelta(msgspec.Struct):
+    content: msgspec.Raw = _ABSENT
+    reasoning_content: msgspec.Raw = _ABSENT
+    reasoning: msgspec.Raw = _ABSENT
+    refusal: msgspec.Raw = _ABSENT
+    tool_calls: msgspec.Raw = _ABSENT
+    function_call: msgspec.Raw = _ABSENT
+    audio: msgspec.Raw = _ABSENT
+
+    @property
+    def says_something(self) -> bool:
+        """True where any field holds more than nothing."""
+        fields = (
+            self.content,
+            self.reasoning_content,
+            self.reasoning,
+            self.refusal,
+            self.tool_calls,
+            self.function_call,
+            self.audio,
+        )
+        return any(bytes(field) not in _NOTHING for field in fields)
+
+
+class _GlanceChoice(msgspec.Struct):
+    delta: _GlanceDelta | None = None
+    finish_reason: str | None = None
+
+
+class _Glance(msgspec.Struct):
+    """What a watch reads of a chunk."""
+
+    choices: list[_GlanceChoice] | None = None
+    usage: ReportedUsage | None = None
+    error: msgspec.Raw = _ABSENT
+    object: str | None = None
+    detail: msgspec.Raw = _ABSENT
+    message: msgspec.Raw = _ABSENT
+
+    @property
+    def is_error(self) -> bool:
+        """True for an error in any of the shapes that compatible servers use."""
+        if bytes(self.error) not in _NOTHING:
+            return True
+        stray = self.object == "error" or self.detail is not _ABSENT or self.message is not _ABSENT
+        return stray and self.choices is None
+
+
+_glance = msgspec.json.Decoder(_Glance).decode
+
+
+class ChatWatch:
+    """Watches a passed-through stream (core.codec.Watch) by byte search; events are parsed only where they
+    matter.
+
+    After the first content an ordinary read costs four searches of its last event and one of the whole.
+    `ended` needs a finish reason: a `[DONE]` without one is not forwarded, since it would make a dead stream
+    look whole.
+    """
+
+    def __init__(self, strip_usage: bool) -> None:
+        self.reading = Reading()
+        self._strip_usage = strip_usage
+        self._rest = b""
+        self._held: list[bytes] = []
+        self._seen_event = False
+        self._at_end = False
+
+    def feed(self, data: bytes) -> bytes:
+        """What may be forwarded now."""
+        reading = self.reading
+        if reading.error is not None:
+            return b""
+        if self._rest:
+            data = self._rest + data
+        end = sse.whole_events(data)
+        if end == len(data):
+            self._rest = b""
+        else:
+            self._rest = data[end:]
+            if len(self._rest) > sse.MAX_EVENT_BYTES:
+                reading.error = malformed(f"a stream event of more than {sse.MAX_EVENT_BYTES} bytes")
+            data = data[:end]
+        if reading.committed and _is_plain(data):
+            self._at_end = False
+            return data
+        return self._look(data)
+
+    def close(self) -> bytes:
+        """The rest, where it is a whole event that lacks only its blank line."""
+        reading = self.reading
+        rest, self._rest = self._rest, b""
+        if reading.error is not None:
+            return b""
+        last = b""
+        if any(event is not None and _is_whole(event) for _, event in sse.parse(rest)):
+            last = self._look(rest)
+        elif not self._seen_event:
+            self._refuse_page(b"".join(self._held) + rest)
+        if self._at_end and reading.error is None:
+            reading.ended = True
+        return last + b"\n\n" if last else b""
+
+    def _refuse_page(self, received: bytes) -> None:
+        """Sets the error for a page or a JSON error that came in place of any event."""
+        splitter = sse.Splitter()
+        splitter.feed(received)
+        splitter.close()
+        if splitter.stray:
+            self.reading.error = not_a_stream(splitter.stray)
+
+    def _look(self, block: bytes) -> bytes:
+        """The whole slow way: every event of `block` is parsed, and left out or kept."""
+        for raw, event in sse.parse(block):
+            if event is None or self._keeps(event):
+                self._held.append(raw)
+            if self.reading.error is not None:
+                break
+        if not self.reading.committed:
+            return b""
+        kept = b"".join(self._held)
+        self._held.clear()
+        return kept
+
+    def _keeps(self, event: sse.Event) -> bool:
+        """Reads one event; False where it must not be forwarded."""
+        self._seen_event = True
+        reading = self.reading
+        data = event.data.strip()
+        if data == b"[DONE]":
+            reading.ended = reading.finish is not None
+            reading.committed = reading.committed or reading.ended
+            return reading.ended
+        if event.event == "error":
+            reading.error = decode_stream_error(data)
+            return False
+        if not data:
+            return True
+        try:
+            glance = _glance(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            reading.error = malformed("a stream event that is not a chunk of Chat Completions")
+            return False
+        if glance.is_error:
+            reading.error = decode_stream_error(data)
+            return False
+        return self._read(glance)
+
+    def _read(self, glance: _Glance) -> bool:
+        reading = self.reading
+        for choice in glance.choices or ():
+            self._at_end = bool(choice.finish_reason)
+            if choice.finish_reason:
+                reading.finish_raw = choice.finish_reason
+                reading.finish = finish_reason(choice.finish_reason)
+                reading.committed = True
+            elif not reading.committed and choice.delta is not None:
+                reading.committed = choice.delta.says_something
+        if glance.usage is None:
+            return True
+        reading.usage = read_usage(glance.usage)
+        return bool(glance.choices) or not self._strip_usage
+
+
+def _is_plain(block: bytes) -> bool:
+    """True where `block` surely holds no end, no error and no usage: most reads of a stream.
+
+    Ends and errors stand in a stream's last events, so the last event of the read tells of them; a usage
+    object always holds a name that ends in `_tokens`. Quotes inside a text are escaped, so text cannot look
+    like a field. Searches run from the end: there the fields stand, and CPython's `rfind` is the faster one.
+    """
+    blank = b"\r\n\r\n" if block.endswith(b"\r\n\r\n") else b"\n\n"
+    before = block.rfind(blank, 0, -len(blank))
+    last = block[before + len(blank) :] if before >= 0 else block
+    return (
+        (last.rfind(b'"finish_reason":null') > 0 or last.rfind(b'"finish_reason": null') > 0)
+        and last.rfind(b"data:") == 0
+        and last.rfind(b'"error"') < 0
+        and block.rfind(b'_tokens"') < 0
+    )

@@ -1,0 +1,397 @@
+"""Streams of the Responses API: decoded into pieces, encoded from pieces, and watched while they pass
+through.
+
+Source: developers.openai.com/api/reference/resources/responses/streaming-events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from isthmus.core.call import Call
+from isthmus.core.codec import Reading
+from isthmus.core.errors import IsthmusError
+from isthmus.core.pieces import Piece, UsageReport
+from isthmus.dialects import sse
+from isthmus.dialects.faults import broken_stream, malformed, not_a_stream
+from isthmus.dialects.responses.answer import (
+    ABSENT,
+    Ending,
+    Head,
+    ItemReader,
+    Kind,
+    ending_of,
+    finish_of,
+    read_output,
+    read_usage,
+    start_of,
+)
+from isthmus.dialects.responses.errors import decode_failure, error_event
+
+_OPENINGS = ("response.created", "response.in_progress", "response.queued")
+_ENDINGS = ("response.completed", "response.incomplete", "response.failed")
+# Texts that come in deltas: their kind, the field that numbers them, and the one that holds the whole.
+_TEXTS = {
+    "response.output_text": ("text", "content_index", "text"),
+    "response.refusal": ("refusal", "content_index", "refusal"),
+    "response.reasoning_text": ("thought", "content_index", "text"),
+    "response.reasoning_summary_text": ("summary", "summary_index", "text"),
+    "response.function_call_arguments": ("arguments", "", "arguments"),
+}
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ResponsesStreamDecoder:
+    """Turns a stream into pieces (core.codec.StreamDecoder).
+
+    Items are known by their index and their id: servers that give every item one index, or an item a new id
+    in every event, are understood. The stream has ended well with response.completed or response.incomplete.
+    """
+
+    def __init__(self) -> None:
+        self.salvage: list[Piece] = []
+        self._splitter = sse.Splitter()
+        self._by_index: dict[int, ItemReader] = {}
+        self._by_id: dict[str, ItemReader] = {}
+        self._readers: list[ItemReader] = []
+        self._tools = 0
+        self._started = False
+        self._ended = False
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """The pieces that `data` completes."""
+        self.salvage = []
+        return self._read(self._splitter.feed(data))
+
+    def close(self) -> list[Piece]:
+        """The last pieces; raises BROKEN_STREAM where the terminal event is missing."""
+        self.salvage = []
+        self._read([event for event in self._splitter.close() if _is_whole(event)])
+        if self._splitter.stray and not self._started:
+            raise not_a_stream(self._splitter.stray)
+        if not self._ended:
+            raise broken_stream()
+        return self.salvage
+
+    def _read(self, events: list[sse.Event]) -> list[Piece]:
+        for event in events:
+            if not self._ended and event.data.strip() not in (b"[DONE]", b""):
+                self.salvage += self._decode(event)
+        return self.salvage
+
+    def _decode(self, event: sse.Event) -> list[Piece]:
+        said = _object(event.data)
+        kind = said.get("type") or event.event
+        if kind == "error" or ("error" in said and "type" not in said):
+            raise decode_failure(event.data)
+        if not isinstance(kind, str):
+            raise malformed("a stream event without a type")
+        if kind in _OPENINGS:
+            return self._start(said)
+        if kind in _ENDINGS:
+            return self._finish(said, kind)
+        match kind:
+            case "response.output_item.added":
+                return self._begin(said)
+            case "response.output_item.done":
+                return self._reader(said).end(_item(said))
+            case "response.output_text.annotation.added":
+                part = _number(said, "content_index")
+                return self._reader(said).annotate(part, said.get("annotation"))
+        text, _, ending = kind.rpartition(".")
+        return self._text(said, _TEXTS[text], ending) if text in _TEXTS else []
+
+    def _text(self, said: dict[str, Any], form: tuple[str, str, str], ending: str) -> list[Piece]:
+        kind, numbered, whole = form
+        reader, part = self._reader(said), _number(said, numbered)
+        if ending == "delta":
+            return reader.say(kind, part, said.get("delta"), said.get("logprobs"))
+        return reader.complete(kind, part, said.get(whole), said.get("logprobs"))
+
+    def _start(self, said: dict[str, Any]) -> list[Piece]:
+        if self._started:
+            return []
+        self._started = True
+        return [start_of(_response(said))]
+
+    def _begin(self, said: dict[str, Any]) -> list[Piece]:
+        item = _item(said)
+        known = self._by_id.get(str(item.get("id")))
+        if known is not None:
+            return known.begin(item)
+        reader = self._new_reader(said, item.get("id"))
+        self._tools += item.get("type") == "function_call"
+        return reader.begin(item)
+
+    def _reader(self, said: dict[str, Any]) -> ItemReader:
+        """The item that an event is about, by its id where that is known, else by its index."""
+        item = said.get("item")
+        identity = item.get("id") if isinstance(item, dict) else said.get("item_id")
+        known = self._by_id.get(str(identity))
+        if known is not None:
+            return known
+        known = self._by_index.get(_number(said, "output_index"))
+        if known is not None and not known.done:
+            return known
+        reader = self._new_reader(said, identity)
+        self._tools += isinstance(item, dict) and item.get("type") == "function_call"
+        return reader
+
+    def _new_reader(self, said: dict[str, Any], identity: Any) -> ItemReader:
+        reader = ItemReader(self._tools)
+        self._readers.append(reader)
+        self._by_index[_number(said, "output_index")] = reader
+        if isinstance(identity, str):
+            self._by_id[identity] = reader
+        return reader
+
+    def _finish(self, said: dict[str, Any], kind: str) -> list[Piece]:
+        response = _response(said)
+        pieces = self._start(said)
+        ending = ending_of({"status": kind.removeprefix("response."), **response})
+        self._ended = True
+        output = response.get("output")
+        if not self._readers and isinstance(output, list):
+            pieces += read_output([item for item in output if isinstance(item, dict)])
+        pieces.append(finish_of(ending, any(reader.calls for reader in self._readers)))
+        if ending.usage is not None:
+            pieces.append(UsageReport(usage=read_usage(ending.usage)))
+        return pieces
+
+
+def _is_whole(event: sse.Event) -> bool:
+    """True for an event without its blank line that is complete all the same; half an event is the cut
+    itself."""
+    try:
+        msgspec.json.decode(event.data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise malformed("a stream event that is not JSON in UTF-8") from None
+    if not isinstance(value, dict):
+        raise malformed("a stream event that is not a JSON object")
+    return value
+
+
+def _number(said: dict[str, Any], field: str) -> int:
+    value = said.get(field)
+    return value if isinstance(value, int) else 0
+
+
+def _item(said: dict[str, Any]) -> dict[str, Any]:
+    item = said.get("item")
+    if not isinstance(item, dict):
+        raise malformed("an output item that is not an object")
+    return item
+
+
+def _response(said: dict[str, Any]) -> dict[str, Any]:
+    response = said.get("response")
+    if not isinstance(response, dict):
+        raise malformed("a response that is not an object")
+    return response
+
+
+class ResponsesStreamEncoder:
+    """Turns pieces into typed events (core.codec.StreamEncoder), numbered from 0.
+
+    Nothing is said before the first content, so that response.created tells all that was known by then.
+    """
+
+    def __init__(self, call: Call, request_id: str, created: int) -> None:
+        self._head = Head(call, request_id, created)
+        self._output = self._head.output()
+        self._request_id = request_id
+        self._number = 0
+
+    def feed(self, pieces: Iterable[Piece]) -> bytes:
+        """The events that say `pieces`."""
+        said = b""
+        for piece in pieces:
+            if self._head.note(piece):
+                continue
+            for event in self._output.feed(piece):
+                said += self._start() + self._event(event)
+        return said
+
+    def close(self) -> bytes:
+        """The end of every item, and response.completed or response.incomplete."""
+        said = self._start()
+        status = self._head.status(self._output.refused)
+        said += b"".join([self._event(event) for event in self._output.close(status)])
+        return said + self._event({"type": f"response.{status}", "response": self._head.ended(self._output)})
+
+    def error(self, error: IsthmusError) -> bytes:
+        """An `error` event, at which the official client raises, and response.failed for those who wait for
+        an end."""
+        said = self._start()
+        failed = {"type": "response.failed", "response": self._head.failed(self._output, error)}
+        said += error_event(error, self._request_id, self._number)
+        self._number += 1
+        return said + self._event(failed)
+
+    def _start(self) -> bytes:
+        if self._number:
+            return b""
+        response = self._head.begun()
+        created = self._event({"type": "response.created", "response": response})
+        return created + self._event({"type": "response.in_progress", "response": response})
+
+    def _event(self, event: dict[str, Any]) -> bytes:
+        numbered = {"type": event["type"], "sequence_number": self._number, **event}
+        self._number += 1
+        return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), _encode(numbered))
+
+
+class _Glance(msgspec.Struct):
+    """What a watch reads of an event."""
+
+    type: str = ""
+    item: Kind | None = None
+    response: Ending | None = None
+    error: msgspec.Raw = ABSENT
+
+
+_glance = msgspec.json.Decoder(_Glance).decode
+_BARE = ("message", "reasoning")
+
+
+class ResponsesWatch:
+    """Watches a passed-through stream (core.codec.Watch) by byte search; events are parsed only where they
+    matter.
+
+    Until the first content every event is read and held back. After it, only a read whose last event may be
+    an end or an error is looked into.
+    """
+
+    def __init__(self) -> None:
+        self.reading = Reading()
+        self._rest = b""
+        self._held: list[bytes] = []
+        self._seen_event = False
+
+    def feed(self, data: bytes) -> bytes:
+        """What may be forwarded now."""
+        reading = self.reading
+        if reading.error is not None:
+            return b""
+        if self._rest:
+            data = self._rest + data
+        end = sse.whole_events(data)
+        if end == len(data):
+            self._rest = b""
+        else:
+            self._rest = data[end:]
+            if len(self._rest) > sse.MAX_EVENT_BYTES:
+                reading.error = malformed(f"a stream event of more than {sse.MAX_EVENT_BYTES} bytes")
+            data = data[:end]
+        if not end:
+            return b""
+        if reading.committed and _is_plain(data):
+            return data
+        return self._look(data)
+
+    def close(self) -> bytes:
+        """The rest, where it is a whole event that lacks only its blank line."""
+        rest, self._rest = self._rest, b""
+        reading = self.reading
+        if reading.error is not None or reading.ended or not rest.strip():
+            return b""
+        if any(event is not None and _is_whole(event) for _, event in sse.parse(rest)):
+            last = self._look(rest)
+            return last + b"\n\n" if last else b""
+        if not self._seen_event:
+            self._refuse_page(b"".join(self._held) + rest)
+        return b""
+
+    def _refuse_page(self, received: bytes) -> None:
+        """Sets the error for a page or a JSON error that came in place of any event."""
+        splitter = sse.Splitter()
+        splitter.feed(received)
+        splitter.close()
+        if splitter.stray:
+            self.reading.error = not_a_stream(splitter.stray)
+
+    def _look(self, block: bytes) -> bytes:
+        """The whole slow way: every event of `block` is parsed, and left out or kept."""
+        for raw, event in sse.parse(block):
+            if event is not None:
+                self._seen_event = True
+                self.reading.error = self._read(event)
+            if self.reading.error is not None:
+                break
+            self._held.append(raw)
+        if not self.reading.committed:
+            return b""
+        kept = b"".join(self._held)
+        self._held.clear()
+        return kept
+
+    def _read(self, event: sse.Event) -> IsthmusError | None:
+        """Reads one event; returns the error that it tells of."""
+        reading, data = self.reading, event.data.strip()
+        if reading.ended or data in (b"[DONE]", b""):
+            return None
+        try:
+            glance = _glance(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return malformed("a stream event that is not one of the Responses API")
+        kind = glance.type or event.event
+        if kind == "error" or (not kind and bytes(glance.error) != b"null"):
+            return decode_failure(data)
+        if kind in _ENDINGS:
+            return self._end(kind, glance.response or Ending(), data)
+        if not reading.committed:
+            reading.committed = _says_something(kind, glance.item)
+        return None
+
+    def _end(self, kind: str, ending: Ending, data: bytes) -> IsthmusError | None:
+        reading = self.reading
+        ending.status = ending.status or kind.removeprefix("response.")
+        if ending.failed:
+            return decode_failure(data)
+        finish = finish_of(ending)
+        reading.finish, reading.finish_raw = finish.reason, finish.raw
+        reading.usage = None if ending.usage is None else read_usage(ending.usage)
+        reading.committed = reading.ended = True
+        return None
+
+
+def _says_something(kind: str, item: Kind | None) -> bool:
+    """True for the first content: a text, a tool's call or any item but an empty message or thought."""
+    if item is not None:
+        return kind.endswith(".done") or item.type not in _BARE
+    return kind.endswith((".delta", "_text.done", "refusal.done", "arguments.done"))
+
+
+def _is_plain(block: bytes) -> bool:
+    """True where `block` surely holds no end and no error: most reads of a stream.
+
+    Ends and errors stand in a stream's last events, so the last event of the read tells of them: by its name,
+    where that is a delta, else by its data. Quotes inside a text are escaped, so text cannot look like a
+    field.
+    """
+    before = block.rfind(b"\n\n", 0, -2)
+    start = before + 2 if before >= 0 else 0
+    named = block.startswith(b"event: response.", start)
+    if named and block.endswith(b".delta", start, block.find(b"\n", start)):
+        return True
+    last = block[block.rfind(b"\ndata:") + 1 :]
+    return (
+        last.startswith(b"data:")
+        and b'"error"' not in last
+        and b'"response.completed"' not in last
+        and b'"response.incomplete"' not in last
+        and b'"response.failed"' not in last
+        and b"[DONE]" not in last
+    )

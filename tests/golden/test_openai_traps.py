@@ -1,0 +1,662 @@
+"""The traps of Chat Completions that other gateways fell into, each as bytes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.laws.calls import Folded, folded, stream_of
+
+from isthmus.core.call import (
+    Call,
+    Document,
+    Image,
+    Message,
+    Opaque,
+    Reasoning,
+    Text,
+    Tool,
+    ToolChoice,
+    ToolResult,
+    ToolUse,
+)
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.pieces import (
+    Finish,
+    OpaqueBlock,
+    Piece,
+    ReasoningSeal,
+    Start,
+    TextDelta,
+    ToolArgumentsDelta,
+    ToolCallStart,
+    UsageReport,
+)
+from isthmus.core.usage import Usage
+from isthmus.dialects.openai import OPENAI, OpenAIChat, Quirks
+from isthmus.dialects.openai.encode_call import short_tool_id
+
+WIRE = OpenAIChat(OPENAI)
+CALL = Call(
+    dialect="openai",
+    operation="chat",
+    model="route",
+    messages=(Message(role="user", parts=(Text("Hi"),)),),
+    stream=True,
+)
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+
+def chunk(delta: dict[str, Any] | None, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
+    return {"id": "c1", "object": "chat.completion.chunk", "model": "m", "choices": choices, **more}
+
+
+ROLE = chunk({"role": "assistant", "content": ""})
+HELLO = chunk({"content": "Hello"})
+STOP = chunk({}, "stop")
+DONE = b"[DONE]"
+
+
+def decoded(*events: Any) -> list[Piece]:
+    decoder = WIRE.stream_decoder()
+    return decoder.feed(stream_of(events)) + decoder.close()
+
+
+def tool(index: int | None, call_id: str | None, name: str | None, arguments: str | None) -> dict[str, Any]:
+    function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
+    delta: dict[str, Any] = {"function": function}
+    if index is not None:
+        delta["index"] = index
+    if call_id is not None:
+        delta["id"] = call_id
+    return chunk({"tool_calls": [delta]})
+
+
+def tools_of(*events: Any) -> list[list[str]]:
+    return list(folded(decoded(*events, chunk({}, "tool_calls"), DONE)).calls.values())
+
+
+# Tool calls in streams.
+
+
+def test_parallel_calls_that_all_carry_index_0_are_told_apart_by_id() -> None:
+    assert tools_of(tool(0, "a", "f", '{"x":1}'), tool(0, "b", "g", '{"y"'), tool(0, None, None, ":2}")) == [
+        ["a", "f", '{"x":1}'],
+        ["b", "g", '{"y":2}'],
+    ]
+
+
+def test_id_and_name_on_every_delta_are_said_once() -> None:
+    assert tools_of(tool(0, "a", "f", '{"x"'), tool(0, "a", "f", ":1}")) == [["a", "f", '{"x":1}']]
+
+
+def test_missing_ids_are_made_the_same_each_time() -> None:
+    events = (tool(0, None, "f", "{}"), tool(1, None, "g", "{}"))
+    assert tools_of(*events) == tools_of(*events) == [["call_0_0", "f", "{}"], ["call_0_1", "g", "{}"]]
+
+
+def test_whole_calls_without_id_or_index_are_told_apart() -> None:
+    assert [call[1:] for call in tools_of(tool(None, None, "f", "{}"), tool(None, None, "f", '{"x":1}'))] == [
+        ["f", "{}"],
+        ["f", '{"x":1}'],
+    ]
+
+
+def test_interleaved_calls_keep_their_arguments() -> None:
+    events = (
+        tool(0, "a", "f", ""),
+        tool(1, "b", "g", ""),
+        tool(0, None, None, "1"),
+        tool(1, None, None, "2"),
+    )
+    assert tools_of(*events) == [["a", "f", "1"], ["b", "g", "2"]]
+
+
+def test_a_name_that_comes_after_the_id_is_waited_for() -> None:
+    assert tools_of(tool(0, "a", None, ""), tool(0, None, "f", '{"x"'), tool(0, None, None, ":1}")) == [
+        ["a", "f", '{"x":1}']
+    ]
+
+
+def test_arguments_as_an_object_become_json_text() -> None:
+    event = chunk({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": {"x": 1}}}]})
+    assert tools_of(event) == [["a", "f", '{"x":1}']]
+
+
+def test_empty_tool_calls_are_no_tool_calls() -> None:
+    said = folded(decoded(chunk({"content": "Hi", "tool_calls": []}), STOP, DONE))
+    assert said == Folded(text={0: "Hi"}, finish={0: "stop"}, model="m", id="c1")
+    body = WIRE.encode_answer([TextDelta(text="Hi"), Finish(reason="stop")], CALL, "r", 1)
+    assert b"tool_calls" not in body
+
+
+def test_stop_after_a_tool_call_means_tool_calls() -> None:
+    finish = next(
+        piece for piece in decoded(tool(0, "a", "f", "{}"), STOP, DONE) if isinstance(piece, Finish)
+    )
+    assert (finish.reason, finish.raw) == ("tool_calls", "stop")
+
+
+# Reasoning, parts and what only this dialect knows.
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thinking_is_read_under_both_names(field: str) -> None:
+    said = folded(decoded(chunk({field: "Hm. "}), chunk({field: "So."}), HELLO, STOP, DONE))
+    assert (said.reasoning, said.text) == ({0: "Hm. So."}, {0: "Hello"})
+
+
+def test_thinking_as_parts_of_the_content_is_read() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    said = folded(decoded(chunk({"content": [thought]}), HELLO, STOP, DONE))
+    assert (said.reasoning, said.text) == ({0: "Hm."}, {0: "Hello"})
+
+
+def test_a_seal_of_another_dialect_is_left_out_and_the_text_kept() -> None:
+    pieces: list[Piece] = [
+        ReasoningSeal(dialect="anthropic", signature="s3al"),
+        OpaqueBlock(dialect="anthropic", value={"type": "x"}),
+        TextDelta(text="Hi"),
+        Finish(reason="stop"),
+    ]
+    body = WIRE.encode_answer(pieces, CALL, "r", 1)
+    assert b"s3al" not in body
+    assert json.loads(body)["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "Hi",
+        "refusal": None,
+    }
+
+
+def test_geminis_thought_signature_survives_there_and_back() -> None:
+    start = ToolCallStart(index=0, id="a", name="f", signature="sig+/=")
+    pieces: list[Piece] = [start, ToolArgumentsDelta(index=0, text="{}"), Finish(reason="tool_calls")]
+    message = json.loads(WIRE.encode_answer(pieces, CALL, "r", 1))["choices"][0]["message"]
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}, message]}
+    call = WIRE.decode_call(WIRE.peek(json.dumps(body).encode()))
+    assert call.messages[1].parts == (ToolUse("a", "f", "{}", signature="sig+/="),)
+    kept = OpenAIChat(Quirks(thought_signatures=True)).encode_call(call, "m")
+    assert json.loads(kept.body)["messages"][1]["tool_calls"][0] == message["tool_calls"][0]
+    left_out = WIRE.encode_call(call, "m")
+    assert b"sig+" not in left_out.body
+    assert left_out.dropped == ("messages.reasoning",)
+
+
+def test_what_only_this_dialect_knows_of_an_answer_is_said_again() -> None:
+    message = {
+        "role": "assistant",
+        "content": "Hi",
+        "annotations": [{"type": "url_citation"}],
+        "tool_calls": [{"id": "a", "type": "custom", "custom": {"name": "sql", "input": "select 1"}}],
+    }
+    body = {"id": "c", "model": "m", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    pieces = WIRE.decode_answer(json.dumps(body).encode())
+    said = json.loads(WIRE.encode_answer(pieces, CALL, "r", 1))["choices"][0]
+    assert said["message"] == {**message, "refusal": None}
+    assert said["finish_reason"] == "tool_calls"
+
+
+# Ends and errors of streams.
+
+
+def test_a_stream_without_a_finish_is_broken_although_it_says_done() -> None:
+    decoder = WIRE.stream_decoder()
+    assert folded(decoder.feed(stream_of([ROLE, HELLO, DONE]))).text == {0: "Hello"}
+    with pytest.raises(IsthmusError) as caught:
+        decoder.close()
+    assert caught.value.fault is Fault.BROKEN_STREAM
+    watch = WIRE.watch(strip_usage=False)
+    assert DONE not in watch.feed(stream_of([ROLE, HELLO, DONE])) + watch.close()
+    assert not watch.reading.ended
+
+
+def test_a_stream_that_ends_after_the_finish_has_ended() -> None:
+    assert folded(decoded(ROLE, HELLO, STOP)).finish == {0: "stop"}
+    watch = WIRE.watch(strip_usage=False)
+    watch.feed(stream_of([ROLE, HELLO, STOP]))
+    assert not watch.reading.ended
+    watch.close()
+    assert watch.reading.ended
+
+
+def test_one_finished_choice_of_two_is_no_end() -> None:
+    other = {"choices": [{"index": 1, "delta": {"content": "x"}, "finish_reason": None}]}
+    watch = WIRE.watch(strip_usage=False)
+    watch.feed(stream_of([HELLO, STOP]))
+    watch.feed(stream_of([other]))
+    watch.close()
+    assert not watch.reading.ended
+
+
+ERRORS = [
+    (b'data: {"error":{"message":"Overloaded","type":"overloaded_error"}}\n\n', Fault.OVERLOADED),
+    (
+        b'data: {"error":{"code":429,"message":"no"},"choices":[{"delta":{},"finish_reason":"error"}]}\n\n',
+        Fault.RATE_LIMITED,
+    ),
+    (b'event: error\ndata: {"message":"boom"}\n\n', Fault.UPSTREAM_ERROR),
+    (b'data: {"object":"error","message":"boom","code":500}\n\n', Fault.UPSTREAM_ERROR),
+    (b'data: {"error":"boom"}\n\n', Fault.UPSTREAM_ERROR),
+    (b"data: {not json}\n\n", Fault.MALFORMED_ANSWER),
+]
+
+
+@pytest.mark.parametrize(("event", "fault"), ERRORS)
+@pytest.mark.parametrize("size", [1, 20, 10_000])
+def test_an_error_event_is_caught_and_what_came_before_is_kept(event: bytes, fault: Fault, size: int) -> None:
+    stream = stream_of([ROLE, HELLO]) + event + stream_of([DONE])
+    decoder, watch = WIRE.stream_decoder(), WIRE.watch(strip_usage=True)
+    pieces: list[Piece] = []
+    sent = b""
+    caught: list[IsthmusError] = []
+    for at in range(0, len(stream), size):
+        sent += watch.feed(stream[at : at + size])
+        if caught:
+            continue
+        try:
+            pieces += decoder.feed(stream[at : at + size])
+        except IsthmusError as error:
+            pieces += decoder.salvage
+            caught.append(error)
+    assert [error.fault for error in caught] == [fault]
+    assert folded(pieces).text == {0: "Hello"}
+    assert sent + watch.close() == stream_of([ROLE, HELLO])
+    assert watch.reading.error is not None
+    assert watch.reading.error.fault is fault
+    assert not watch.reading.ended
+
+
+def test_bad_utf_8_is_an_error_where_text_is_read_and_is_passed_on_where_it_is_not() -> None:
+    stream = stream_of([HELLO]) + b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n'
+    decoder = WIRE.stream_decoder()
+    with pytest.raises(IsthmusError) as caught:
+        decoder.feed(stream)
+    assert caught.value.fault is Fault.MALFORMED_ANSWER
+    assert folded(decoder.salvage).text == {0: "Hello"}
+    assert WIRE.watch(strip_usage=True).feed(stream) == stream
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        (b"<html>\n\n<body>Bad Gateway</body>\n</html>", Fault.MALFORMED_ANSWER),
+        (
+            b'{"error":{"message":"No such model","code":"model_not_found","status":404}}',
+            Fault.UPSTREAM_NOT_FOUND,
+        ),
+        (
+            b'{\n  "error": {\n    "message": "busy",\n    "type": "overloaded_error"\n  }\n}\n',
+            Fault.OVERLOADED,
+        ),
+    ],
+)
+def test_a_page_in_place_of_a_stream_is_an_error(body: bytes, fault: Fault) -> None:
+    decoder, watch = WIRE.stream_decoder(), WIRE.watch(strip_usage=True)
+    assert decoder.feed(body) == []
+    with pytest.raises(IsthmusError) as caught:
+        decoder.close()
+    assert caught.value.fault is fault
+    assert watch.feed(body) + watch.close() == b""
+    assert watch.reading.error is not None
+    assert watch.reading.error.fault is fault
+
+
+def test_nothing_is_forwarded_before_the_first_content() -> None:
+    watch = WIRE.watch(strip_usage=False)
+    assert watch.feed(b": waiting\n\n" + stream_of([chunk(None, prompt_filter_results=[]), ROLE])) == b""
+    assert not watch.reading.committed
+    assert watch.feed(stream_of([HELLO])).startswith(b": waiting\n\n")
+    assert watch.reading.committed
+
+
+# Usage.
+
+
+def test_the_usage_chunk_is_stripped_where_it_was_not_asked_for() -> None:
+    watch = WIRE.watch(strip_usage=True)
+    last = stream_of([chunk(None, usage=USAGE), DONE])
+    sent = watch.feed(stream_of([ROLE, HELLO, STOP])) + watch.feed(last) + watch.close()
+    assert sent == stream_of([ROLE, HELLO, STOP, DONE])
+    assert watch.reading.usage == Usage(input=10, output=5)
+
+
+def test_usage_in_the_last_content_chunk_is_read_and_the_chunk_is_kept() -> None:
+    stream = stream_of([ROLE, HELLO, chunk({}, "stop", usage=USAGE), DONE])
+    watch = WIRE.watch(strip_usage=True)
+    assert watch.feed(stream) + watch.close() == stream
+    assert watch.reading.usage == Usage(input=10, output=5)
+
+
+def test_usage_that_grows_on_every_chunk_is_the_last_one() -> None:
+    events = [
+        chunk({"content": "a"}, usage={**USAGE, "completion_tokens": 1}),
+        chunk({}, "stop", usage=USAGE),
+    ]
+    watch = WIRE.watch(strip_usage=True)
+    assert watch.feed(stream_of([*events, DONE])) == stream_of([*events, DONE])
+    assert watch.reading.usage == folded(decoded(*events, DONE)).usage == Usage(input=10, output=5)
+
+
+def test_text_that_looks_like_usage_or_an_end_is_text() -> None:
+    text = 'the "usage": {"total_tokens": 1}, "finish_reason":"stop", "error": [DONE] data: \n\n'
+    stream = stream_of([chunk({"content": text}), HELLO, STOP, DONE])
+    watch = WIRE.watch(strip_usage=True)
+    for at in range(len(stream)):
+        watch.feed(stream[at : at + 1])
+    assert watch.reading.usage is None
+    assert watch.reading.ended
+    assert watch.reading.error is None
+
+
+@pytest.mark.parametrize(
+    ("reported", "usage"),
+    [
+        ({**USAGE, "prompt_tokens_details": {"cached_tokens": 4}}, Usage(input=6, cache_read=4, output=5)),
+        ({**USAGE, "prompt_tokens_details": {"cached_tokens": 99}}, Usage(input=0, cache_read=10, output=5)),
+        ({**USAGE, "prompt_cache_hit_tokens": 4}, Usage(input=6, cache_read=4, output=5)),
+        ({**USAGE, "cached_tokens": 4}, Usage(input=6, cache_read=4, output=5)),
+        (
+            {**USAGE, "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 5}},
+            Usage(input=1, cache_read=4, cache_write_5m=5, output=5),
+        ),
+        (
+            {**USAGE, "completion_tokens_details": {"reasoning_tokens": 3}},
+            Usage(input=10, output=5, reasoning=3),
+        ),
+        # xAI counts reasoning beside the completion; only the total tells.
+        (
+            {**USAGE, "total_tokens": 18, "completion_tokens_details": {"reasoning_tokens": 3}},
+            Usage(input=10, output=8, reasoning=3),
+        ),
+        ({"prompt_tokens": 3, "completion_tokens": None}, Usage(input=3)),
+    ],
+)
+def test_usage_is_partitioned_whatever_the_vendor_calls_it(reported: dict[str, Any], usage: Usage) -> None:
+    body = {
+        "choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}],
+        "usage": reported,
+    }
+    raw = json.dumps(body).encode()
+    assert WIRE.read_answer(raw).usage == usage
+    assert folded(WIRE.decode_answer(raw)).usage == usage
+
+
+def test_usage_is_said_only_to_a_client_that_asked() -> None:
+    pieces: list[Piece] = [
+        Start(id="c"),
+        TextDelta(text="Hi"),
+        Finish(reason="stop"),
+        UsageReport(usage=Usage(input=1)),
+    ]
+    encoder = WIRE.stream_encoder(CALL, "r", 1)
+    assert b"usage" not in encoder.feed(pieces) + encoder.close()
+
+
+def test_usage_is_always_asked_for_upstream() -> None:
+    assert json.loads(WIRE.encode_call(CALL, "m").body)["stream_options"] == {"include_usage": True}
+    body = b'{"model":"r","stream":true,"stream_options":{"include_usage":false,"include_obfuscation":false}}'
+    patched = json.loads(WIRE.patch(WIRE.peek(body), "m"))
+    assert patched["stream_options"] == {"include_usage": True, "include_obfuscation": False}
+    plain = OpenAIChat(Quirks(stream_options=False))
+    assert "stream_options" not in json.loads(plain.patch(plain.peek(b'{"model":"r","stream":true}'), "m"))
+
+
+# Finish reasons.
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "said"),
+    [
+        ("stop", "stop", "stop"),
+        ("eos", "stop", "stop"),
+        ("length", "length", "length"),
+        ("model_length", "context_length", "length"),
+        ("content_filter", "content_filter", "content_filter"),
+        ("insufficient_system_resource", "other", "insufficient_system_resource"),
+    ],
+)
+def test_every_finish_reason_has_a_meaning(raw: str, reason: str, said: str) -> None:
+    finish = next(piece for piece in decoded(HELLO, chunk({}, raw), DONE) if isinstance(piece, Finish))
+    assert (finish.reason, finish.raw) == (reason, raw)
+    body = json.loads(WIRE.encode_answer([finish], CALL, "r", 1))
+    assert body["choices"][0]["finish_reason"] == said
+
+
+# Requests.
+
+
+def decode(**fields: Any) -> Call:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
+    return WIRE.decode_call(WIRE.peek(json.dumps(body).encode()))
+
+
+def encode(call: Call, wire: OpenAIChat = WIRE) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(wire.encode_call(call, "m").body)
+    return body
+
+
+def test_tool_messages_become_one_turn_and_are_split_again() -> None:
+    calls = [
+        {"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("a", "b")
+    ]
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+        {"role": "tool", "tool_call_id": "b", "content": [{"type": "text", "text": "2"}]},
+        {"role": "user", "content": "Go on"},
+    ]
+    call = decode(messages=messages)
+    assert call.messages[2] == Message(
+        role="user", parts=(ToolResult("a", (Text("1"),)), ToolResult("b", (Text("2"),)))
+    )
+    messages[3]["content"] = "2"
+    assert encode(call)["messages"] == messages
+
+
+def test_a_picture_in_a_tools_result_follows_in_a_users_turn() -> None:
+    result = ToolResult("a", (Text("see"), Image(data="aGk=", media_type="image/png")))
+    call = Call(
+        dialect="anthropic", operation="chat", model="m", messages=(Message(role="user", parts=(result,)),)
+    )
+    said = encode(call)["messages"]
+    assert [message["role"] for message in said] == ["tool", "user"]
+    assert said[1]["content"][0]["image_url"]["url"] == "data:image/png;base64,aGk="
+
+
+def test_developer_messages_are_system_messages_to_servers_that_know_none() -> None:
+    plain = OpenAIChat()
+    messages = [
+        {"role": "developer", "content": 'say "developer"'},
+        {"role": "user", "content": "Hi", "x": 1},
+    ]
+    assert encode(decode(messages=messages), plain)["messages"][0]["role"] == "system"
+    body = json.dumps({"model": "m", "messages": messages}).encode()
+    patched = json.loads(plain.patch(plain.peek(body), "m"))["messages"]
+    assert patched == [{"role": "system", "content": 'say "developer"'}, messages[1]]
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_the_limit_is_said_in_the_servers_word(field: str) -> None:
+    for wire, word in ((WIRE, "max_completion_tokens"), (OpenAIChat(), "max_tokens")):
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], field: 7}
+        for said in (
+            json.loads(wire.patch(wire.peek(json.dumps(body).encode()), "m")),
+            encode(decode(**{field: 7}), wire),
+        ):
+            assert said[word] == 7
+            assert len({"max_tokens", "max_completion_tokens"} & said.keys()) == 1
+
+
+@pytest.mark.parametrize("field", ["functions", "function_call"])
+def test_the_form_of_2023_is_refused_clearly(field: str) -> None:
+    with pytest.raises(IsthmusError) as caught:
+        decode(**{field: [{"name": "f"}]})
+    assert (caught.value.code, caught.value.param) == ("legacy_functions", field)
+    assert "tools" in caught.value.hint
+
+
+def test_allowed_tools_narrow_the_tools() -> None:
+    offered = [{"type": "function", "function": {"name": name}} for name in ("a", "b")]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": offered[:1]}}
+    call = decode(tools=offered, tool_choice=choice)
+    assert [tool.name for tool in call.tools] == ["a"]
+    assert call.tool_choice == ToolChoice(mode="required")
+
+
+def test_custom_tools_and_unknown_fields_survive() -> None:
+    fields: dict[str, Any] = {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}},
+                    {
+                        "type": "image_url",
+                        "image_url": {"url": "https://x.invalid/a.png", "detail": "low", "z": 1},
+                    },
+                    {"type": "video_url", "video_url": {"url": "https://x.invalid/a.mp4"}},
+                    {
+                        "type": "file",
+                        "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,aGk="},
+                    },
+                    {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}},
+                ],
+                "x_trace": 7,
+            }
+        ],
+        "tools": [
+            {"type": "custom", "custom": {"name": "sql", "format": {"type": "text"}}},
+            {"type": "function", "function": {"name": "f", "strict": True, "x_cost": 1}, "x_tool": True},
+        ],
+        "tool_choice": {"type": "custom", "custom": {"name": "sql"}},
+        "service_tier": "flex",
+        "chat_template_kwargs": {"enable_thinking": False},
+        "stream_options": {"include_obfuscation": False},
+    }
+    call = decode(**fields)
+    assert call.messages[0].parts[3] == Document(data="aGk=", media_type="application/pdf", name="a.pdf")
+    assert encode(call) == {"model": "m", **fields}
+
+
+def test_what_another_dialect_cannot_be_told_is_dropped_or_refused() -> None:
+    message = Message(
+        role="user",
+        parts=(Text("Hi", extra={"cache_control": {}}), Opaque("anthropic", {"type": "search_result"})),
+    )
+    thought = Message(
+        role="assistant", parts=(Reasoning("Hm", signature="s", dialect="anthropic"), Text("Yes"))
+    )
+    call = Call(
+        dialect="anthropic",
+        operation="chat",
+        model="m",
+        messages=(message, thought),
+        top_k=4,
+        extra={"container": 1},
+    )
+    encoded = WIRE.encode_call(call, "m")
+    assert set(encoded.dropped) == {
+        "messages.content.cache_control",
+        "messages.search_result",
+        "messages.reasoning",
+        "top_k",
+        "container",
+    }
+    assert json.loads(encoded.body)["messages"][1] == {"role": "assistant", "content": "Yes"}
+    search = Tool(name="web_search", opaque=Opaque("anthropic", {"type": "web_search_20250305"}))
+    by_url = Message(role="user", parts=(Document(url="https://x.invalid/a.pdf"),))
+    for other, param in (
+        ({"tools": (search,)}, "tools[0]"),
+        ({"messages": (by_url,)}, "messages[0].content[0]"),
+    ):
+        refused = Call(**{"dialect": "anthropic", "operation": "chat", "model": "m", **other})  # type: ignore[arg-type]
+        with pytest.raises(IsthmusError) as caught:
+            WIRE.encode_call(refused, "m")
+        assert (caught.value.fault, caught.value.param) == (Fault.UNSUPPORTED, param)
+
+
+def test_tool_ids_take_the_servers_form_and_stay_paired() -> None:
+    assert short_tool_id("abcDEF123") == "abcDEF123"
+    assert short_tool_id("call_1") == short_tool_id("call_1") != short_tool_id("call_2")
+    use = Message(role="assistant", parts=(ToolUse("toolu_long_id", "f", "{}"),))
+    result = Message(role="user", parts=(ToolResult("toolu_long_id", (Text("1"),)),))
+    call = Call(dialect="anthropic", operation="chat", model="m", messages=(use, result))
+    said = encode(call, OpenAIChat(Quirks(short_tool_ids=True)))["messages"]
+    assert said[0]["tool_calls"][0]["id"] == said[1]["tool_call_id"]
+    assert len(said[1]["tool_call_id"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        (b'{"model": "m", "messages": [}', "malformed_json", None),
+        (b'{"model": "m"', "malformed_json", None),
+        (b'{"model": "\xff"}', "malformed_json", None),
+        (b'{"model": "m", "temperature": NaN}', "malformed_json", None),
+        (b'{"model": ' + b"[" * 100_000, "malformed_json", None),
+        (b"[]", "invalid_request", None),
+        (b"", "malformed_json", None),
+        (b"{}", "invalid_request", "model"),
+        (b'{"model": ""}', "invalid_request", "model"),
+        (b'{"model": 7}', "invalid_request", "model"),
+        (b'{"model": "m", "stream": "yes"}', "invalid_request", "stream"),
+        (b'{"model": "m", "stream_options": 7}', "invalid_request", "stream_options"),
+    ],
+)
+def test_an_envelope_that_is_none_is_refused(body: bytes, code: str, param: str | None) -> None:
+    with pytest.raises(IsthmusError) as caught:
+        WIRE.peek(body)
+    assert (caught.value.fault, caught.value.code, caught.value.param) == (Fault.INVALID_REQUEST, code, param)
+
+
+def test_the_place_of_the_fault_is_told() -> None:
+    with pytest.raises(IsthmusError, match="byte 10"):
+        WIRE.peek(b'{"model": oops}')
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"seed": 1.5}, "seed"),
+        ({"stop": [1]}, "stop"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ],
+)
+def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(IsthmusError) as caught:
+        decode(**fields)
+    assert caught.value.param == param
+
+
+def test_a_lone_surrogate_and_a_huge_number_are_refused() -> None:
+    for body in (
+        b'{"model":"m","messages":[{"role":"user","content":"\\ud800"}]}',
+        b'{"model":"m","seed":1e999}',
+    ):
+        with pytest.raises(IsthmusError) as caught:
+            WIRE.decode_call(WIRE.peek(body))
+        assert caught.value.code == "malformed_json"
+
+
+def test_an_error_is_told_as_the_official_client_expects() -> None:
+    body = (
+        b'{"error":{"message":"Unknown field: foo","type":"invalid_request_error","param":"foo","code":null}}'
+    )
+    error = json.loads(WIRE.encode_error(WIRE.decode_error(400, {}, body), "r1"))["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == "foo"
+    assert "Unknown field: foo" in error["message"]
+    event = WIRE.stream_error(IsthmusError(Fault.BROKEN_STREAM, "Cut."), "r1")
+    assert event.startswith(b'data: {"error":{')
+    assert event.endswith(b"\n\n")
