@@ -1,0 +1,84 @@
+"""From usage to money."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from isthmus.catalog.prices import Price, PriceList, Rates
+from isthmus.core.usage import Charge, Usage
+
+
+def charge(price: Price, usage: Usage | None, at_us: int) -> Charge:
+    """What the usage costs at the price of that time (wall-clock microseconds), rounded half to even once.
+
+    Unknown where the usage is, where no price holds, and where tokens were used of a class that has none.
+    Audio counts as part of the uncached prompt; providers do not say how much of it was cached.
+    """
+    listed, rates = _in_force(price, usage, at_us)
+    amount = None if usage is None or rates is None else _nanousd(rates, usage)
+    return Charge(
+        nanousd=amount,
+        basis="unknown" if amount is None or listed is None else listed.basis,
+        snapshot="" if listed is None else listed.snapshot,
+        estimated=usage is not None and usage.estimated,
+    )
+
+
+def total(charges: Iterable[Charge | None]) -> Charge | None:
+    """The sum of attempts' charges: exact, and unknown as soon as one is.
+
+    None stands for an attempt that used nothing, and is the sum where no attempt used anything. Where the
+    parts do not agree on their basis or snapshot, all are named, in order of appearance.
+    """
+    parts = [part for part in charges if part is not None]
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    amounts = [part.nanousd for part in parts if part.nanousd is not None]
+    known = len(amounts) == len(parts)
+    return Charge(
+        nanousd=sum(amounts) if known else None,
+        basis=_joined(part.basis for part in parts) if known else "unknown",
+        snapshot=_joined(part.snapshot for part in parts),
+        estimated=any(part.estimated for part in parts),
+    )
+
+
+def _in_force(price: Price, usage: Usage | None, at_us: int) -> tuple[PriceList | None, Rates | None]:
+    for listed in price.lists:
+        for period in reversed(listed.periods):
+            if period.holds(at_us):
+                return listed, None if usage is None else period.rates(usage.prompt)
+    return None, None
+
+
+def _nanousd(rates: Rates, usage: Usage) -> int | None:
+    if rates.input is None and rates.output is None:
+        return None
+    heard = min(usage.input_audio, usage.input)
+    spoken = min(usage.output_audio, usage.output)
+    thought = min(usage.reasoning, usage.output - spoken)
+    scaled = rates.request
+    for tokens, rate in (
+        (usage.input - heard, rates.input),
+        (usage.output - spoken - thought, rates.output),
+        (usage.cache_read, rates.cache_read),
+        (usage.cache_write_5m, rates.cache_write_5m),
+        (usage.cache_write_1h, rates.cache_write_1h),
+        (heard, rates.input_audio),
+        (spoken, rates.output_audio),
+        (thought, rates.reasoning),
+    ):
+        if tokens:
+            if rate is None:
+                return None
+            scaled += tokens * rate
+    return _rounded(scaled, rates.scale)
+
+
+def _rounded(scaled: int, scale: int) -> int:
+    whole, rest = divmod(scaled, scale)
+    return whole + (2 * rest > scale or (2 * rest == scale and whole % 2 == 1))
+
+
+def _joined(names: Iterable[str]) -> str:
+    return " + ".join(dict.fromkeys(name for name in names if name))

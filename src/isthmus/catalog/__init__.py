@@ -1,0 +1,1 @@
+"""What can be called: providers, models, prices, weights. Pure data."""

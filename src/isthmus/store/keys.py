@@ -1,0 +1,326 @@
+"""Keys: who may ask which routes, until when.
+
+A key's secret is 256 random bits, so only its SHA-256 is kept, without salt and without a slow hash: those
+make guessing a *weak* secret dear, and a secret with 256 bits of entropy cannot be guessed at any price (NIST
+SP 800-63B, section 5.1.2 on look-up secrets). It also lets a request be checked in microseconds.
+
+Finding a digest in a dict takes a time that depends on the digest's bits, never on how many characters of a
+secret were right: changing one character of a guess changes the whole digest in a way that nobody can steer.
+So the time tells nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import msgspec
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.engine import Connection, RowMapping
+
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.store import schema
+from isthmus.store.schema import keys as table
+
+_log = logging.getLogger("isthmus.keys")
+
+PREFIX = "isk_"
+"""What every secret begins with, so that scanners for leaked secrets can find it."""
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a key; its secret is not.
+
+    `routes` are names or glob patterns (`team-*`), none means every route. Times are wall-clock microseconds
+    since the epoch; at `expires_us` the key is no longer valid. `rotated_from` is the id of the key that this
+    one replaces.
+    """
+
+    id: str
+    name: str
+    routes: tuple[str, ...]
+    created_us: int
+    expires_us: int | None = None
+    revoked_us: int | None = None
+    rotated_from: str | None = None
+
+    def allows(self, route: str) -> bool:
+        """True where the key may ask this route."""
+        return (
+            not self.routes or route in self.routes or any(fnmatchcase(route, glob) for glob in self.routes)
+        )
+
+    def valid(self, at_us: int) -> bool:
+        """True where the key is neither revoked nor expired at that time."""
+        return self.revoked_us is None and (self.expires_us is None or at_us < self.expires_us)
+
+
+class NewKey(msgspec.Struct, frozen=True):
+    """A key and, this one time, its secret."""
+
+    key: Key
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"NewKey(key={self.key!r})"
+
+
+Digests: TypeAlias = Mapping[bytes, Key]
+
+
+class Keys(Protocol):
+    """The keys that exist. Every method blocks: call it off the event loop.
+
+    A key is named by its id, or by its name if that is unique. Methods that name a key raise IsthmusError:
+    `unknown_key` for none, `ambiguous_key` for several.
+    """
+
+    def create(self, name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None = None) -> NewKey:
+        """Makes a key."""
+
+    def list(self) -> tuple[Key, ...]:
+        """All keys that were ever made, the oldest first."""
+
+    def revoke(self, reference: str, at_us: int) -> Key:
+        """Ends a key now and for ever; a key that was revoked before stays as it is."""
+
+    def rotate(self, reference: str, at_us: int, grace_s: float) -> NewKey:
+        """Makes a key like the named one, which expires after `grace_s` seconds, or earlier if it was to.
+
+        Raises IsthmusError (`dead_key`) where the named one is revoked or expired.
+        """
+
+    def revision(self) -> int:
+        """A number that grows with every change."""
+
+    def digests(self) -> Digests:
+        """All keys, by the SHA-256 of their secrets."""
+
+
+class SqliteKeys:
+    """The keys in the ledger's file, which is made if it is not there.
+
+    Any process may change them while the gateway runs.
+
+    Raises IsthmusError, here and in every method: `ledger_newer`, `ledger_unavailable`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        schema.prepare(path)
+        self._database = schema.Database(path)
+
+    def create(self, name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None = None) -> NewKey:
+        """See `Keys.create`."""
+        new = make_key(name, routes, at_us, expires_us)
+        with self._database.writing() as connection:
+            _insert(connection, new)
+        return new
+
+    def list(self) -> tuple[Key, ...]:
+        """See `Keys.list`."""
+        with self._database.reading() as connection:
+            return _all(connection)
+
+    def revoke(self, reference: str, at_us: int) -> Key:
+        """See `Keys.revoke`."""
+        with self._database.writing() as connection:
+            key = named(reference, _all(connection))
+            if key.revoked_us is not None:
+                return key
+            revoked = msgspec.structs.replace(key, revoked_us=at_us)
+            _update(connection, revoked)
+        return revoked
+
+    def rotate(self, reference: str, at_us: int, grace_s: float) -> NewKey:
+        """See `Keys.rotate`."""
+        with self._database.writing() as connection:
+            new, old = successor(named(reference, _all(connection)), at_us, grace_s)
+            _insert(connection, new)
+            _update(connection, old)
+        return new
+
+    def revision(self) -> int:
+        """See `Keys.revision`."""
+        with self._database.reading() as connection:
+            return _revision(connection)
+
+    def digests(self) -> Digests:
+        """See `Keys.digests`."""
+        with self._database.reading() as connection:
+            return {row["digest"]: _key_of(row) for row in connection.execute(select(table)).mappings()}
+
+
+class KeyRing:
+    """The keys as they were at the last `refresh`, in memory, for the hot path.
+
+    `verify`, `empty` and `stale` never wait. `keep_fresh` is to run as a task: a key that another process
+    makes or revokes counts within a second then.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._revision = -1
+        self._digests: Digests = {}
+        self._stale = False
+        self.refresh()
+
+    @property
+    def empty(self) -> bool:
+        """True where no key was ever made; only loopback is to be served then.
+
+        Revoking the last key leaves the ring not empty: it must not open the gateway to everybody.
+        """
+        return not self._digests
+
+    @property
+    def stale(self) -> bool:
+        """True where the last refresh failed, so that the keys are those of an earlier time."""
+        return self._stale
+
+    def verify(self, secret: bytes, at_us: int) -> Key:
+        """The key of this secret, valid at that time (microseconds since the epoch).
+
+        Raises IsthmusError (unauthenticated): `invalid_key`, `revoked_key`, `expired_key`.
+        """
+        key = self._digests.get(hashlib.sha256(secret).digest())
+        if key is None:
+            raise _refusal(
+                "invalid_key", "This key is not known here.", "Make one with: isthmus keys create."
+            )
+        if not key.valid(at_us):
+            if key.revoked_us is not None:
+                raise _refusal("revoked_key", f"The key {key.id} was revoked.", "Ask for a new one.")
+            raise _refusal("expired_key", f"The key {key.id} has expired.", "Ask for a new one.")
+        return key
+
+    def refresh(self) -> bool:
+        """Reads the keys again where they were changed; True then. Blocks: call it off the event loop.
+
+        Raises IsthmusError where they cannot be read; the last ones stay in force.
+        """
+        try:
+            revision = self._keys.revision()
+            changed = revision != self._revision
+            if changed:
+                # The number first: a change between the two readings is read twice rather than never.
+                self._digests = self._keys.digests()
+                self._revision = revision
+        except BaseException:
+            self._stale = True
+            raise
+        self._stale = False
+        return changed
+
+    async def keep_fresh(self, every_s: float = 0.5) -> None:
+        """Refreshes for ever, in a thread.
+
+        While the keys cannot be read the last ones stay in force, and the log says so once.
+        """
+        while True:
+            await asyncio.sleep(every_s)
+            was_stale = self._stale
+            try:
+                await asyncio.to_thread(self.refresh)
+            except IsthmusError as error:
+                if not was_stale:
+                    _log.error("the keys cannot be read, the last known ones stay in force: %s", error)
+            else:
+                if was_stale:
+                    _log.warning("the keys can be read again")
+
+
+def make_key(
+    name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None, rotated_from: str | None = None
+) -> NewKey:
+    """A key with a new secret; nothing is stored."""
+    key = Key(
+        id=f"key_{secrets.token_hex(8)}",
+        name=name,
+        routes=routes,
+        created_us=at_us,
+        expires_us=expires_us,
+        rotated_from=rotated_from,
+    )
+    return NewKey(key, PREFIX + secrets.token_urlsafe(32))
+
+
+def successor(key: Key, at_us: int, grace_s: float) -> tuple[NewKey, Key]:
+    """The key that replaces this one, and this one as it is from now on. Raises IsthmusError (`dead_key`)."""
+    if not key.valid(at_us):
+        ended = "expired" if key.revoked_us is None else "revoked"
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"The key {key.id} is {ended} and cannot be rotated.",
+            code="dead_key",
+            hint="Create a new one.",
+        )
+    new = make_key(key.name, key.routes, at_us, key.expires_us, rotated_from=key.id)
+    until = at_us + round(grace_s * 1_000_000)
+    ends = until if key.expires_us is None else min(until, key.expires_us)
+    return new, msgspec.structs.replace(key, expires_us=ends)
+
+
+def named(reference: str, keys: Sequence[Key]) -> Key:
+    """The key of that id, or of that name. Raises IsthmusError: `unknown_key`, `ambiguous_key`."""
+    for key in keys:
+        if key.id == reference:
+            return key
+    alike = [key for key in keys if key.name == reference]
+    if len(alike) == 1:
+        return alike[0]
+    if alike:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"Several keys are named {reference!r}: {', '.join(key.id for key in alike)}.",
+            code="ambiguous_key",
+            hint="Give the key's id.",
+        )
+    raise IsthmusError(
+        Fault.NOT_FOUND,
+        f"There is no key with the id or the name {reference!r}.",
+        code="unknown_key",
+        hint="List the keys to see their ids.",
+    )
+
+
+def digest_of(secret: str) -> bytes:
+    """The SHA-256 of a secret: all that is ever stored of it."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _refusal(code: str, message: str, hint: str) -> IsthmusError:
+    return IsthmusError(Fault.UNAUTHENTICATED, message, code=code, hint=hint)
+
+
+def _all(connection: Connection) -> tuple[Key, ...]:
+    query = select(table).order_by(table.c.created_us, table.c.id)
+    return tuple(_key_of(row) for row in connection.execute(query).mappings())
+
+
+def _revision(connection: Connection) -> int:
+    return connection.scalar(select(func.coalesce(func.max(table.c.revision), 0))) or 0
+
+
+def _insert(connection: Connection, new: NewKey) -> None:
+    values = {**_values(new.key), "digest": digest_of(new.secret), "revision": _revision(connection) + 1}
+    connection.execute(insert(table).values(values))
+
+
+def _update(connection: Connection, key: Key) -> None:
+    values = {**_values(key), "revision": _revision(connection) + 1}
+    connection.execute(update(table).where(table.c.id == key.id).values(values))
+
+
+def _values(key: Key) -> dict[str, object]:
+    return {**msgspec.structs.asdict(key), "routes": msgspec.json.encode(key.routes).decode()}
+
+
+def _key_of(row: RowMapping) -> Key:
+    values = {name: row[name] for name in Key.__struct_fields__}
+    return Key(**{**values, "routes": msgspec.json.decode(row["routes"], type=tuple[str, ...])})

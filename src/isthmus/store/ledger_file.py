@@ -1,0 +1,185 @@
+"""The ledger's file: one process's exclusive pen on a SQLite database."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.record import Intent, Record
+from isthmus.store import rows, schema
+
+_INSERT_RECORD = schema.insertion(schema.records)
+_INSERT_ATTEMPT = schema.insertion(schema.attempts)
+_INSERT_DECISION = schema.insertion(schema.decisions)
+_INSERT_BODY = schema.insertion(schema.bodies)
+_INSERT_INTENT = schema.insertion(schema.intents)
+_DELETE_INTENT = f"DELETE FROM {schema.intents.name} WHERE id = ?"
+_OLD_RECORDS = f"SELECT id FROM {schema.records.name} WHERE at_us < ? ORDER BY at_us LIMIT ?"
+_DELETIONS = (
+    f"DELETE FROM {schema.attempts.name} WHERE record_id = ?",
+    f"DELETE FROM {schema.bodies.name} WHERE record_id = ?",
+    f"DELETE FROM {schema.records.name} WHERE id = ?",
+)
+_DELETE_DECISIONS = f"DELETE FROM {schema.decisions.name} WHERE day < ?"
+
+
+class LedgerFile:
+    """Writes transactions to the ledger at `path`, which no other process may write records to meanwhile.
+
+    The right to write is a lock (flock) on a file beside the database; the kernel gives it back when the
+    process dies, however it dies, so that a lock is never left behind. Keys may still be changed by other
+    processes. Not thread-safe.
+
+    Raises IsthmusError: `ledger_in_use` where another gateway writes to this ledger, `ledger_newer`,
+    `ledger_unavailable`.
+    """
+
+    def __init__(self, path: Path, durability: schema.Durability, wait_s: float) -> None:
+        self._path = path
+        self._durability: schema.Durability = durability
+        self._wait_s = wait_s
+        self._lock: int | None = None
+        self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._begun: set[str] = set()
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise schema.unavailable(str(error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def write(
+        self, records: Sequence[Record], intents: Sequence[Intent] = (), forgotten: Sequence[str] = ()
+    ) -> None:
+        """Commits all of it, or nothing.
+
+        Records replace their intents; `forgotten` are ids of intents to be dropped.
+        A record or an intent whose id is there already is left as it is. Raises sqlite3.Error or OSError; the
+        file is opened anew by the next call then.
+        """
+        decisions = {}
+        record_rows = []
+        for record in records:
+            digest = None
+            if record.decision is not None:
+                row = rows.decision_row(record.at_us, record.decision)
+                digest = row[1]
+                decisions[row[:2]] = row
+            record_rows.append(rows.record_row(record, digest))
+        attempt_rows = [
+            rows.attempt_row(record.id, attempt) for record in records for attempt in record.attempts
+        ]
+        body_rows = [
+            rows.body_row(record)
+            for record in records
+            if record.request_body is not None or record.response_body is not None
+        ]
+        ended = [(record.id,) for record in records if record.id in self._begun]
+        ended += [(identity,) for identity in forgotten]
+        with self._transaction() as connection:
+            _insert(connection, _INSERT_INTENT, [rows.intent_row(intent) for intent in intents])
+            _insert(connection, _INSERT_RECORD, record_rows)
+            _insert(connection, _INSERT_ATTEMPT, attempt_rows)
+            _insert(connection, _INSERT_DECISION, decisions.values())
+            _insert(connection, _INSERT_BODY, body_rows)
+            _insert(connection, _DELETE_INTENT, ended)
+        self._begun.update(intent.id for intent in intents)
+        self._begun.difference_update(identity for (identity,) in ended)
+
+    def probe(self) -> None:
+        """Writes something and takes it back, in one transaction; raises as `write` does."""
+        with self._transaction() as connection:
+            connection.execute(_INSERT_INTENT, ("probe", 0, "", "", "", False, None, ""))
+            connection.execute(_DELETE_INTENT, ("probe",))
+
+    def close_intents(self) -> int:
+        """Turns the intents that are left into records with outcome `interrupted`; returns how many.
+
+        They are of dead processes: who holds the lock is alone.
+        """
+        with self._transaction() as connection:
+            left = [rows.intent_of(row) for row in connection.execute(f"SELECT * FROM {schema.intents.name}")]
+            records = [rows.record_row(rows.interrupted(intent), None) for intent in left]
+            _insert(connection, _INSERT_RECORD, records)
+            _insert(connection, _DELETE_INTENT, [(intent.id,) for intent in left])
+        return len(left)
+
+    def delete_before(self, at_us: int, limit: int) -> int:
+        """Deletes at most `limit` records from before that time, the oldest first; returns how many."""
+        with self._transaction() as connection:
+            old = connection.execute(_OLD_RECORDS, (at_us, limit)).fetchall()
+            for statement in _DELETIONS:
+                connection.executemany(statement, old)
+            if len(old) < limit:
+                connection.execute(_DELETE_DECISIONS, (at_us // rows.DAY_US,))
+        return len(old)
+
+    def close(self) -> None:
+        """Closes the file and gives the lock back."""
+        self._disconnect()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _open(self) -> sqlite3.Connection:
+        self._hold_lock()
+        self._connection = schema.connect(self._path, durability=self._durability, wait_s=self._wait_s)
+        self._identity = _identity(self._path)
+        return self._connection
+
+    def _hold_lock(self) -> None:
+        beside = self._path.with_name(self._path.name + ".lock")
+        if self._lock is not None and beside.exists() and _identity(beside) == _identity(self._lock):
+            return
+        lock = os.open(beside, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise IsthmusError(
+                Fault.UNAVAILABLE,
+                f"Another gateway writes to the ledger at {self._path}.",
+                code="ledger_in_use",
+                hint="Stop it, or give this gateway a ledger of its own (ledger: {path: ...}).",
+            ) from error
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = lock
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._connection or self._open()
+        try:
+            # SQLite writes on, happily, into a file that has been deleted.
+            if _identity(self._path) != self._identity:
+                raise FileNotFoundError(f"{self._path} was replaced by another file")
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        # An open transaction is rolled back by closing.
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _identity(file: Path | int) -> tuple[int, int]:
+    found = file.stat() if isinstance(file, Path) else os.fstat(file)
+    return found.st_dev, found.st_ino
+
+
+def _insert(connection: sqlite3.Connection, statement: str, some: Iterable[rows.Row]) -> None:
+    connection.executemany(statement, some)

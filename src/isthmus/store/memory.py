@@ -1,0 +1,143 @@
+"""Records and keys in memory: they behave as the SQLite ones do, and are gone at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from isthmus.core.decision import Decision
+from isthmus.core.record import Intent, Record
+from isthmus.store.keys import Digests, Key, NewKey, digest_of, make_key, named, successor
+from isthmus.store.ledger import Health
+from isthmus.store.records import EVERYTHING, Cursor, Page, Where, page_of, the_one
+
+_as_json = msgspec.json.Encoder().encode
+_as_decision = msgspec.json.Decoder(Decision).decode
+
+
+class MemoryLedger:
+    """A ledger that commits at once, and its records."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+        self._open = True
+        self._lost = 0
+        self._committed = 0
+
+    def append(self, record: Record) -> None:
+        """See `Ledger.append`."""
+        if not self._open:
+            self._lost += 1
+            return
+        if record.decision is not None:
+            # What a store keeps of a decision is its data: a plan comes back as plain values, here as
+            # elsewhere.
+            record = msgspec.structs.replace(record, decision=_as_decision(_as_json(record.decision)))
+        self._records.setdefault(record.id, record)
+        self._committed += 1
+
+    async def begin(self, intent: Intent) -> None:
+        """See `Ledger.begin`."""
+
+    async def commit(self, record: Record) -> None:
+        """See `Ledger.commit`."""
+        self.append(record)
+
+    async def flush(self) -> None:
+        """See `Ledger.flush`."""
+
+    async def delete_before(self, at_us: int) -> int:
+        """See `Ledger.delete_before`."""
+        old = [record.id for record in self._records.values() if record.at_us < at_us]
+        for identity in old:
+            del self._records[identity]
+        return len(old)
+
+    def health(self) -> Health:
+        """See `Ledger.health`."""
+        return Health(
+            state="ok", queued=0, lost=self._lost, bodies_lost=0, committed=self._committed, lag_ms=0.0
+        )
+
+    async def close(self) -> None:
+        """See `Ledger.close`."""
+        self._open = False
+
+    def page(self, where: Where = EVERYTHING, limit: int = 50, after: Cursor | None = None) -> Page:
+        """See `Records.page`."""
+        newest_first = [
+            _without_bodies(record)
+            for record in reversed(self._sorted(where))
+            if after is None or _place(record) < (after.at_us, after.id)
+        ]
+        return page_of(newest_first, limit)
+
+    def find(self, prefix: str) -> Record:
+        """See `Records.find`."""
+        alike = sorted(identity for identity in self._records if identity.startswith(prefix))
+        return self._records[the_one(prefix, alike)]
+
+    def scan(self, where: Where = EVERYTHING, *, bodies: bool = False) -> Iterator[Record]:
+        """See `Records.scan`."""
+        for record in self._sorted(where):
+            yield record if bodies else _without_bodies(record)
+
+    def _sorted(self, where: Where) -> list[Record]:
+        return sorted((record for record in self._records.values() if where.holds(record)), key=_place)
+
+
+def _place(record: Record) -> tuple[int, str]:
+    return record.at_us, record.id
+
+
+def _without_bodies(record: Record) -> Record:
+    return msgspec.structs.replace(record, request_body=None, response_body=None)
+
+
+class MemoryKeys:
+    """Keys that live as long as the process."""
+
+    def __init__(self) -> None:
+        self._digests: dict[bytes, Key] = {}
+        self._revision = 0
+
+    def create(self, name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None = None) -> NewKey:
+        """See `Keys.create`."""
+        new = make_key(name, routes, at_us, expires_us)
+        self._put(digest_of(new.secret), new.key)
+        return new
+
+    def list(self) -> tuple[Key, ...]:
+        """See `Keys.list`."""
+        return tuple(sorted(self._digests.values(), key=lambda key: (key.created_us, key.id)))
+
+    def revoke(self, reference: str, at_us: int) -> Key:
+        """See `Keys.revoke`."""
+        key = named(reference, self.list())
+        if key.revoked_us is None:
+            key = msgspec.structs.replace(key, revoked_us=at_us)
+            self._put(self._digest(key.id), key)
+        return key
+
+    def rotate(self, reference: str, at_us: int, grace_s: float) -> NewKey:
+        """See `Keys.rotate`."""
+        new, old = successor(named(reference, self.list()), at_us, grace_s)
+        self._put(digest_of(new.secret), new.key)
+        self._put(self._digest(old.id), old)
+        return new
+
+    def revision(self) -> int:
+        """See `Keys.revision`."""
+        return self._revision
+
+    def digests(self) -> Digests:
+        """See `Keys.digests`."""
+        return dict(self._digests)
+
+    def _put(self, digest: bytes, key: Key) -> None:
+        self._digests[digest] = key
+        self._revision += 1
+
+    def _digest(self, identity: str) -> bytes:
+        return next(digest for digest, key in self._digests.items() if key.id == identity)

@@ -1,0 +1,407 @@
+"""The tables of the ledger, and how an older file becomes a newer one.
+
+The column comments are the documentation of the exported fields: `isthmus.store.export` takes names, types
+and meaning from here.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    event,
+)
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from isthmus.core.errors import Fault, IsthmusError
+
+Durability: TypeAlias = Literal["NORMAL", "FULL"]
+
+VERSION = 1
+"""The version of the tables below."""
+
+STEPS: Mapping[int, Sequence[str]] = {}
+"""The SQL that leads to each version from the one before it.
+
+There are additions only, so that no record is ever rewritten. A new database starts at `VERSION` at once. A
+step is written when a released version's tables change.
+"""
+
+metadata = MetaData()
+
+
+def _usage_columns() -> list[Column[Any]]:
+    return [
+        Column("input_tokens", BigInteger, comment="prompt tokens neither read from nor written to a cache"),
+        Column("output_tokens", BigInteger, comment="tokens of the answer, reasoning included"),
+        Column("cache_read_tokens", BigInteger, comment="prompt tokens read from a cache"),
+        Column("cache_write_5m_tokens", BigInteger, comment="prompt tokens written to a cache for 5 minutes"),
+        Column("cache_write_1h_tokens", BigInteger, comment="prompt tokens written to a cache for 1 hour"),
+        Column("reasoning_tokens", BigInteger, comment="tokens of reasoning, a part of output_tokens"),
+        Column("input_audio_tokens", BigInteger, comment="audio tokens, a part of input_tokens"),
+        Column("output_audio_tokens", BigInteger, comment="audio tokens, a part of output_tokens"),
+        Column("usage_estimated", Boolean, comment="true where the provider did not report these counts"),
+    ]
+
+
+def _charge_columns() -> list[Column[Any]]:
+    return [
+        Column(
+            "charge_nanousd", BigInteger, comment="the charge in 1e-9 USD; null where the price is unknown"
+        ),
+        Column(
+            "charge_basis",
+            Text,
+            comment="genai-prices, config, own engine or unknown; null where nothing was used",
+        ),
+        Column("charge_snapshot", Text, comment="which edition of the price list was used"),
+        Column("charge_estimated", Boolean, comment="true where the charge rests on estimated usage"),
+    ]
+
+
+records = Table(
+    "records",
+    metadata,
+    Column("id", Text, primary_key=True, comment="the request's id, the header x-request-id"),
+    Column(
+        "at_us",
+        BigInteger,
+        nullable=False,
+        comment="when the request came: microseconds since the epoch, UTC",
+    ),
+    Column("dialect", Text, nullable=False, comment="the wire format that the caller spoke"),
+    Column("operation", Text, nullable=False, comment="what was asked for: chat, embeddings, ..."),
+    Column("route", Text, nullable=False, comment="the route that was asked"),
+    Column("stream", Boolean, nullable=False, comment="true where the answer was streamed"),
+    Column(
+        "status", BigInteger, nullable=False, comment="the HTTP status of the answer; 0 where none was sent"
+    ),
+    Column("outcome", Text, nullable=False, comment="ok, error, cancelled or interrupted"),
+    Column("key_id", Text, comment="the key that was used; null on loopback without keys"),
+    Column("user", Text, comment="the end user, as the caller named it"),
+    Column("model", Text, comment="the model that answered"),
+    Column("code", Text, comment="the stable error code, where it failed"),
+    Column("message", Text, comment="the error in words, where it failed"),
+    Column(
+        "decision", LargeBinary, comment="the decision: which models were allowed, what was planned, and why"
+    ),
+    *_usage_columns(),
+    *_charge_columns(),
+    Column("queue_ms", Double, nullable=False, comment="milliseconds of waiting for a slot"),
+    Column("overhead_ms", Double, nullable=False, comment="milliseconds of the gateway's own work"),
+    Column("first_token_ms", Double, comment="milliseconds from arrival to the first content"),
+    Column("total_ms", Double, nullable=False, comment="milliseconds from arrival to the answer's end"),
+    Column("config_hash", Text, nullable=False, comment="the hash of the config that was in force"),
+)
+"""One row a request. `decision` is the SHA-256 of the decision's JSON, to be found in `decisions`."""
+
+# Listing goes along time, newest first, and stops at its limit: filters on other columns are read off the
+# rows on the way. Every further index would cost each request a microsecond or two. Failures are few, and
+# looked for often.
+records_at = Index("records_at", records.c.at_us, records.c.id)
+records_failed = Index(
+    "records_failed",
+    records.c.at_us,
+    records.c.id,
+    sqlite_where=records.c.outcome != "ok",
+    postgresql_where=records.c.outcome != "ok",
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("record_id", Text, primary_key=True, comment="the record's id"),
+    Column(
+        "number",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="1 for the first attempt, and so on",
+    ),
+    Column("model", Text, nullable=False, comment="the model that was called"),
+    Column("provider", Text, nullable=False, comment="the model's provider"),
+    Column("model_id", Text, nullable=False, comment="the provider's name of the model"),
+    Column("outcome", Text, nullable=False, comment="ok, error, cancelled or interrupted"),
+    Column("started_ms", Double, nullable=False, comment="milliseconds from the request's arrival"),
+    Column("queue_ms", Double, nullable=False, comment="milliseconds of waiting for a connection"),
+    Column("first_token_ms", Double, comment="milliseconds from the attempt's start to the first content"),
+    Column("total_ms", Double, nullable=False, comment="milliseconds of the whole attempt"),
+    Column("fault", Text, comment="the class of the failure, where it failed"),
+    Column("code", Text, comment="the stable error code, where it failed"),
+    Column("upstream_status", BigInteger, comment="the provider's HTTP status, if one came"),
+    Column("finish", Text, comment="why the answer ended"),
+    *_usage_columns(),
+    *_charge_columns(),
+    Column("committed", Boolean, nullable=False, comment="true where some of its answer went to the caller"),
+    Column(
+        "passthrough", Boolean, nullable=False, comment="true where bytes were relayed without translation"
+    ),
+    Column("dropped", Text, comment="the request's fields that this model could not be given"),
+)
+"""One row an upstream call. `dropped` is a JSON array, or null for none."""
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("day", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+"""Each decision once a UTC day (in days since the epoch), so that it is deleted with its day's records."""
+
+bodies = Table(
+    "bodies",
+    metadata,
+    Column("record_id", Text, primary_key=True),
+    Column("request", LargeBinary),
+    Column("response", LargeBinary),
+)
+"""Bodies that the config says to keep, deflated (zlib, RFC 1950)."""
+
+intents = Table(
+    "intents",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("dialect", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("key_id", Text),
+    Column("config_hash", Text, nullable=False),
+)
+"""What a strict ledger is about to try; the row goes in the transaction that brings the record."""
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False, unique=True),
+    Column("routes", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger),
+    Column("revoked_us", BigInteger),
+    Column("rotated_from", Text),
+    Column("revision", BigInteger, nullable=False),
+)
+"""Keys, by the SHA-256 of their secret.
+
+`revision` grows with every change of any key; `routes` is a JSON array.
+"""
+
+keys_revision = Index("keys_revision", keys.c.revision)
+
+schema_version = Table(
+    "schema_version",
+    metadata,
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("since_us", BigInteger, nullable=False),
+)
+"""One row for each version that this database has had."""
+
+
+def connect(path: Path, *, durability: Durability = "NORMAL", wait_s: float = 5.0) -> sqlite3.Connection:
+    """An open database of the current version, made or migrated where needed, with explicit transactions.
+
+    `wait_s` bounds the waiting for another process's write. Both durabilities survive the death of the
+    process; `FULL` syncs every commit to the disk and so survives a loss of power too, `NORMAL` may lose the
+    last commits then.
+
+    Raises IsthmusError (`ledger_newer`) where the file was written by a newer Isthmus, sqlite3.Error or
+    OSError where it cannot be opened.
+    """
+    if not path.exists():
+        # Made by hand, so that nobody else may read it; SQLite gives its -wal and -shm the same permissions.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {durability}")
+        # A write-ahead log that grew once, behind a long reader, shrinks again.
+        connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+        migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(path: Path) -> None:
+    """Makes the database, with its directory, or brings it up to date.
+
+    Raises IsthmusError: `ledger_newer`, `ledger_unavailable`.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        connect(path).close()
+    except (sqlite3.Error, OSError) as error:
+        raise unavailable(str(error)) from error
+
+
+def migrate(
+    connection: sqlite3.Connection, version: int = VERSION, steps: Mapping[int, Sequence[str]] = STEPS
+) -> None:
+    """Brings the database to `version`, in one transaction: all of it, or nothing.
+
+    Raises IsthmusError (`ledger_newer`) where the database is of a version that this code does not know.
+    """
+    if _version(connection) == version:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Read again under the lock: another process may have migrated meanwhile.
+        found = _version(connection)
+        if found > version:
+            raise IsthmusError(
+                Fault.UNAVAILABLE,
+                f"The ledger is of schema version {found}; this Isthmus knows versions up to {version}.",
+                code="ledger_newer",
+                hint="Upgrade Isthmus, or let it use another ledger file.",
+            )
+        for statement in _creation() if found == 0 else _upgrade(found, version, steps):
+            connection.execute(statement)
+        if found < version:
+            connection.execute("INSERT INTO schema_version VALUES (?, ?)", (version, time.time_ns() // 1000))
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def insertion(table: Table) -> str:
+    """The SQL that inserts one row with all columns by position, and leaves a row that is there as it is."""
+    names = ", ".join(f'"{column.name}"' for column in table.columns)
+    values = ", ".join("?" * len(table.columns))
+    return f"INSERT INTO {table.name} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING"
+
+
+class Database:
+    """Short transactions on the database at `path`, each on a connection of its own.
+
+    A file that was replaced meanwhile is seen, therefore, and nothing is held between two uses. The file is
+    made or migrated by the first `writing`; `reading` cannot change it, and sees what other processes commit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._writer = _engine(lambda: connect(path), "BEGIN IMMEDIATE")
+        self._reader = _engine(lambda: _connect_reader(path), "BEGIN")
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A transaction that is committed at the end of the block, or rolled back if the block raises.
+
+        Raises IsthmusError: `ledger_newer`, `ledger_unavailable`.
+        """
+        return _transaction(self._writer)
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """A transaction that sees one state of the database, whatever is committed meanwhile.
+
+        Raises IsthmusError: `ledger_missing` where there is no file, `ledger_newer` and `ledger_older` where
+        its tables are not the ones that this code reads, `ledger_unavailable`.
+        """
+        return _transaction(self._reader)
+
+
+def _engine(connect_anew: Callable[[], sqlite3.Connection], begin: str) -> Engine:
+    engine = create_engine("sqlite://", creator=connect_anew, poolclass=NullPool)
+    # Our connections leave transactions to us: see docs.sqlalchemy.org, "pysqlite: transactions with SQLite".
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (DBAPIError, sqlite3.Error, OSError) as error:
+        # Without the statement and its parameters, which SQLAlchemy puts into its own text.
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise unavailable(str(reason)) from error
+
+
+def unavailable(reason: str) -> IsthmusError:
+    """The error (`ledger_unavailable`) for a file that can be neither read nor written, for this reason."""
+    return IsthmusError(
+        Fault.UNAVAILABLE,
+        f"The ledger cannot be used: {reason}.",
+        code="ledger_unavailable",
+        hint="Check that its directory exists, can be written, and has free space.",
+    )
+
+
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    if not path.exists():
+        raise IsthmusError(
+            Fault.NOT_FOUND,
+            f"There is no ledger at {path}.",
+            code="ledger_missing",
+            hint="Start the gateway once, or name the ledger that it uses.",
+        )
+    # Not mode=ro: after a crash the write-ahead log has to be recovered, which needs to write beside the
+    # database.
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=5.0, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA query_only = ON")
+        found = _version(connection)
+        if found != VERSION:
+            newer = found > VERSION
+            raise IsthmusError(
+                Fault.UNAVAILABLE,
+                f"The ledger at {path} is of schema version {found}; this Isthmus reads version {VERSION}.",
+                code="ledger_newer" if newer else "ledger_older",
+                hint="Upgrade Isthmus."
+                if newer
+                else "Start the gateway once: it brings the ledger up to date.",
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    exists = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").fetchone()
+    if exists is None:
+        return 0
+    return int(connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()[0])
+
+
+def _creation() -> list[str]:
+    dialect = sqlite.dialect()
+    tables = metadata.sorted_tables
+    made = [CreateTable(table).compile(dialect=dialect) for table in tables]
+    indexed = [
+        CreateIndex(index).compile(dialect=dialect)
+        for table in tables
+        for index in sorted(table.indexes, key=str)
+    ]
+    return [str(statement) for statement in (*made, *indexed)]
+
+
+def _upgrade(found: int, version: int, steps: Mapping[int, Sequence[str]]) -> list[str]:
+    return [statement for step in range(found + 1, version + 1) for statement in steps[step]]
