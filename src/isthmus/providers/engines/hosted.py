@@ -1,0 +1,208 @@
+"""A local model from its weights to its socket: fetched, started, watched, and called like any upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from isthmus.catalog.weights import Mode, find_weights
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.portfolio import EngineSettings, Model
+from isthmus.providers.engines.fetch import Progress, fetch
+from isthmus.providers.engines.llama_cpp import LlamaCppEngine, LlamaCppSettings
+from isthmus.providers.engines.supervisor import Change, State
+from isthmus.providers.http1 import Http1Transport
+from isthmus.providers.transport import (
+    ConnectError,
+    HeaderBlock,
+    Origin,
+    Outgoing,
+    Reply,
+    Stream,
+    Transport,
+    render_headers,
+)
+
+log = logging.getLogger("isthmus.engines")
+
+FIRST_RETRY_S = 5.0
+LONGEST_RETRY_S = 300.0
+NOWHERE = Origin(scheme="http", host="localhost", port=0)
+
+_ONE_FETCH = threading.Lock()
+"""Downloads go one after the other: two at once are no faster, and their progress would be unreadable."""
+
+
+class HostedEngine:
+    """One local model that the gateway runs itself; `bring_up` is its life, in a task of its own.
+
+    `state` is `fetching`, or a state of the supervisor (`starting`, `ready`, `restarting`, `failed`,
+    `stopped`); `reason` says why it is not ready, in words.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: EngineSettings,
+        *,
+        weights_dir: Path,
+        log_dir: Path,
+        report: Callable[[Progress], None],
+    ) -> None:
+        self.name = model.name
+        self.reason = ""
+        self.transport: Transport = _EngineTransport(self)
+        self._model = model
+        self._settings = settings
+        self._weights_dir = weights_dir
+        self._log_dir = log_dir
+        self._report = report
+        self._engine: LlamaCppEngine | None = None
+        self._phase: str | None = "fetching"
+        self._life = asyncio.get_running_loop().create_task(self._bring_up())
+
+    @property
+    def state(self) -> str:
+        """The state in one word."""
+        if self._phase is not None or self._engine is None:
+            return self._phase or "stopped"
+        return str(self._engine.state)
+
+    @property
+    def engine(self) -> LlamaCppEngine | None:
+        """The running engine; None before its weights are there."""
+        return self._engine
+
+    async def ready(self) -> None:
+        """Return when the engine answers for the first time. Raises what ended its life instead."""
+        await asyncio.shield(self._life)
+
+    def unready(self) -> IsthmusError | None:
+        """Why the model cannot be called just now, or None where it can."""
+        if self._engine is not None and self._engine.state is State.READY and self._phase is None:
+            return None
+        return IsthmusError(
+            Fault.UNAVAILABLE,
+            f"The engine of {self.name} is {self.state}. {self.reason}".strip(),
+            code=f"engine_{self.state}",
+            hint="Watch /readyz, or add a fallback to the route.",
+            retry_after_s=2.0,
+        )
+
+    async def stop(self, grace_s: float) -> None:
+        """End the process, after `grace_s` seconds by force."""
+        self._phase = "stopped"
+        self._life.cancel()
+        if self._engine is not None:
+            await self._engine.stop(grace_s)
+        await self.transport.aclose()
+
+    async def _bring_up(self, delay: float = 0.0) -> None:
+        await asyncio.sleep(delay)
+        pause = FIRST_RETRY_S
+        while True:
+            try:
+                await self._fetch_and_start()
+                return
+            except IsthmusError as fault:
+                self._phase, self.reason = "failed", fault.text
+                log.error("%s; next try in %.0f s", fault.text, pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_RETRY_S)
+
+    async def _fetch_and_start(self) -> None:
+        self._phase = "fetching"
+        weights, mode = await asyncio.to_thread(self._weights)
+        self._phase, self.reason = None, ""
+        self._engine = LlamaCppEngine(
+            self.name,
+            LlamaCppSettings(
+                weights=weights,
+                mode=mode,
+                context=self._longest_context(),
+                parallel=self._settings.parallel,
+                threads=self._settings.threads,
+            ),
+            self._log_dir,
+            listener=self._changed,
+        )
+        await self._engine.start()
+
+    def _changed(self, change: Change) -> None:
+        """Begin anew when the supervisor has given up: what made it fail may pass."""
+        self.reason = change.reason
+        log.log(
+            logging.WARNING if change.reason else logging.INFO,
+            "engine %s is %s %s",
+            *msgspec.structs.astuple(change),
+        )
+        if change.state is State.FAILED and self._life.done():
+            self._life = asyncio.get_running_loop().create_task(self._bring_up(FIRST_RETRY_S))
+
+    def _longest_context(self) -> int:
+        row = find_weights(self._model.weights or "")
+        return min(self._settings.context, row.context) if row is not None else self._settings.context
+
+    def _report_unless_stopped(self, progress: Progress) -> None:
+        # A thread cannot be cancelled; raising out of its report is what ends a download.
+        if self._phase == "stopped":
+            raise asyncio.CancelledError
+        self._report(progress)
+
+    def _weights(self) -> tuple[Path, Mode]:
+        """The file to load, fetched first where the catalogue knows it, and what it is for."""
+        named = self._model.weights or ""
+        row = find_weights(named)
+        if row is not None:
+            with _ONE_FETCH:
+                return fetch(row, self._weights_dir, self._report_unless_stopped), row.mode
+        embeds = self._model.capabilities is not None and "embeddings" in self._model.capabilities
+        return Path(named), "embeddings" if embeds else "chat"
+
+
+class _EngineTransport:
+    """The transport to an engine, wherever its last start has put it."""
+
+    def __init__(self, hosted: HostedEngine) -> None:
+        self._hosted = hosted
+        self._address = ""
+        self._credential = HeaderBlock(b"")
+        self._transport: Http1Transport | None = None
+
+    async def send(self, outgoing: Outgoing) -> Reply:
+        transport = self._current()
+        return await transport.send(self._with_key(outgoing))
+
+    async def stream(self, outgoing: Outgoing) -> Stream:
+        transport = self._current()
+        return await transport.stream(self._with_key(outgoing))
+
+    def retire(self) -> None:
+        if self._transport is not None:
+            self._transport.retire()
+
+    async def aclose(self) -> None:
+        if self._transport is not None:
+            await self._transport.aclose()
+
+    def _with_key(self, outgoing: Outgoing) -> Outgoing:
+        headers = HeaderBlock(outgoing.headers + self._credential)
+        return msgspec.structs.replace(outgoing, headers=headers)
+
+    def _current(self) -> Http1Transport:
+        engine = self._hosted.engine
+        if engine is None:
+            raise ConnectError(
+                NOWHERE, f"is where the engine of {self._hosted.name} will be once it is started"
+            )
+        if self._transport is None or engine.base_url != self._address:
+            self.retire()
+            self._address = engine.base_url
+            self._credential = render_headers([("authorization", f"Bearer {engine.api_key}")])
+            self._transport = Http1Transport(Origin.from_url(self._address))
+        return self._transport
