@@ -1,0 +1,520 @@
+"""A decoded document → the Config: names joined, presets filled in, contradictions found."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path as FilePath
+from typing import Any
+
+import msgspec
+
+from isthmus.catalog.presets import DIALECTS, PRESETS, QUIRKS, Preset, Speech, find_preset
+from isthmus.catalog.weights import WEIGHTS, Weights, find_weights
+from isthmus.config import urls
+from isthmus.config.config import Config, GatewaySettings, LedgerSettings
+from isthmus.config.decode import DecodedPlan
+from isthmus.config.document import ModelEntry, ProviderEntry, RouteEntry
+from isthmus.config.faults import Code, did_you_mean
+from isthmus.config.findings import Findings
+from isthmus.config.secrets import resolve
+from isthmus.config.tree import Mapping, Mark, Path, Scalar, Sequence, Tree
+from isthmus.core.errors import IsthmusError
+from isthmus.core.portfolio import Capability, EngineSettings, Kind, Model, PriceOverride, Provider, SecretRef
+from isthmus.routing.route import Route
+from isthmus.strategies.plan import CallModel, Fallback
+
+MODES: frozenset[Capability] = frozenset({"chat", "embeddings"})
+"""Capabilities of which an answer needs exactly one."""
+
+_ENGINE_CAPABILITIES: dict[str, frozenset[Capability]] = {
+    "chat": frozenset({"chat", "tools", "json_schema", "logprobs"}),
+    "embeddings": frozenset({"embeddings"}),
+}
+_NOT_FOR_ENGINES = ("base_url", "key", "auth", "headers", "query", "forward_headers", "ca_file", "prices")
+_FOR_ENGINES = ("context", "parallel", "threads")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_SECRET_NAMES = re.compile(
+    r"authorization|proxy-authorization|cookie|(x-)?(goog-)?api[-_]?key|key|(access[-_])?token|secret",
+    re.IGNORECASE,
+)
+
+
+class Sections(msgspec.Struct, frozen=True, kw_only=True):
+    """What was decoded of a file: the whole entries by name, and every plan in them."""
+
+    providers: dict[str, ProviderEntry]
+    models: dict[str, ModelEntry]
+    routes: dict[str, RouteEntry]
+    gateway: GatewaySettings
+    ledger: LedgerSettings
+    plans: list[DecodedPlan]
+
+
+def compile_config(
+    sections: Sections, tree: Mapping, folder: FilePath, findings: Findings, *, check_secrets: bool
+) -> Config | None:
+    """The config that the sections mean, None where anything was refused.
+
+    Paths in it are relative to `folder`. Secrets are looked at, not kept, where `check_secrets`.
+    """
+    return _Compiler(sections, tree, folder, findings, check_secrets).config()
+
+
+class _Compiler:
+    """Compiles one document. Faults are placed by the path of what they are about."""
+
+    def __init__(
+        self, sections: Sections, tree: Mapping, folder: FilePath, findings: Findings, check_secrets: bool
+    ) -> None:
+        self._sections = sections
+        self._tree = tree
+        self._folder = folder
+        self._findings = findings
+        self._check_secrets = check_secrets
+
+    def config(self) -> Config | None:
+        providers = _compiled(
+            (name, self._provider(name, entry)) for name, entry in self._sections.providers.items()
+        )
+        models = _compiled(
+            (name, self._model(name, entry, providers)) for name, entry in self._sections.models.items()
+        )
+        routes = {
+            name: Route(name=name, plan=entry.plan, record_bodies=entry.record_bodies)
+            for name, entry in self._sections.routes.items()
+        }
+        self._check_plans()
+        for route in routes.values():
+            self._check_modes(route, models)
+        if self._findings.refused:
+            return None
+        self._warn_of_unused(models, routes)
+        config = Config(
+            providers=providers,
+            models=models,
+            routes=routes,
+            gateway=self._sections.gateway,
+            ledger=self._sections.ledger,
+            hash="",
+        )
+        return _anchored(msgspec.structs.replace(config, hash=_meaning_hash(config)), self._folder)
+
+    # Providers
+
+    def _provider(self, name: str, entry: ProviderEntry) -> Provider | None:
+        path: Path = ("providers", name)
+        said = [key for key in ("preset", "dialect", "engine") if getattr(entry, key) is not None]
+        if not said:
+            hint = "Say `preset:` for a known provider, `dialect:` for any other, or `engine: builtin`."
+            self._add(Code.MISSING, "How this provider is spoken to is missing.", hint, path)
+            return None
+        if len(said) > 1:
+            message = f"`{said[0]}` and `{said[1]}` exclude each other."
+            self._add(Code.CONFLICT, message, "Keep one of them.", (*path, said[1]))
+            return None
+        self._check_headers(entry, path)
+        self._check_quirks(entry, path)
+        if entry.ca_file is not None and not _is_file(entry.ca_file, self._folder):
+            self._add(Code.FILE_NOT_FOUND, f"There is no file {entry.ca_file}.", "", (*path, "ca_file"))
+        named = entry.engine or entry.preset
+        preset = find_preset(named) if named is not None else None
+        if entry.preset is not None and preset is None:
+            hint = (
+                did_you_mean(entry.preset, (row.name for row in PRESETS))
+                or "Say `dialect:` and `base_url:` instead."
+            )
+            self._add(Code.UNKNOWN_NAME, f"There is no preset `{entry.preset}`.", hint, (*path, "preset"))
+            return None
+        if preset is not None and preset.engine is not None:
+            return self._engine(name, entry, preset, path)
+        return self._endpoint(name, entry, preset, path)
+
+    def _engine(self, name: str, entry: ProviderEntry, preset: Preset, path: Path) -> Provider:
+        for key in _NOT_FOR_ENGINES:
+            if getattr(entry, key):
+                message = f"`{key}` does not go with an engine: Isthmus runs it, and nobody else is called."
+                self._add(Code.CONFLICT, message, "Remove it.", (*path, key))
+        settings = {key: getattr(entry, key) for key in _FOR_ENGINES if getattr(entry, key) is not None}
+        return Provider(
+            name=name,
+            wires=preset.wires,
+            auth=preset.auth,
+            kind=entry.kind or preset.kind,
+            quirks=preset.quirks if entry.quirks is None else entry.quirks,
+            engine=EngineSettings(**settings),
+            **_as_said(entry),
+        )
+
+    def _endpoint(
+        self, name: str, entry: ProviderEntry, preset: Preset | None, path: Path
+    ) -> Provider | None:
+        for key in _FOR_ENGINES:
+            if getattr(entry, key) is not None:
+                message = f"`{key}` is for engines that Isthmus runs; this server has its own."
+                self._add(Code.CONFLICT, message, "Remove it.", (*path, key))
+        speech: Preset | Speech = preset or DIALECTS[entry.dialect or "openai"]
+        base_url = entry.base_url or (preset.base_url if preset else None)
+        if base_url is None:
+            form = preset.base_url_form if preset else "https://llm.example.com/v1"
+            self._add(Code.MISSING, "`base_url` is missing.", f"It looks like {form}.", path)
+            return None
+        auth = entry.auth or speech.auth
+        if not self._url_is_sound(base_url, path):
+            return None
+        self._check_key(entry, preset, base_url, auth, path)
+        return Provider(
+            name=name,
+            wires=speech.wires,
+            base_url=base_url.rstrip("/"),
+            key=entry.key,
+            auth=auth,
+            kind=entry.kind
+            or (preset.kind if preset else None)
+            or ("local" if urls.is_loopback(base_url) else None),
+            headers={**speech.headers, **{key.lower(): value for key, value in entry.headers.items()}},
+            query={**(preset.query if preset else {}), **entry.query},
+            quirks=speech.quirks if entry.quirks is None else entry.quirks,
+            prices=entry.prices or (preset.prices if preset else None),
+            client=entry.client,
+            ca_file=entry.ca_file,
+            forward_headers=tuple(header.lower() for header in entry.forward_headers),
+            **_as_said(entry),
+        )
+
+    def _url_is_sound(self, url: str, path: Path) -> bool:
+        if urls.has_credentials(url):
+            message = "A URL with a user and a password in it is a secret in clear."
+            self._add(Code.SECRET_IN_CLEAR, message, "Put the credential under `key:`.", (*path, "base_url"))
+            return False
+        if (wrong := urls.what_is_wrong(url)) is not None:
+            self._add(Code.BAD_URL, *wrong, (*path, "base_url"))
+            return False
+        return True
+
+    def _check_key(
+        self, entry: ProviderEntry, preset: Preset | None, url: str, auth: str, path: Path
+    ) -> None:
+        local = urls.is_loopback(url)
+        if entry.key is None:
+            if preset is not None and preset.key_env is not None and auth != "none" and not local:
+                hint = f"Say `key: env:{preset.key_env}`, or `auth: none` where something else adds the key."
+                self._add(Code.MISSING, "`key` is missing.", hint, path)
+            return
+        if auth == "none":
+            self._add(
+                Code.CONFLICT,
+                "`auth: none` sends no key.",
+                "Remove the key, or say how it is sent.",
+                (*path, "key"),
+            )
+        if url.startswith("http://") and not local:
+            hint = "Say `https://`, or leave it where the network between is yours and sealed."
+            self._add(
+                Code.KEY_IN_THE_OPEN,
+                "The key is sent over http, which is not encrypted.",
+                hint,
+                (*path, "base_url"),
+            )
+        if self._check_secrets:
+            try:
+                resolve(_anchored_secret(entry.key, self._folder))
+            except IsthmusError as error:
+                self._add(Code.SECRET_UNAVAILABLE, error.message, error.hint, (*path, "key"))
+
+    def _check_headers(self, entry: ProviderEntry, path: Path) -> None:
+        for where in ("headers", "query"):
+            for header in getattr(entry, where):
+                if _SECRET_NAMES.fullmatch(header):
+                    message = f"`{header}` is a credential, and the config would hold it in clear."
+                    self._add(
+                        Code.SECRET_IN_CLEAR,
+                        message,
+                        "Say `key:` and `auth:` instead.",
+                        (*path, where, header),
+                    )
+        for header, value in entry.headers.items():
+            if _HEADER_NAME.fullmatch(header) is None or not (value.isascii() and value.isprintable()):
+                message = "A header has a name without spaces, and one line of printable ASCII."
+                self._add(Code.BAD_NAME, message, "", (*path, "headers", header))
+        for index, header in enumerate(entry.forward_headers):
+            if _HEADER_NAME.fullmatch(header) is None:
+                self._add(
+                    Code.BAD_NAME,
+                    f"`{header}` is not a header's name.",
+                    "",
+                    (*path, "forward_headers", index),
+                )
+            elif _SECRET_NAMES.fullmatch(header):
+                message = f"`{header}` is the caller's credential for this gateway: it goes no further."
+                self._add(Code.CONFLICT, message, "Remove it.", (*path, "forward_headers", index))
+
+    def _check_quirks(self, entry: ProviderEntry, path: Path) -> None:
+        for quirk in sorted((entry.quirks or frozenset()) - QUIRKS.keys()):
+            hint = did_you_mean(quirk, QUIRKS)
+            self._add(Code.UNKNOWN_NAME, f"There is no quirk `{quirk}`.", hint, (*path, "quirks"))
+
+    # Models
+
+    def _model(self, name: str, entry: ModelEntry, providers: dict[str, Provider]) -> Model | None:
+        path: Path = ("models", name)
+        prices = self._prices(entry, path)
+        declared = self._names("providers")
+        if not declared:
+            return None
+        if entry.provider not in declared:
+            hint = did_you_mean(entry.provider, declared)
+            self._add(
+                Code.UNKNOWN_NAME, f"There is no provider `{entry.provider}`.", hint, (*path, "provider")
+            )
+            return None
+        provider = providers.get(entry.provider)
+        if provider is None:
+            return None
+        weights = self._weights(entry, provider, path)
+        kind = entry.kind or provider.kind
+        if kind is None:
+            hint = (
+                "Say `closed`, `open` (open weights on rented machines) or `local` (inside your own walls)."
+            )
+            self._add(
+                Code.MISSING, "`kind` is missing: nothing here says whose machines these are.", hint, path
+            )
+            return None
+        model = Model(
+            name=name,
+            provider=entry.provider,
+            id=entry.id or (weights.name if weights else name),
+            kind=kind,
+            zone=entry.zone or provider.zone,
+            context=entry.context or _engine_context(provider, weights),
+            capabilities=entry.capabilities or (_ENGINE_CAPABILITIES[weights.mode] if weights else None),
+            licence=entry.licence or (weights.licence if weights else None),
+            weights=entry.weights or (weights.name if weights else None),
+            price=prices,
+        )
+        self._check_wires(model, provider, path)
+        return model
+
+    def _weights(self, entry: ModelEntry, provider: Provider, path: Path) -> Weights | None:
+        """The catalogue's row of what the engine will load; None for a file of the user's."""
+        place = (*path, "weights")
+        if provider.engine is None:
+            if entry.weights is not None:
+                message = f"`weights` are for engines that Isthmus runs; `{provider.name}` loads its own."
+                self._add(Code.CONFLICT, message, "Say `id:` for the provider's name of the model.", place)
+            return None
+        if entry.weights is None:
+            return next(row for row in WEIGHTS if row.mode == "chat")
+        row = find_weights(entry.weights)
+        if row is None and not _is_path(entry.weights):
+            hint = did_you_mean(entry.weights, (each.name for each in WEIGHTS))
+            self._add(Code.UNKNOWN_NAME, f"The catalogue has no weights `{entry.weights}`.", hint, place)
+        elif row is None and not _is_file(entry.weights, self._folder):
+            hint = "Relative paths are relative to the config file."
+            self._add(Code.FILE_NOT_FOUND, f"There is no file {entry.weights}.", hint, place)
+        return row
+
+    def _check_wires(self, model: Model, provider: Provider, path: Path) -> None:
+        wanted = (model.capabilities or frozenset()) & MODES
+        spoken = {"embeddings" if wire.endswith("-embeddings") else "chat" for wire in provider.wires}
+        for missing in sorted(wanted - spoken):
+            message = f"`{provider.name}` is not spoken to about {missing}."
+            hint = "Take another provider, or say `dialect:` for one that does more than its preset says."
+            self._add(Code.MIXED_CAPABILITIES, message, hint, (*path, "capabilities"))
+
+    def _prices(self, entry: ModelEntry, path: Path) -> tuple[PriceOverride, ...]:
+        if entry.price is None:
+            return ()
+        prices = entry.price if isinstance(entry.price, tuple) else (entry.price,)
+        place: Path = (*path, "price")
+        for index, price in enumerate(prices):
+            here = (*place, index) if isinstance(entry.price, tuple) else place
+            if _first_day(price) >= _day_after(price):
+                self._add(Code.PRICE_PERIOD, "This price ends before it begins.", "", here)
+                continue
+            clash = next((each for each in prices[:index] if _overlap(each, price)), None)
+            if clash is not None:
+                message = f"On some days this price and the one {_period(clash)} are both valid."
+                self._add(
+                    Code.PRICE_PERIOD,
+                    message,
+                    "`valid_until` is the first day on which a price is valid no longer.",
+                    here,
+                )
+        return prices
+
+    # Routes
+
+    def _check_plans(self) -> None:
+        declared = self._names("models")
+        origins = {id(plan.node): plan for plan in self._sections.plans}
+        for plan in self._sections.plans:
+            for model in plan.node.models():
+                if model not in declared:
+                    self._dangling(model, plan, declared)
+            if isinstance(plan.node, Fallback):
+                self._check_fallback(plan.node, origins)
+
+    def _dangling(self, model: str, plan: DecodedPlan, declared: set[str]) -> None:
+        hint = did_you_mean(model, declared)
+        for mark in _places(plan.tree, model):
+            self._findings.add(Code.UNKNOWN_NAME, f"There is no model `{model}`.", hint, mark, plan.path)
+
+    def _check_fallback(self, fallback: Fallback, origins: dict[int, DecodedPlan]) -> None:
+        for before, after in zip(fallback.plans, fallback.plans[1:], strict=False):
+            if isinstance(before, CallModel) and isinstance(after, CallModel) and before.model == after.model:
+                message = f"`{after.model}` has just failed when this is reached."
+                hint = "Remove it, and raise `retries` of the one before if it should be asked again."
+                origin = origins[id(after)]
+                self._findings.add(Code.UNREACHABLE, message, hint, origin.tree.start, origin.path)
+
+    def _check_modes(self, route: Route, models: dict[str, Model]) -> None:
+        called = [models[name] for name in route.plan.models() if name in models]
+        for model in called:
+            for other in called:
+                if not _modes(model) & _modes(other):
+                    both = " and ".join(f"`{each.name}` ({_in_words(each)})" for each in (model, other))
+                    message = f"This route mixes {both}."
+                    hint = "No request can be answered by both: make two routes."
+                    self._add(Code.MIXED_CAPABILITIES, message, hint, ("routes", route.name))
+                    return
+
+    def _warn_of_unused(self, models: dict[str, Model], routes: dict[str, Route]) -> None:
+        called = {name for route in routes.values() for name in route.plan.models()}
+        serving = {model.provider for model in models.values()}
+        for name in models.keys() - called:
+            self._add(Code.UNUSED, f"No route calls the model `{name}`.", "", ("models", name), at_key=True)
+        for name in self._names("providers") - serving:
+            self._add(
+                Code.UNUSED, f"No model uses the provider `{name}`.", "", ("providers", name), at_key=True
+            )
+
+    # Places
+
+    def _names(self, section: str) -> set[str]:
+        """Every name that the section declares, whether or not its entry is sound."""
+        entry = self._tree.entries.get(section)
+        return set(entry[1].entries) if entry is not None and isinstance(entry[1], Mapping) else set()
+
+    def _add(self, code: Code, message: str, hint: str, path: Path, *, at_key: bool = False) -> None:
+        self._findings.add(code, message, hint, _place(self._tree, path, at_key=at_key), path)
+
+
+def _compiled(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in pairs if value is not None}
+
+
+def _as_said(entry: ProviderEntry) -> dict[str, Any]:
+    """The fields that a provider takes over from its entry as they are."""
+    names = ("zone", "timeouts", "breaker", "max_connections", "max_waiting")
+    return {name: getattr(entry, name) for name in names}
+
+
+def _kind_by_place(base_url: str) -> Kind | None:
+    return "local" if urls.is_loopback(base_url) else None
+
+
+def _engine_context(provider: Provider, weights: Weights | None) -> int | None:
+    if provider.engine is None or weights is None:
+        return None
+    return min(provider.engine.context, weights.context)
+
+
+def _is_path(weights: str) -> bool:
+    return "/" in weights or weights.endswith(".gguf")
+
+
+def _modes(model: Model) -> frozenset[Capability]:
+    return MODES if model.capabilities is None else model.capabilities & MODES or frozenset({"chat"})
+
+
+def _in_words(model: Model) -> str:
+    return " and ".join(sorted(_modes(model)))
+
+
+def _first_day(price: PriceOverride) -> dt.date:
+    return price.valid_from or dt.date.min
+
+
+def _day_after(price: PriceOverride) -> dt.date:
+    return price.valid_until or dt.date.max
+
+
+def _overlap(one: PriceOverride, other: PriceOverride) -> bool:
+    return _first_day(one) < _day_after(other) and _first_day(other) < _day_after(one)
+
+
+def _period(price: PriceOverride) -> str:
+    if price.valid_from is None and price.valid_until is None:
+        return "without dates"
+    return f"from {price.valid_from or 'ever'} until {price.valid_until or 'ever'}"
+
+
+def _place(tree: Tree, path: Path, *, at_key: bool = False) -> Mark:
+    """Where the value at `path` stands, or the nearest thing above it that exists."""
+    key: Mark | None = None
+    for step in path:
+        if isinstance(tree, Mapping) and step in tree.entries:
+            scalar, tree = tree.entries[str(step)]
+            key = scalar.start
+        elif isinstance(tree, Sequence) and isinstance(step, int) and step < len(tree.items):
+            tree = tree.items[step]
+        else:
+            break
+    return key if at_key and key is not None else tree.start
+
+
+def _places(tree: Tree, text: str) -> list[Mark]:
+    """Where a text stands in a tree."""
+    if isinstance(tree, Scalar):
+        return [tree.start] if tree.text == text else []
+    if isinstance(tree, Sequence):
+        return [mark for item in tree.items for mark in _places(item, text)]
+    keys = [key.start for key, _ in tree.entries.values() if key.text == text]
+    return keys + [mark for _, value in tree.entries.values() for mark in _places(value, text)]
+
+
+def _meaning_hash(config: Config) -> str:
+    """SHA-256 of the config as canonical JSON: keys sorted, defaults written out, paths as they were said."""
+    return hashlib.sha256(msgspec.json.encode(config, order="sorted")).hexdigest()
+
+
+def _anchored(config: Config, folder: FilePath) -> Config:
+    """The config with every path made absolute."""
+    providers = {name: _anchored_provider(provider, folder) for name, provider in config.providers.items()}
+    models = {name: _anchored_model(model, folder) for name, model in config.models.items()}
+    ledger = config.ledger
+    if ledger.path is not None:
+        ledger = msgspec.structs.replace(ledger, path=_absolute(ledger.path, folder))
+    return msgspec.structs.replace(config, providers=providers, models=models, ledger=ledger)
+
+
+def _anchored_provider(provider: Provider, folder: FilePath) -> Provider:
+    key = _anchored_secret(provider.key, folder) if provider.key is not None else None
+    ca_file = _absolute(provider.ca_file, folder) if provider.ca_file is not None else None
+    return msgspec.structs.replace(provider, key=key, ca_file=ca_file)
+
+
+def _anchored_secret(secret: SecretRef, folder: FilePath) -> SecretRef:
+    return secret if secret.source == "env" else SecretRef("file", _absolute(secret.name, folder))
+
+
+def _anchored_model(model: Model, folder: FilePath) -> Model:
+    if model.weights is None or find_weights(model.weights) is not None:
+        return model
+    return msgspec.structs.replace(model, weights=_absolute(model.weights, folder))
+
+
+def _absolute(path: str, folder: FilePath) -> str:
+    anchored = FilePath.home() / path[2:] if path.startswith("~/") else folder / path
+    return str(anchored.absolute())
+
+
+def _is_file(path: str, folder: FilePath) -> bool:
+    try:
+        return FilePath(_absolute(path, folder)).is_file()
+    except OSError:
+        return False

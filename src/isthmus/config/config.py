@@ -1,0 +1,56 @@
+"""What a valid isthmus.yaml means: the compiled config, immutable and complete."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from isthmus.core.portfolio import Model, Provider, Seconds
+from isthmus.routing.route import Route
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the gateway listens, and its bounds.
+
+    `host` is the address to listen on. `port` is the TCP port, 0 for any that is free. `max_body_mb` limits a
+    request's body, in megabytes. `max_in_flight` requests are served at once. `max_queued` requests more wait
+    for their turn. `queue_timeout` is how many seconds they wait at most. `drain` is how many seconds open
+    requests are given at shutdown.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 4141
+    max_body_mb: Annotated[float, Meta(gt=0)] = 32.0
+    max_in_flight: Annotated[int, Meta(ge=1)] = 1000
+    max_queued: Annotated[int, Meta(ge=0)] = 1000
+    queue_timeout: Seconds = 30.0
+    drain: Annotated[float, Meta(ge=0)] = 30.0
+
+
+class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How records are kept.
+
+    `mode` says when a record is committed: `batched` within 100 ms, `strict` before the answer's end. `path`
+    is the SQLite file. `keep_days` is the age in days at which records are deleted; without it they are kept.
+    """
+
+    shorthand: ClassVar[str] = "mode"
+
+    mode: Literal["batched", "strict"] = "batched"
+    path: str | None = None
+    keep_days: Annotated[int, Meta(ge=1)] | None = None
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole config. Every name in it is defined; `hash` is the SHA-256 of its meaning, and stands on every
+    record.
+    """
+
+    providers: dict[str, Provider]
+    models: dict[str, Model]
+    routes: dict[str, Route]
+    gateway: GatewaySettings
+    ledger: LedgerSettings
+    hash: str

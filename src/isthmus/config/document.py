@@ -1,0 +1,131 @@
+"""What isthmus.yaml may say: the one source of the decoder, the JSON Schema and the reference.
+
+Each docstring names every key of its section in backticks, in a sentence of its own: that sentence is the
+key's description in editors and in the reference. (The tests insist.)
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from isthmus.catalog.presets import Dialect
+from isthmus.config.config import GatewaySettings, LedgerSettings
+from isthmus.core.portfolio import (
+    Auth,
+    BreakerSettings,
+    Capability,
+    EngineContext,
+    EngineParallel,
+    EngineThreads,
+    Kind,
+    PriceOverride,
+    SecretRef,
+    Timeouts,
+)
+from isthmus.strategies.plan import Node
+
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+
+
+class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint, how it is spoken to, and where its key is found.
+
+    `preset` is a provider that Isthmus knows by name. `dialect` is the wire format of a server without a
+    preset. `engine` says that Isthmus runs the models itself: `builtin`. `base_url` is the endpoint with
+    the API's version, such as `http://vllm.internal:8000/v1`. `key` is where the credential is found,
+    `env:NAME` or `file:PATH`, never the credential itself. `auth` is the header that carries the key.
+    `zone` is where the provider's machines are, such as `eu`. `kind` is what its models are unless they say
+    otherwise: `closed`, `open` (open weights on rented machines) or `local` (inside your own walls).
+    `headers` are sent with every call. `query` is added to every URL. `forward_headers` names headers of
+    the caller that are passed on. `quirks` names departures from the dialect, instead of the preset's.
+    `prices` is the provider's id in genai-prices. `timeouts` says how long to wait. `breaker` says when a
+    model is left alone. `max_connections` is how many connections are open at once. `max_waiting` is how
+    many requests may wait for one. `client` is the HTTP client. `ca_file` is a PEM file of certificate
+    authorities to trust instead of the system's. `context` is an engine's longest request and answer
+    together, in tokens, for each request at once. `parallel` is how many requests an engine works on at
+    once. `threads` is how many CPU threads an engine takes, by default all cores but one.
+    """
+
+    preset: str | None = None
+    dialect: Dialect | None = None
+    engine: Literal["builtin"] | None = None
+    base_url: str | None = None
+    key: SecretRef | None = None
+    auth: Auth | None = None
+    zone: str | None = None
+    kind: Kind | None = None
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    forward_headers: tuple[str, ...] = ()
+    quirks: frozenset[str] | None = None
+    prices: str | None = None
+    timeouts: Timeouts = Timeouts()
+    breaker: BreakerSettings = BreakerSettings()
+    max_connections: Count = 1024
+    max_waiting: Annotated[int, Meta(ge=0)] = 1024
+    client: Literal["http1", "aiohttp"] = "http1"
+    ca_file: str | None = None
+    context: EngineContext | None = None
+    parallel: EngineParallel | None = None
+    threads: EngineThreads | None = None
+
+
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that routes may call.
+
+    `provider` is the name of the provider that serves it. `id` is the provider's name for it, by default the
+    name that it has here. `kind` is `closed`, `open` or `local`, by default what the provider says. `zone` is
+    where it runs, by default the provider's. `context` is the longest input and output together, in tokens.
+    `capabilities` is what it can do; without it everything is tried. `licence` is the SPDX identifier of the
+    weights' licence. `weights` is what an engine loads: a name of the catalogue, or the path of a GGUF file
+    relative to the config. `price` is what you pay, where it is not the list price: one price, or several
+    with the days on which they are valid.
+    """
+
+    provider: str
+    id: str | None = None
+    kind: Kind | None = None
+    zone: str | None = None
+    context: Count | None = None
+    capabilities: frozenset[Capability] | None = None
+    licence: str | None = None
+    weights: str | None = None
+    price: PriceOverride | tuple[PriceOverride, ...] | None = None
+
+
+class RouteEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """The name that applications send as `model`, and the strategy behind it, written in place.
+
+    A name may be a pattern such as `gpt-*`: it serves what no route is named exactly; of several that fit,
+    the longest does.
+    `plan` is the strategy, where you prefer to write it apart from the other keys. `record_bodies` keeps the
+    texts of requests and answers in the ledger; by default none are kept.
+    """
+
+    plan: Node
+    record_bodies: bool = False
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """The sections of the file.
+
+    `providers` are the endpoints by name. `models` are the callable models by name. `routes` are the names
+    that applications call. `gateway` says where to listen, and the bounds. `ledger` says how records are
+    kept; a bare word is its mode.
+    """
+
+    providers: dict[str, ProviderEntry] = {}
+    models: dict[str, ModelEntry] = {}
+    routes: dict[str, RouteEntry] = {}
+    gateway: GatewaySettings = GatewaySettings()
+    ledger: LedgerSettings = LedgerSettings()
+
+
+PLANNED_SECTIONS = frozenset({"perimeter", "budgets", "limits", "keys", "audit", "evals"})
+"""Sections of later versions: whoever writes one expects something of it, so it is refused by name."""
+
+PLANNED_STRATEGIES = frozenset({"cascade", "ensemble", "choose", "shadow", "hedge"})
+"""Strategies of later versions."""

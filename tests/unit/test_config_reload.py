@@ -1,0 +1,178 @@
+"""Hot reload: a valid change is taken, a wrong one is reported, and nothing else happens."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from isthmus.config.config import Config
+from isthmus.config.faults import Code, ConfigFault
+from isthmus.config.load import load
+from isthmus.config.reload import Sighting, Watcher, look, sight, worth_reading
+
+ONE = "gateway: {port: 5001}\n"
+TWO = "gateway: {port: 5002}\n"
+
+
+class Heard:
+    """What a watcher said."""
+
+    def __init__(self, path: Path) -> None:
+        self.configs: list[Config] = []
+        self.faults: list[tuple[ConfigFault, ...]] = []
+        self.watcher = Watcher(
+            path,
+            current=load(path),
+            on_config=self.configs.append,
+            on_faults=self.faults.append,
+            interval_s=0.001,
+        )
+
+    @property
+    def ports(self) -> list[int]:
+        return [config.gateway.port for config in self.configs]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "isthmus.yaml"
+    file.write_text(ONE)
+    return file
+
+
+@pytest.fixture
+def heard(path: Path) -> Heard:
+    return Heard(path)
+
+
+def replace(path: Path, text: str) -> None:
+    """As editors and deployments do it: a new file is moved over the old one."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def test_what_is_worth_reading() -> None:
+    here = Sighting(1, 2, 3, 4, 5)
+    assert worth_reading(None, here)
+    assert worth_reading(Sighting(1, 9, 3, 4, 5), here)
+    assert not worth_reading(here, here)
+    assert not worth_reading(here, None)
+
+
+async def test_an_unchanged_file_says_nothing(heard: Heard) -> None:
+    for _ in range(3):
+        await heard.watcher.check()
+    assert not heard.configs
+    assert not heard.faults
+
+
+async def test_a_new_file_in_its_place_is_taken(path: Path, heard: Heard) -> None:
+    replace(path, TWO)
+    await heard.watcher.check()
+    await heard.watcher.check()
+    assert heard.ports == [5002]
+
+
+async def test_a_change_made_before_watching_began_is_noticed(path: Path) -> None:
+    heard = Heard(path)
+    replace(path, TWO)
+    await heard.watcher.check()
+    assert heard.ports == [5002]
+
+
+async def test_comments_alone_change_nothing(path: Path, heard: Heard) -> None:
+    await heard.watcher.check()
+    replace(path, f"# new\n{ONE}")
+    await heard.watcher.check()
+    assert not heard.configs
+
+
+async def test_a_half_written_file_is_a_fault_now_and_right_later(path: Path, heard: Heard) -> None:
+    await heard.watcher.check()
+    replace(path, "gateway: {port: 50")
+    await heard.watcher.check()
+    await heard.watcher.check()
+    assert [[fault.code for fault in faults] for faults in heard.faults] == [[Code.SYNTAX]]
+    replace(path, TWO)
+    await heard.watcher.check()
+    assert heard.ports == [5002]
+
+
+async def test_a_way_back_from_a_fault_to_the_same_config_is_no_change(path: Path, heard: Heard) -> None:
+    await heard.watcher.check()
+    replace(path, "gateway: {prt: 1}")
+    await heard.watcher.check()
+    replace(path, ONE)
+    await heard.watcher.check()
+    assert len(heard.faults) == 1
+    assert not heard.configs
+
+
+async def test_a_vanished_file_keeps_the_last_config(path: Path, heard: Heard) -> None:
+    await heard.watcher.check()
+    remove(path)
+    await heard.watcher.check()
+    assert not heard.configs
+    assert not heard.faults
+    replace(path, TWO)
+    await heard.watcher.check()
+    assert heard.ports == [5002]
+
+
+async def test_the_swap_of_a_kubernetes_config_map_is_seen(tmp_path: Path) -> None:
+    for name, text in (("..1", ONE), ("..2", TWO)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "isthmus.yaml").write_text(text)
+    (tmp_path / "..data").symlink_to("..1")
+    path = tmp_path / "isthmus.yaml"
+    path.symlink_to("..data/isthmus.yaml")
+    heard = Heard(path)
+    await heard.watcher.check()
+    (tmp_path / "..tmp").symlink_to("..2")
+    (tmp_path / "..tmp").rename(tmp_path / "..data")
+    await heard.watcher.check()
+    assert heard.ports == [5002]
+
+
+async def test_waking_hands_the_config_out_again(heard: Heard) -> None:
+    heard.watcher.wake()
+    await heard.watcher.check()
+    await heard.watcher.check()
+    assert heard.ports == [5001]
+
+
+async def test_waking_without_a_file_is_a_fault(path: Path, heard: Heard) -> None:
+    remove(path)
+    heard.watcher.wake()
+    await heard.watcher.check()
+    assert [fault.code for fault in heard.faults[0]] == [Code.UNREADABLE]
+
+
+async def test_run_notices_by_itself(path: Path) -> None:
+    seen: asyncio.Queue[Config] = asyncio.Queue()
+    watcher = Watcher(
+        path, current=load(path), on_config=seen.put_nowait, on_faults=lambda _: None, interval_s=0.001
+    )
+    watching = asyncio.create_task(watcher.run())
+    replace(path, TWO)
+    config = await asyncio.wait_for(seen.get(), 10)
+    watching.cancel()
+    assert config.gateway.port == 5002
+
+
+def test_a_file_that_is_written_while_it_is_read_is_read_again(path: Path) -> None:
+    before = sight(path)
+    seen = look(path, None)
+    replace(path, TWO)
+    assert seen.sighting == before
+    again = look(path, seen.sighting).parsed
+    assert again is not None
+    assert again.config is not None
+    assert again.config.gateway.port == 5002
