@@ -6,15 +6,25 @@ import ipaddress
 import sys
 from typing import Any
 
+from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["isthmus.testing.engines"]
+
+# A shared machine is slow at times; no law is about speed.
+settings.register_profile("isthmus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("isthmus")
+
 _ALLOWED_NAMES = {"localhost", ""}
 
 
 def _refuse_the_network(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: it sees every connect and every name look-up of this process, whatever library makes them."""
+    """An audit hook: it sees every connect and look-up of this process, whatever library makes them."""
     if event == "socket.connect":
         address = arguments[1]
         if isinstance(address, tuple) and not _is_local(address[0]):
-            raise PermissionError(f"a test tried to connect to {address[0]}: tests speak to this machine only")
+            raise PermissionError(
+                f"a test tried to connect to {address[0]}: tests speak to this machine only"
+            )
     elif event == "socket.getaddrinfo":
         host = arguments[0]
         name = host.decode() if isinstance(host, bytes) else host or ""

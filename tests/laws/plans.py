@@ -21,7 +21,10 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     return st.one_of(
         st.builds(Fallback, plans=st.lists(inner, min_size=1, max_size=3).map(tuple)),
         st.builds(
-            Split, arms=arms.map(tuple), sticky=st.sampled_from([None, "key", "user"]), salt=st.text(max_size=3)
+            Split,
+            arms=arms.map(tuple),
+            sticky=st.sampled_from([None, "key", "user"]),
+            salt=st.text(max_size=3),
         ),
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.laws.plans import NAMES, drive, outcomes, plans, result_of
 
 from isthmus.strategies.plan import CallModel, Node, Split
 from isthmus.strategies.plan.call import LONGEST_PAUSE_S
 from isthmus.strategies.plan.node import Attempt, Circumstances, Result, Wait
 from isthmus.strategies.plan.split import Arm
+from tests.laws.plans import NAMES, drive, outcomes, plans, result_of
 
 draws = st.floats(0, 1, exclude_max=True)
 circumstances = st.builds(
@@ -88,7 +88,9 @@ def test_a_sticky_split_keeps_a_user_where_she_is(user: str, first: float, secon
 
 
 def test_a_sticky_split_still_shares_by_weight() -> None:
-    split = Split(arms=(Arm(plan=CallModel(model="a"), weight=9), Arm(plan=CallModel(model="b"))), sticky="user")
+    split = Split(
+        arms=(Arm(plan=CallModel(model="a"), weight=9), Arm(plan=CallModel(model="b"))), sticky="user"
+    )
     chosen = [split.choose(Circumstances(draw=0, user=f"u{n}")).node.models()[0] for n in range(5000)]
     assert 0.08 < chosen.count("b") / len(chosen) < 0.12
 

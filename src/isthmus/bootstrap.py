@@ -1,0 +1,269 @@
+"""The composition root: the only place that names concrete classes and joins them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from isthmus.accounting.breaker import Breaker
+from isthmus.catalog.prices import OWN_ENGINE, PriceBook
+from isthmus.config.config import Config
+from isthmus.config.places import ledger_path, state_dir
+from isthmus.config.secrets import resolve
+from isthmus.core.errors import IsthmusError
+from isthmus.core.portfolio import Model, Provider
+from isthmus.dialects import endpoint_wires
+from isthmus.gateway.app import Gateway
+from isthmus.gateway.exchange import clock
+from isthmus.gateway.snapshot import Snapshot
+from isthmus.providers.engines.fetch import Progress, weights_folder
+from isthmus.providers.engines.hosted import HostedEngine
+from isthmus.providers.http1 import Http1Transport
+from isthmus.providers.http_aiohttp import AiohttpTransport
+from isthmus.providers.transport import Origin, Transport
+from isthmus.providers.upstream import Upstream
+from isthmus.routing.decide import Facts, Router
+from isthmus.store.keys import KeyRing, SqliteKeys
+from isthmus.store.ledger import SqliteLedger
+from isthmus.telemetry.metrics import Tally
+
+log = logging.getLogger("isthmus")
+
+TRANSPORTS: dict[str, Callable[..., Transport]] = {"http1": Http1Transport, "aiohttp": AiohttpTransport}
+ENGINE_GRACE_S = 10.0
+FORGET_EVERY_S = 3600.0
+DAY_US = 86_400_000_000
+
+T = TypeVar("T")
+
+
+class _Lease(NamedTuple):
+    thing: Any
+    holders: list[int]
+    close: Callable[[], None]
+
+
+class Workshop:
+    """Makes snapshots, and shares between them what must outlive a reload: connections, engines, breakers.
+
+    What no snapshot holds any more is closed: connections when their last exchange ends, engines gracefully.
+    """
+
+    def __init__(self, state_dir: Path, report: Callable[[Progress], None] = lambda _: None) -> None:
+        self._state_dir = state_dir
+        self._report = report
+        self._leases: dict[Hashable, _Lease] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._numbers = iter(range(2**63))
+
+    def snapshot(self, config: Config) -> Snapshot:
+        """The config, ready to serve. Raises IsthmusError where a secret cannot be read."""
+        number = next(self._numbers)
+        prices = PriceBook()
+        upstreams = {
+            name: self._upstream(model, config.providers[model.provider], prices, number)
+            for name, model in config.models.items()
+        }
+        facts = Facts(
+            providers=config.providers, models=config.models, routes=config.routes, config_hash=config.hash
+        )
+        return Snapshot(config, Router(facts), upstreams, lambda: self._release(number))
+
+    def engines(self) -> dict[str, HostedEngine]:
+        """The engines that run for any snapshot, by the name of their model."""
+        things = (lease.thing for lease in self._leases.values())
+        return {thing.name: thing for thing in things if isinstance(thing, HostedEngine)}
+
+    def breakers(self) -> dict[str, Breaker]:
+        """The breakers, by the name of their model."""
+        named = ((key, lease.thing) for key, lease in self._leases.items())
+        return {
+            key[1]: thing for key, thing in named if isinstance(thing, Breaker) and isinstance(key, tuple)
+        }
+
+    async def close(self) -> None:
+        """End every engine and connection."""
+        for lease in self._leases.values():
+            lease.close()
+        self._leases.clear()
+        await asyncio.gather(*self._ending)
+
+    def _upstream(self, model: Model, provider: Provider, prices: PriceBook, number: int) -> Upstream:
+        breaker = self._lease(
+            ("breaker", model.name, provider.name, model.id, provider.breaker),
+            lambda: Breaker(provider.breaker),
+            lambda _: None,
+            number,
+        )
+        wires = endpoint_wires(provider.wires, provider.quirks)
+        if provider.engine is not None:
+            engine = self._engine(model, provider, number)
+            return Upstream(
+                model,
+                provider,
+                base_url="http://engine/v1",
+                key=None,
+                wires=wires,
+                transport=engine.transport,
+                breaker=breaker,
+                price=OWN_ENGINE,
+                unready=engine.unready,
+            )
+        assert provider.base_url is not None, "the config gives every provider without an engine a base_url"
+        return Upstream(
+            model,
+            provider,
+            base_url=provider.base_url,
+            key=resolve(provider.key) if provider.key else None,
+            wires=wires,
+            transport=self._transport(provider, number),
+            breaker=breaker,
+            price=prices.price(provider.prices, model.id, model.price),
+        )
+
+    def _engine(self, model: Model, provider: Provider, number: int) -> HostedEngine:
+        settings = provider.engine
+        assert settings is not None
+        return self._lease(
+            ("engine", model.name, model.weights, settings),
+            lambda: HostedEngine(
+                model,
+                settings,
+                weights_dir=weights_folder(os.environ),
+                log_dir=self._state_dir / "logs",
+                report=self._report,
+            ),
+            lambda engine: self._end(engine.stop(ENGINE_GRACE_S)),
+            number,
+        )
+
+    def _transport(self, provider: Provider, number: int) -> Transport:
+        assert provider.base_url is not None
+        origin = Origin.from_url(provider.base_url, ca_file=provider.ca_file)
+        bounds = {"max_connections": provider.max_connections, "max_waiting": provider.max_waiting}
+        return self._lease(
+            ("transport", provider.name, provider.client, origin, *bounds.values()),
+            lambda: TRANSPORTS[provider.client](origin, **bounds),
+            lambda transport: transport.retire(),
+            number,
+        )
+
+    def _lease(self, key: Hashable, make: Callable[[], T], close: Callable[[T], None], number: int) -> T:
+        lease = self._leases.get(key)
+        if lease is None:
+            thing = make()
+            lease = self._leases[key] = _Lease(thing, [], lambda: close(thing))
+        lease.holders.append(number)
+        thing_: T = lease.thing
+        return thing_
+
+    def _release(self, number: int) -> None:
+        for key, lease in list(self._leases.items()):
+            while number in lease.holders:
+                lease.holders.remove(number)
+            if not lease.holders:
+                del self._leases[key]
+                lease.close()
+
+    def _end(self, ending: Any) -> None:
+        task = asyncio.get_running_loop().create_task(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+
+class House(NamedTuple):
+    """A gateway that can be served, and what stands behind it."""
+
+    gateway: Gateway
+    workshop: Workshop
+    ledger: SqliteLedger
+    ledger_path: Path
+
+    def reload(self, config: Config) -> None:
+        """Serve by another config from the next request on; raises IsthmusError and changes nothing else."""
+        self.gateway.adopt(self.workshop.snapshot(config))
+        self.gateway.tally.reloads["ok"] += 1
+
+
+@asynccontextmanager
+async def open_house(
+    config: Config, config_path: Path | None = None, report: Callable[[Progress], None] = lambda _: None
+) -> AsyncIterator[House]:
+    """Everything that a gateway needs, opened, and closed again in good order."""
+    path = ledger_path(config, config_path)
+    ledger = await asyncio.to_thread(SqliteLedger, path, config.ledger.mode)
+    workshop = Workshop(state_dir(config_path), report)
+    try:
+        ring = await asyncio.to_thread(lambda: KeyRing(SqliteKeys(path)))
+        tally = _tally(ledger, workshop)
+        snapshot = workshop.snapshot(config)
+        gateway = Gateway(
+            snapshot=snapshot,
+            ledger=ledger,
+            ring=ring,
+            tally=tally,
+            engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
+        )
+        tally.config_hash = config.hash
+        chores = [asyncio.create_task(ring.keep_fresh())]
+        if config.ledger.keep_days is not None:
+            chores.append(asyncio.create_task(_forget_old_records(ledger, config.ledger.keep_days)))
+        try:
+            yield House(gateway, workshop, ledger, path)
+        finally:
+            for chore in chores:
+                chore.cancel()
+    finally:
+        await workshop.close()
+        await ledger.close()
+
+
+async def _forget_old_records(ledger: SqliteLedger, keep_days: int) -> None:
+    while True:
+        try:
+            await ledger.delete_before(time.time_ns() // 1000 - keep_days * DAY_US)
+        except IsthmusError as error:
+            log.error("old records were not deleted: %s", error.text)
+        await asyncio.sleep(FORGET_EVERY_S)
+
+
+def _tally(ledger: SqliteLedger, workshop: Workshop) -> Tally:
+    """The counts, and what is to be asked for when they are scraped."""
+    tally = Tally()
+
+    def health(name: str) -> Callable[[], dict[tuple[str, ...], float]]:
+        return lambda: {(): float(getattr(ledger.health(), name))}
+
+    tally.gauges |= {
+        "ledger_failing": (
+            "1 while the ledger's disk cannot be written.",
+            (),
+            lambda: {(): _failing(ledger)},
+        ),
+        "ledger_queued_records": ("Records that wait to be committed.", (), health("queued")),
+        "ledger_lost_records": ("Records that could not be kept.", (), health("lost")),
+        "ledger_lag_milliseconds": ("How long the last batch's oldest record waited.", (), health("lag_ms")),
+        "engine_ready": (
+            "1 where an engine of ours answers.",
+            ("model",),
+            lambda: {(name,): float(engine.unready() is None) for name, engine in workshop.engines().items()},
+        ),
+        "breaker_open": (
+            "1 where a model is left alone for having failed.",
+            ("model",),
+            lambda: {
+                (name,): float(it.state(clock()) != "closed") for name, it in workshop.breakers().items()
+            },
+        ),
+    }
+    return tally
+
+
+def _failing(ledger: SqliteLedger) -> float:
+    return float(ledger.health().state != "ok")

@@ -1,0 +1,60 @@
+"""The command `isthmus`: thin verbs over the rooms. Nothing heavy is imported before a verb is chosen."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import click
+
+from isthmus import __version__
+
+
+class Verb(NamedTuple):
+    """Where a command lives, and its one line of help, known without importing it."""
+
+    module: str
+    help: str
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called: `isthmus --help` stays instant.
+
+    The command object in a verb's module bears the verb's name.
+    """
+
+    verbs: Mapping[str, Verb] = {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        verb = self.verbs.get(cmd_name)
+        if verb is None:
+            return None
+        command = getattr(importlib.import_module(verb.module), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.help) for name, verb in self.verbs.items()])
+
+
+class _Isthmus(LazyGroup):
+    verbs: Mapping[str, Verb] = {
+        "serve": Verb("isthmus.cli.serve", "Start the gateway."),
+        "chat": Verb("isthmus.cli.chat", "Talk to a route in the terminal; shows model, cost and overhead."),
+        "explain": Verb("isthmus.cli.explain", "Say where a request would go, and why. No model is called."),
+        "models": Verb("isthmus.cli.models", "List the models of the portfolio."),
+        "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
+        "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
+        "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
+    }
+
+
+@click.group(cls=_Isthmus, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="isthmus")
+def main() -> None:
+    """Isthmus: one gateway between your applications and any language model."""

@@ -1,0 +1,134 @@
+"""`isthmus serve`: the gateway, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from isthmus import __version__
+from isthmus.bootstrap import House, open_house
+from isthmus.cli.greeting import greet
+from isthmus.cli.options import config_option, load_or_exit
+from isthmus.cli.progress import ProgressLine
+from isthmus.config.config import Config
+from isthmus.config.load import locate
+from isthmus.config.reload import Watcher
+from isthmus.config.report import render
+from isthmus.core.errors import IsthmusError
+from isthmus.gateway.server import listening
+
+log = logging.getLogger("isthmus")
+
+
+@click.command()
+@config_option
+@click.option("--host", help="Address to listen on; overrides the config. Default 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; overrides the config. Default 4141.")
+@click.option("--greet", "greeting", is_flag=True, help="Send one real request when up, and show its answer.")
+def serve(config_path: Path | None, host: str | None, port: int | None, greeting: bool) -> None:
+    """Start the gateway, and the engines of its local models, and serve until SIGINT or SIGTERM.
+
+    SIGHUP reads the config again; so does a change of the file.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)-7s %(name)s: %(message)s")
+    # The client of --greet tells of each request; that is not news here.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    path = locate(config_path)
+    config = load_or_exit(path)
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        try:
+            status = runner.run(_serve(config, path, host, port, greeting))
+        except IsthmusError as error:
+            click.echo(f"isthmus: {error.text}", err=True)
+            status = 1
+        except OSError as error:
+            click.echo(f"isthmus: cannot start: {error}. Is another gateway running? Try --port 0.", err=True)
+            status = 1
+    raise SystemExit(status)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+async def _serve(
+    config: Config, path: Path | None, host: str | None, port: int | None, greeting: bool
+) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _ask_to_stop, loop, number, stop)
+    progress = ProgressLine()
+    bound = (host or config.gateway.host, config.gateway.port if port is None else port)
+    async with open_house(config, path, progress) as house, listening(house.gateway, *bound) as url:
+        _announce(house, path, url)
+        tasks = [asyncio.create_task(_announce_engines(house, progress))]
+        if path is not None:
+            tasks.append(asyncio.create_task(_reload_when_changed(house, path)))
+        if greeting:
+            tasks.append(asyncio.create_task(_greet(house, url, tasks[0])))
+        await stop.wait()
+        click.echo("\nDraining: open requests may end, new ones are refused.", err=True)
+        for task in tasks:
+            task.cancel()
+    click.echo("Stopped.", err=True)
+    return 0
+
+
+def _ask_to_stop(loop: asyncio.AbstractEventLoop, number: signal.Signals, stop: asyncio.Event) -> None:
+    """Ask once for a graceful end; whoever asks again gets the system's own answer."""
+    stop.set()
+    loop.remove_signal_handler(number)
+
+
+def _announce(house: House, path: Path | None, url: str) -> None:
+    config = house.gateway.snapshot.config
+    click.echo(f"Isthmus {__version__}  {path or 'built-in config'}", err=True)
+    click.echo(f"  OpenAI clients     base_url={url}/v1", err=True)
+    click.echo(f"  Anthropic clients  base_url={url}", err=True)
+    click.echo(f"  routes             {', '.join(config.routes)}", err=True)
+    click.echo(f"  ledger             {house.ledger_path} ({config.ledger.mode})", err=True)
+    if house.gateway.ring.empty:
+        note = "none yet: only programs on this machine are served. `isthmus keys create` makes one."
+        click.echo(f"  keys               {note}", err=True)
+
+
+async def _announce_engines(house: House, progress: ProgressLine) -> None:
+    for engine in house.workshop.engines().values():
+        await engine.ready()
+        progress.end()
+        click.echo(f"  model {engine.name} is ready", err=True)
+
+
+async def _reload_when_changed(house: House, path: Path) -> None:
+    def adopt(config: Config) -> None:
+        try:
+            house.reload(config)
+        except IsthmusError as error:
+            reject(error.text)
+        else:
+            log.info("config reloaded: %s", config.hash[:12])
+
+    def reject(reason: str) -> None:
+        house.gateway.tally.reloads["rejected"] += 1
+        log.error("the new config is not used, the last good one stays:\n%s", reason)
+
+    current = house.gateway.snapshot.config
+    watcher = Watcher(path, on_config=adopt, on_faults=lambda faults: reject(render(faults)), current=current)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watcher.wake)
+    await watcher.run()
+
+
+async def _greet(house: House, url: str, engines: asyncio.Task[None]) -> None:
+    await asyncio.shield(engines)
+    await greet(url, house)
+    click.echo("\nServing. Ctrl-C ends it.", err=True)

@@ -1,0 +1,1 @@
+"""The effectful shell around the pure rooms: one ASGI application."""

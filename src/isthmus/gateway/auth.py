@@ -1,0 +1,86 @@
+"""Who asks: a key, or, while no key exists, somebody on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.store.keys import Key, KeyRing
+
+_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
+
+
+def authenticate(
+    scope: Mapping[str, Any], headers: Mapping[bytes, bytes], ring: KeyRing, at_us: int
+) -> Key | None:
+    """The key that the request carries; None while no key exists and the request comes from this machine
+    itself.
+
+    Raises IsthmusError(UNAUTHENTICATED or FORBIDDEN).
+    """
+    if ring.empty:
+        _require_local(scope, headers)
+        return None
+    secret = _presented(headers)
+    if secret is None:
+        raise IsthmusError(
+            Fault.UNAUTHENTICATED,
+            "The request carries no key.",
+            code="missing_key",
+            hint="Send `Authorization: Bearer isk_...` or `x-api-key: isk_...`; see `isthmus keys create`.",
+        )
+    return ring.verify(secret, at_us)
+
+
+def is_local(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
+    """True where the request was made on this machine, by a program and not by some web page's script.
+
+    A proxy's traces mean that the peer is not the caller. A foreign Host or Origin means that a browser was
+    lured here (DNS rebinding, cross-site requests).
+    """
+    client = scope.get("client")
+    if client is not None and not _is_loopback(client[0]):
+        return False
+    if any(name in headers for name in _FORWARDED):
+        return False
+    host = headers.get(b"host", b"localhost").decode("latin-1")
+    origin = headers.get(b"origin")
+    return _names_this_machine(host) and (
+        origin is None or _names_this_machine(origin.decode("latin-1").partition("://")[2])
+    )
+
+
+def _require_local(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> None:
+    if not is_local(scope, headers):
+        raise IsthmusError(
+            Fault.FORBIDDEN,
+            "No key has been created yet, so only programs on the gateway's own machine are served.",
+            code="keys_required",
+            hint="Create one there with `isthmus keys create` and send it as `Authorization: Bearer ...`.",
+        )
+
+
+def _presented(headers: Mapping[bytes, bytes]) -> bytes | None:
+    bearer = headers.get(b"authorization")
+    if bearer is not None:
+        scheme, _, value = bearer.partition(b" ")
+        if scheme.lower() == b"bearer" and value:
+            return value.strip()
+    return headers.get(b"x-api-key")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def _names_this_machine(host: str) -> bool:
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return name.lower() in _LOCAL_NAMES

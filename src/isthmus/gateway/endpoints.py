@@ -1,0 +1,208 @@
+"""What is mounted: one row per endpoint. Dispatch and the OpenAPI document both read this table."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+JsonSchema = dict[str, Any]
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One method of one path.
+
+    `wire` names the client dialect of a model endpoint; the others are answered by the gateway itself, by
+    `page`. `access` says who may ask: `key` anyone with a key (or this machine, while no key exists), `open`
+    anyone.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    summary: str
+    access: Literal["key", "open"]
+    wire: str | None = None
+    page: str | None = None
+    request: JsonSchema | None = None
+    answer_type: str = "application/json"
+    statuses: tuple[int, ...] = (200,)
+
+
+_MODEL = {"type": "string", "minLength": 1, "description": "A route of this gateway (see /v1/models)."}
+_STREAM = {"type": ["boolean", "null"], "description": "Answer as server-sent events."}
+_COUNT = {"type": ["integer", "null"], "minimum": 1}
+_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
+_FAILURES = (400, 401, 403, 404, 413, 429, 499, 500, 502, 503, 504)
+
+
+def _messages(roles: list[str], content: JsonSchema) -> JsonSchema:
+    return {
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "object",
+            "required": ["role"],
+            "properties": {"role": {"enum": roles}, "content": content},
+        },
+    }
+
+
+CHAT = {
+    "type": "object",
+    "required": ["model", "messages"],
+    "properties": {
+        "model": _MODEL,
+        "messages": _messages(["system", "developer", "user", "assistant", "tool"], _CONTENT),
+        "stream": _STREAM,
+        "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": "boolean"}}},
+        "max_completion_tokens": _COUNT,
+        "max_tokens": _COUNT,
+        "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
+        "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": 128},
+        "seed": {"type": ["integer", "null"]},
+        "logprobs": {"type": ["boolean", "null"]},
+        "tools": {"type": "array", "items": {"type": "object", "required": ["type"]}},
+        "tool_choice": {"anyOf": [{"enum": ["none", "auto", "required"]}, {"type": "object"}]},
+        "response_format": {"type": "object", "required": ["type"]},
+        "user": {"type": "string", "description": "Your end user: the unit of sticky splits."},
+    },
+}
+RESPONSES = {
+    "type": "object",
+    "required": ["model", "input"],
+    "properties": {
+        "model": _MODEL,
+        "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
+        "instructions": {"type": ["string", "null"]},
+        "stream": _STREAM,
+        "max_output_tokens": _COUNT,
+        "tools": {"type": "array", "items": {"type": "object", "required": ["type"]}},
+        "store": {
+            "type": ["boolean", "null"],
+            "description": "Nothing is stored by the gateway; false is assumed.",
+        },
+    },
+}
+MESSAGES: JsonSchema = {
+    "type": "object",
+    "required": ["model", "messages", "max_tokens"],
+    "properties": {
+        "model": _MODEL,
+        "max_tokens": {"type": "integer", "minimum": 1},
+        "messages": _messages(["user", "assistant"], _CONTENT),
+        "system": _CONTENT,
+        "stream": _STREAM,
+        "tools": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+        "thinking": {"type": "object", "required": ["type"]},
+    },
+}
+COUNT = {
+    "type": "object",
+    "required": ["model", "messages"],
+    "properties": {name: MESSAGES["properties"][name] for name in ("model", "messages", "system", "tools")},
+}
+EMBEDDINGS = {
+    "type": "object",
+    "required": ["model", "input"],
+    "properties": {
+        "model": _MODEL,
+        "input": {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+                {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                },
+            ]
+        },
+        "encoding_format": {"enum": ["float", "base64"]},
+        "dimensions": {"type": "integer", "minimum": 1},
+    },
+}
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint(
+        method="POST",
+        path="/v1/chat/completions",
+        summary="Chat, in OpenAI's Chat Completions dialect.",
+        access="key",
+        wire="openai",
+        request=CHAT,
+        statuses=(200, *_FAILURES),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/responses",
+        summary="Chat, in OpenAI's Responses dialect.",
+        access="key",
+        wire="responses",
+        request=RESPONSES,
+        statuses=(200, *_FAILURES),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/messages",
+        summary="Chat, in Anthropic's Messages dialect.",
+        access="key",
+        wire="anthropic",
+        request=MESSAGES,
+        statuses=(200, *_FAILURES),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/messages/count_tokens",
+        summary="How many tokens a Messages request would have.",
+        access="key",
+        wire="anthropic-count",
+        request=COUNT,
+        statuses=(200, *_FAILURES),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/embeddings",
+        summary="Embedding vectors, in OpenAI's dialect.",
+        access="key",
+        wire="openai-embeddings",
+        request=EMBEDDINGS,
+        statuses=(200, *_FAILURES),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models",
+        summary="The routes of the key, as models; in Anthropic's form to whom sends `anthropic-version`.",
+        access="key",
+        page="models",
+        statuses=(200, 401, 403),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models/{model}",
+        summary="One route, as a model.",
+        access="key",
+        page="model",
+        statuses=(200, 401, 403, 404),
+    ),
+    Endpoint(method="GET", path="/healthz", summary="The process lives.", access="open", page="healthz"),
+    Endpoint(
+        method="GET",
+        path="/readyz",
+        summary="The gateway can serve: its ledger writes and its engines run. 503 says what is missing.",
+        access="open",
+        page="readyz",
+        statuses=(200, 503),
+    ),
+    Endpoint(
+        method="GET",
+        path="/metrics",
+        summary="Metrics in Prometheus' text format.",
+        access="key",
+        page="metrics",
+        answer_type="text/plain",
+        statuses=(200, 401, 403),
+    ),
+    Endpoint(method="GET", path="/openapi.json", summary="This description.", access="open", page="openapi"),
+)

@@ -1,0 +1,59 @@
+"""One config, ready to serve. A request keeps the snapshot it began with; a reload swaps the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from isthmus.config.config import Config
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.providers.upstream import Upstream
+from isthmus.routing.decide import Router
+from isthmus.routing.route import Route, resolve, unknown_route
+from isthmus.store.keys import Key
+
+
+class Snapshot:
+    """The config, its router, and every model ready to be called.
+
+    `retire` is called once, when a newer snapshot has taken over and the last request of this one has ended.
+    """
+
+    def __init__(
+        self, config: Config, router: Router, upstreams: Mapping[str, Upstream], retire: Callable[[], None]
+    ) -> None:
+        self.config = config
+        self.router = router
+        self.upstreams = upstreams
+        self.max_body = int(config.gateway.max_body_mb * 1_000_000)
+        self._retire = retire
+        self._holders = 1
+
+    def hold(self) -> None:
+        """One more request runs on this snapshot."""
+        self._holders += 1
+
+    def release(self) -> None:
+        """One request less, or a newer snapshot has taken over; the last one out turns off the light."""
+        self._holders -= 1
+        if self._holders == 0:
+            self._retire()
+
+    def route(self, name: str, key: Key | None) -> Route:
+        """The route that this key means by that name. Raises IsthmusError(NOT_FOUND or FORBIDDEN)."""
+        try:
+            route = resolve(name, self.config.routes)
+        except IsthmusError:
+            raise unknown_route(name, self.visible(key)) from None
+        if key is None or key.allows(route.name):
+            return route
+        raise IsthmusError(
+            Fault.FORBIDDEN,
+            f"The key {key.id} may not use the route {route.name!r}.",
+            code="route_not_allowed",
+            hint=f"It may use: {', '.join(self.visible(key)) or 'none of the routes of this config'}.",
+            param="model",
+        )
+
+    def visible(self, key: Key | None) -> list[str]:
+        """The routes that the key may use."""
+        return [name for name in self.config.routes if key is None or key.allows(name)]

@@ -1,0 +1,1 @@
+"""Where a request goes, and why. Pure: (route, envelope, circumstances, facts) → decision."""

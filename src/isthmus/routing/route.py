@@ -1,0 +1,49 @@
+"""The name that applications call as `model`, bound to a strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.strategies.plan.node import Node
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A route: applications know it by `name`, never the models behind it.
+
+    A name with `*`, `?` or `[` is a pattern, so that an application may go on saying `gpt-4o`.
+    `record_bodies` keeps the texts of requests and answers in the ledger; the default keeps none.
+    """
+
+    name: str
+    plan: Node
+    record_bodies: bool = False
+
+
+def resolve(name: str, routes: Mapping[str, Route]) -> Route:
+    """The route of that name, else that of the longest pattern which fits. Raises IsthmusError(NOT_FOUND)."""
+    route = routes.get(name)
+    if route is not None:
+        return route
+    fitting = [pattern for pattern in routes if fnmatchcase(name, pattern)]
+    if not fitting:
+        raise unknown_route(name, list(routes))
+    # The length, then the name: never the order of the file, which has no meaning elsewhere.
+    return routes[max(fitting, key=lambda pattern: (len(pattern), pattern))]
+
+
+def unknown_route(name: str, known: list[str]) -> IsthmusError:
+    """What to tell somebody who asks for a route that is not there; `known` are those they may know of."""
+    close = get_close_matches(name, known, n=1)
+    listed = f"Routes: {', '.join(known)}." if known else "This key may use no route."
+    return IsthmusError(
+        Fault.NOT_FOUND,
+        f"There is no route {name[:80]!r}.",
+        code="unknown_route",
+        hint=f"Did you mean {close[0]!r}? {listed}" if close else listed,
+        param="model",
+    )

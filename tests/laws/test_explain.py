@@ -1,0 +1,114 @@
+"""Law 9: what `explain` says is the value by which the live request is decided, and the one that is recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+import msgspec
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.laws.plans import NAMES, plans
+
+from isthmus.cli.explain import explain
+from isthmus.config.load import parse
+from isthmus.core.call import Operation
+from isthmus.core.errors import Fault
+from isthmus.core.portfolio import Capability, Model, Provider
+from isthmus.routing.decide import Facts, Router
+from isthmus.routing.route import Route
+from isthmus.strategies.plan.node import Attempt, Circumstances
+from tests.laws.plans import drive, result_of
+
+OPERATIONS: tuple[Operation, ...] = ("chat", "embeddings", "count_tokens")
+ROUTES = ("r", "s")
+
+wires = st.sampled_from([("openai",), ("openai-embeddings",), ("openai", "openai-embeddings"), ("anthropic",)])
+capabilities = st.one_of(
+    st.none(),
+    st.sets(st.sampled_from(["chat", "embeddings", "tools"])).map(
+        lambda names: cast(frozenset[Capability], frozenset(names))
+    ),
+)
+circumstances = st.builds(
+    Circumstances,
+    draw=st.one_of(st.sampled_from([0.0, 0.5]), st.floats(0, 1, exclude_max=True)),
+    key=st.sampled_from([None, "key_1", "key_2"]),
+    user=st.sampled_from([None, "ada", "grace"]),
+)
+
+
+@st.composite
+def facts(draw: st.DrawFn) -> Facts:
+    """A portfolio in which every model of the plans exists."""
+    return Facts(
+        providers={name: Provider(name=name, wires=draw(wires)) for name in NAMES},
+        models={
+            name: Model(name=name, provider=name, id=name, kind="open", capabilities=draw(capabilities))
+            for name in NAMES
+        },
+        routes={name: Route(name=name, plan=draw(plans)) for name in ROUTES},
+        config_hash="c",
+    )
+
+
+requests = st.lists(
+    st.tuples(st.sampled_from(ROUTES), st.sampled_from(OPERATIONS), circumstances), min_size=1, max_size=12
+)
+
+
+@given(facts(), requests)
+def test_a_fresh_router_explains_what_a_busy_one_decided(
+    known: Facts, asked: list[tuple[str, Operation, Circumstances]]
+) -> None:
+    live = Router(known)
+    for route, operation, drawn in asked:
+        assert Router(known).decide(route, operation, drawn) == live.decide(route, operation, drawn)
+
+
+@given(facts(), st.sampled_from(OPERATIONS), circumstances, st.data())
+def test_a_decision_calls_what_it_allows_and_says_why_not_the_rest(
+    known: Facts, operation: Operation, drawn: Circumstances, data: st.DataObject
+) -> None:
+    decision = Router(known).decide("r", operation, drawn)
+    refused = {refusal.model for refusal in decision.refused}
+    assert refused | set(decision.allowed) == set(known.routes["r"].plan.models())
+    assert not refused & set(decision.allowed)
+    assert all(refusal.reason and refusal.rule for refusal in decision.refused)
+    assert decision.reasons
+    assert (decision.plan is None) == (not decision.allowed)
+    assert 0 < decision.propensity <= 1
+    if decision.plan is not None:
+        faults = st.tuples(st.sampled_from([Fault.TIMEOUT, Fault.UPSTREAM_ERROR]), st.just(False), st.none())
+        effects, _ = drive(decision.plan, lambda name: result_of(name, data.draw(faults)))
+        assert {effect.model for effect in effects if isinstance(effect, Attempt)} <= set(decision.allowed)
+
+
+CONFIG = """
+providers: {here: {dialect: openai, base_url: "http://127.0.0.1:9/v1", kind: open}}
+models: {small: {provider: here}, large: {provider: here}, huge: {provider: here, capabilities: [embeddings]}}
+routes:
+  r: {split: {small: 1, large: 3}, sticky: user}
+  s: {fallback: [small, huge, {model: large, retries: 0}]}
+"""
+
+
+@settings(max_examples=25)
+@given(st.sampled_from(ROUTES), st.sampled_from(["ada", "grace", "hedy", "mary"]), st.booleans())
+def test_the_command_prints_the_live_decision(route: str, user: str, embeddings: bool) -> None:
+    config = parse(CONFIG, "isthmus.yaml").config
+    assert config is not None
+    live = Router(
+        Facts(
+            providers=config.providers, models=config.models, routes=config.routes, config_hash=config.hash
+        )
+    ).decide(route, "embeddings" if embeddings else "chat", Circumstances(draw=0.1, user=user))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "isthmus.yaml"
+        path.write_text(CONFIG, encoding="utf-8")
+        options = ["--embeddings"] if embeddings else []
+        said = CliRunner().invoke(explain, [route, "-c", str(path), "--user", user, "--json", *options])
+    assert said.exit_code == 0, said.output
+    assert msgspec.json.decode(said.stdout) == msgspec.json.decode(msgspec.json.encode(live))
