@@ -1,0 +1,1 @@
+"""Benchmarks: measured results are data in bench/results."""
