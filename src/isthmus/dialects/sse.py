@@ -153,6 +153,25 @@ def whole_events(buffer: bytes) -> int:
     return end
 
 
+def end_of_event(block: bytes, start: int) -> int:
+    """Where the event that begins at `start` ends, its blank line included; the end where it has none."""
+    if b"\r" not in block:
+        end = block.find(b"\n\n", start)
+        return end + 2 if end >= 0 else len(block)
+    match = _BLANK_LINE.search(block, start)
+    return match.end() if match else len(block)
+
+
+def start_of_event(block: bytes, end: int) -> int:
+    """Where the event begins that ends at `end` with its blank line; 0 where nothing stands before it.
+
+    Knows the blank lines `LF LF` and `CR LF CR LF`; with others the events before count as one with it.
+    """
+    blank = b"\r\n\r\n" if block.endswith(b"\r\n\r\n", 0, end) else b"\n\n"
+    before = block.rfind(blank, 0, end - len(blank))
+    return before + len(blank) if before >= 0 else 0
+
+
 def parse(block: bytes) -> list[tuple[bytes, Event | None]]:
     """The events of `block`, each beside its own bytes (blank line included), so that one can be left out.
 

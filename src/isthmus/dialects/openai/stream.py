@@ -241,7 +241,7 @@ class ChatWatch:
     """Watches a passed-through stream (core.codec.Watch) by byte search; events are parsed only where they
     matter.
 
-    After the first content an ordinary read costs four searches of its last event and one of the whole.
+    After the first content a read costs a few searches of its last event and one of the whole.
     `ended` needs a finish reason: a `[DONE]` without one is not forwarded, since it would make a dead stream
     look whole.
     """
@@ -269,10 +269,15 @@ class ChatWatch:
             if len(self._rest) > sse.MAX_EVENT_BYTES:
                 reading.error = malformed(f"a stream event of more than {sse.MAX_EVENT_BYTES} bytes")
             data = data[:end]
-        if reading.committed and _is_plain(data):
-            self._at_end = False
-            return data
-        return self._look(data)
+        if not reading.committed:
+            data = self._look_for_content(data)
+            if not reading.committed or reading.error is not None:
+                return b""
+        passed = self._look_at_end(data)
+        if self._held:
+            passed = b"".join((*self._held, passed))
+            self._held.clear()
+        return passed
 
     def close(self) -> bytes:
         """The rest, where it is a whole event that lacks only its blank line."""
@@ -282,7 +287,8 @@ class ChatWatch:
             return b""
         last = b""
         if any(event is not None and _is_whole(event) for _, event in sse.parse(rest)):
-            last = self._look(rest)
+            self._held.extend(self._look(rest))
+            last = b"".join(self._held) if reading.committed else b""
         elif not self._seen_event:
             self._refuse_page(b"".join(self._held) + rest)
         if self._at_end and reading.error is None:
@@ -297,17 +303,44 @@ class ChatWatch:
         if splitter.stray:
             self.reading.error = not_a_stream(splitter.stray)
 
-    def _look(self, block: bytes) -> bytes:
-        """The whole slow way: every event of `block` is parsed, and left out or kept."""
+    def _look_for_content(self, block: bytes) -> bytes:
+        """Reads and holds the events up to the first content; returns those after it."""
+        start = 0
+        while start < len(block) and not self.reading.committed and self.reading.error is None:
+            end = sse.end_of_event(block, start)
+            self._held.extend(self._look(block[start:end]))
+            start = end
+        return block[start:]
+
+    def _look_at_end(self, block: bytes) -> bytes:
+        """`block` without what must not be forwarded. Only its last events are read, back to a plain one.
+
+        Ends and errors stand in a stream's last events; a usage object may stand in any, and always holds a name
+        that ends in `_tokens`. Quotes inside a text are escaped, so text cannot look like a field.
+        """
+        start = len(block)
+        while start > 0:
+            before = sse.start_of_event(block, start)
+            if _is_plain(block[before:start]):
+                break
+            start = before
+        # Searches run from the end: there the fields stand, and CPython's `rfind` is the faster one.
+        if start > 0 and block.rfind(b'_tokens"', 0, start) >= 0:
+            start = 0
+        if start > 0:
+            self._at_end = False
+        if start == len(block):
+            return block
+        return block[:start] + b"".join(self._look(block[start:]))
+
+    def _look(self, block: bytes) -> list[bytes]:
+        """Reads every event of `block`; those that may be forwarded, up to the first that is an error."""
+        kept: list[bytes] = []
         for raw, event in sse.parse(block):
             if event is None or self._keeps(event):
-                self._held.append(raw)
+                kept.append(raw)
             if self.reading.error is not None:
                 break
-        if not self.reading.committed:
-            return b""
-        kept = b"".join(self._held)
-        self._held.clear()
         return kept
 
     def _keeps(self, event: sse.Event) -> bool:
@@ -350,19 +383,11 @@ class ChatWatch:
         return bool(glance.choices) or not self._strip_usage
 
 
-def _is_plain(block: bytes) -> bool:
-    """True where `block` surely holds no end, no error and no usage: most reads of a stream.
-
-    Ends and errors stand in a stream's last events, so the last event of the read tells of them; a usage
-    object always holds a name that ends in `_tokens`. Quotes inside a text are escaped, so text cannot look
-    like a field. Searches run from the end: there the fields stand, and CPython's `rfind` is the faster one.
-    """
-    blank = b"\r\n\r\n" if block.endswith(b"\r\n\r\n") else b"\n\n"
-    before = block.rfind(blank, 0, -len(blank))
-    last = block[before + len(blank) :] if before >= 0 else block
+def _is_plain(event: bytes) -> bool:
+    """True where an event's bytes surely hold no end, no error and no usage."""
     return (
-        (last.rfind(b'"finish_reason":null') > 0 or last.rfind(b'"finish_reason": null') > 0)
-        and last.rfind(b"data:") == 0
-        and last.rfind(b'"error"') < 0
-        and block.rfind(b'_tokens"') < 0
+        (event.rfind(b'"finish_reason":null') > 0 or event.rfind(b'"finish_reason": null') > 0)
+        and event.rfind(b"data:") == 0
+        and event.rfind(b'"error"') < 0
+        and event.rfind(b'_tokens"') < 0
     )
