@@ -16,7 +16,7 @@ from isthmus.catalog.prices import OWN_ENGINE, PriceBook
 from isthmus.config.config import Config
 from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.secrets import resolve
-from isthmus.core.errors import IsthmusError
+from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Model, Provider
 from isthmus.dialects import endpoint_wires
 from isthmus.gateway.app import Gateway
@@ -26,7 +26,7 @@ from isthmus.providers.engines.fetch import Progress, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine
 from isthmus.providers.http1 import Http1Transport
 from isthmus.providers.http_aiohttp import AiohttpTransport
-from isthmus.providers.transport import Origin, Transport
+from isthmus.providers.transport import Origin, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
 from isthmus.store.keys import KeyRing, SqliteKeys
@@ -63,13 +63,17 @@ class Workshop:
         self._numbers = iter(range(2**63))
 
     def snapshot(self, config: Config) -> Snapshot:
-        """The config, ready to serve. Raises IsthmusError where a secret cannot be read."""
+        """The config, ready to serve. Raises IsthmusError where a secret or a certificate cannot be read."""
         number = next(self._numbers)
         prices = PriceBook()
-        upstreams = {
-            name: self._upstream(model, config.providers[model.provider], prices, number)
-            for name, model in config.models.items()
-        }
+        try:
+            upstreams = {
+                name: self._upstream(model, config.providers[model.provider], prices, number)
+                for name, model in config.models.items()
+            }
+        except BaseException:
+            self._release(number)
+            raise
         facts = Facts(
             providers=config.providers, models=config.models, routes=config.routes, config_hash=config.hash
         )
@@ -147,12 +151,18 @@ class Workshop:
         assert provider.base_url is not None
         origin = Origin.from_url(provider.base_url, ca_file=provider.ca_file)
         bounds = {"max_connections": provider.max_connections, "max_waiting": provider.max_waiting}
-        return self._lease(
-            ("transport", provider.name, provider.client, origin, *bounds.values()),
-            lambda: TRANSPORTS[provider.client](origin, **bounds),
-            lambda transport: transport.retire(),
-            number,
-        )
+        try:
+            return self._lease(
+                ("transport", provider.name, provider.client, origin, *bounds.values()),
+                lambda: TRANSPORTS[provider.client](origin, **bounds),
+                lambda transport: transport.retire(),
+                number,
+            )
+        except TransportError as failure:
+            message = f"The provider {provider.name} cannot be reached: {failure.message}."
+            raise IsthmusError(
+                Fault.INTERNAL, message, code=failure.code, hint=f"{failure.hint.capitalize()}."
+            ) from failure
 
     def _lease(self, key: Hashable, make: Callable[[], T], close: Callable[[T], None], number: int) -> T:
         lease = self._leases.get(key)

@@ -1,4 +1,4 @@
-"""Law 9: what `explain` says is the value by which the live request is decided, and the one that is recorded."""
+"""Law 9: what `explain` says is the value by which the live request is decided."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import msgspec
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.laws.plans import NAMES, plans
 
 from isthmus.cli.explain import explain
 from isthmus.config.load import parse
@@ -20,12 +19,14 @@ from isthmus.core.portfolio import Capability, Model, Provider
 from isthmus.routing.decide import Facts, Router
 from isthmus.routing.route import Route
 from isthmus.strategies.plan.node import Attempt, Circumstances
-from tests.laws.plans import drive, result_of
+from tests.laws.plans import NAMES, drive, plans, result_of
 
 OPERATIONS: tuple[Operation, ...] = ("chat", "embeddings", "count_tokens")
 ROUTES = ("r", "s")
 
-wires = st.sampled_from([("openai",), ("openai-embeddings",), ("openai", "openai-embeddings"), ("anthropic",)])
+wires = st.sampled_from(
+    [("openai",), ("openai-embeddings",), ("openai", "openai-embeddings"), ("anthropic",)]
+)
 capabilities = st.one_of(
     st.none(),
     st.sets(st.sampled_from(["chat", "embeddings", "tools"])).map(
@@ -101,9 +102,7 @@ def test_the_command_prints_the_live_decision(route: str, user: str, embeddings:
     config = parse(CONFIG, "isthmus.yaml").config
     assert config is not None
     live = Router(
-        Facts(
-            providers=config.providers, models=config.models, routes=config.routes, config_hash=config.hash
-        )
+        Facts(providers=config.providers, models=config.models, routes=config.routes, config_hash=config.hash)
     ).decide(route, "embeddings" if embeddings else "chat", Circumstances(draw=0.1, user=user))
     with TemporaryDirectory() as folder:
         path = Path(folder) / "isthmus.yaml"

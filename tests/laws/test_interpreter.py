@@ -1,4 +1,4 @@
-"""Laws 1 and 10 where they are kept: whatever a plan asks for and whatever comes of it, the interpreter holds them."""
+"""Laws 1 and 10 where they are kept: whatever a plan asks for, and whatever comes of it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import AsyncGenerator, Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.laws.plans import NAMES, plans
-from tests.laws.plans import faults as fault_classes
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import AttemptEnded, AttemptStarted, Delta, Event, Finished
@@ -16,9 +14,13 @@ from isthmus.core.record import AttemptRecord
 from isthmus.strategies.plan import CallModel, Fallback, Node
 from isthmus.strategies.plan.node import Circumstances
 from isthmus.strategies.run import run
+from tests.laws.plans import NAMES, plans
+from tests.laws.plans import faults as fault_classes
 
 # An outcome: how many deltas an attempt yields, and the fault that ends it, if one does.
-outcomes = st.tuples(st.integers(0, 3), st.one_of(st.none(), fault_classes), st.one_of(st.none(), st.floats(0, 20)))
+outcomes = st.tuples(
+    st.integers(0, 3), st.one_of(st.none(), fault_classes), st.one_of(st.none(), st.floats(0, 20))
+)
 settled = plans.map(lambda plan: plan.choose(Circumstances(draw=0.5, key="k", user="u")).node)
 
 

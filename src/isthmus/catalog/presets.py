@@ -33,6 +33,7 @@ class Speech(msgspec.Struct, frozen=True, kw_only=True):
     wires: tuple[str, ...]
     auth: Auth
     headers: dict[str, str] = {}
+    forward_headers: tuple[str, ...] = ()
     quirks: frozenset[str] = frozenset()
 
 
@@ -44,7 +45,13 @@ DIALECTS: dict[Dialect, Speech] = {
         wires=("openai", "openai-embeddings"), auth="bearer", quirks=frozenset({"no_developer_role"})
     ),
     "responses": Speech(wires=("responses", "openai-embeddings"), auth="bearer"),
-    "anthropic": Speech(wires=("anthropic", "anthropic-count"), auth="x-api-key", headers=_ANTHROPIC_VERSION),
+    # Bytes that pass through are of the version that the client speaks, so its header goes with them.
+    "anthropic": Speech(
+        wires=("anthropic", "anthropic-count"),
+        auth="x-api-key",
+        headers=_ANTHROPIC_VERSION,
+        forward_headers=("anthropic-version",),
+    ),
     "gemini": Speech(wires=("gemini", "gemini-embeddings", "gemini-count"), auth="x-goog-api-key"),
 }
 """What `dialect:` means for a server that has no preset."""
@@ -55,7 +62,8 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
 
     `wires` are those that the server itself speaks, preferred first. `base_url` includes the API's version;
     where it differs for each customer it is None and `base_url_form` shows its form. `key_env` is the
-    customary environment variable of the key, None where a key is optional. `prices` is the provider's id in
+    customary environment variable of the key, None where a key is optional. `forward_headers` are those of
+    the caller that belong to the dialect, and go with its bytes. `prices` is the provider's id in
     genai-prices. `kind` is None where only the user knows whether the machine is rented or their own.
     `engine` is set where Isthmus runs the server itself, `docs` is the page that the row was written from.
     """
@@ -68,6 +76,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     base_url_form: str | None = None
     auth: Auth = "bearer"
     headers: dict[str, str] = {}
+    forward_headers: tuple[str, ...] = ()
     query: dict[str, str] = {}
     key_env: str | None = None
     prices: str | None = None
@@ -120,6 +129,7 @@ PRESETS: tuple[Preset, ...] = (
         base_url="https://api.anthropic.com/v1",
         auth="x-api-key",
         headers=_ANTHROPIC_VERSION,
+        forward_headers=("anthropic-version", "anthropic-beta"),
         key_env="ANTHROPIC_API_KEY",
         prices="anthropic",
         quirks=frozenset(),

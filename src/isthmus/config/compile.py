@@ -22,7 +22,7 @@ from isthmus.config.findings import Findings
 from isthmus.config.secrets import resolve
 from isthmus.config.tree import Mapping, Mark, Path, Scalar, Sequence, Tree
 from isthmus.core.errors import IsthmusError
-from isthmus.core.portfolio import Capability, EngineSettings, Kind, Model, PriceOverride, Provider, SecretRef
+from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
 from isthmus.routing.route import Route
 from isthmus.strategies.plan import CallModel, Fallback
 
@@ -180,7 +180,7 @@ class _Compiler:
             prices=entry.prices or (preset.prices if preset else None),
             client=entry.client,
             ca_file=entry.ca_file,
-            forward_headers=tuple(header.lower() for header in entry.forward_headers),
+            forward_headers=_forwarded(entry, speech),
             **_as_said(entry),
         )
 
@@ -239,7 +239,7 @@ class _Compiler:
             if _HEADER_NAME.fullmatch(header) is None or not (value.isascii() and value.isprintable()):
                 message = "A header has a name without spaces, and one line of printable ASCII."
                 self._add(Code.BAD_NAME, message, "", (*path, "headers", header))
-        for index, header in enumerate(entry.forward_headers):
+        for index, header in enumerate(entry.forward_headers or ()):
             if _HEADER_NAME.fullmatch(header) is None:
                 self._add(
                     Code.BAD_NAME,
@@ -413,8 +413,9 @@ def _as_said(entry: ProviderEntry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in names}
 
 
-def _kind_by_place(base_url: str) -> Kind | None:
-    return "local" if urls.is_loopback(base_url) else None
+def _forwarded(entry: ProviderEntry, speech: Preset | Speech) -> tuple[str, ...]:
+    said = speech.forward_headers if entry.forward_headers is None else entry.forward_headers
+    return tuple(header.lower() for header in said)
 
 
 def _engine_context(provider: Provider, weights: Weights | None) -> int | None:

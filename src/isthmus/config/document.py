@@ -40,13 +40,13 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     `zone` is where the provider's machines are, such as `eu`. `kind` is what its models are unless they say
     otherwise: `closed`, `open` (open weights on rented machines) or `local` (inside your own walls).
     `headers` are sent with every call. `query` is added to every URL. `forward_headers` names headers of
-    the caller that are passed on. `quirks` names departures from the dialect, instead of the preset's.
-    `prices` is the provider's id in genai-prices. `timeouts` says how long to wait. `breaker` says when a
-    model is left alone. `max_connections` is how many connections are open at once. `max_waiting` is how
-    many requests may wait for one. `client` is the HTTP client. `ca_file` is a PEM file of certificate
-    authorities to trust instead of the system's. `context` is an engine's longest request and answer
-    together, in tokens, for each request at once. `parallel` is how many requests an engine works on at
-    once. `threads` is how many CPU threads an engine takes, by default all cores but one.
+    the caller that are passed on, instead of the preset's. `quirks` names departures from the dialect,
+    instead of the preset's. `prices` is the provider's id in genai-prices. `timeouts` says how long to wait.
+    `breaker` says when a model is left alone. `max_connections` is how many connections are open at once.
+    `max_waiting` is how many requests may wait for one. `client` is the HTTP client. `ca_file` is a PEM file
+    of certificate authorities to trust instead of the system's. `context` is an engine's longest request and
+    answer together, in tokens, for each request at once. `parallel` is how many requests an engine works on
+    at once. `threads` is how many CPU threads an engine takes, by default all cores but one.
     """
 
     preset: str | None = None
@@ -59,7 +59,7 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind | None = None
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
-    forward_headers: tuple[str, ...] = ()
+    forward_headers: tuple[str, ...] | None = None
     quirks: frozenset[str] | None = None
     prices: str | None = None
     timeouts: Timeouts = Timeouts()

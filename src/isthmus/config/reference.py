@@ -46,8 +46,9 @@ For completion in an editor, begin the file with `# yaml-language-server: $schem
 
 _PRESETS_INTRODUCTION = """\
 A preset is a provider known by name: `{preset: mistral, key: env:MISTRAL_API_KEY}`. Its wires are those that
-the server speaks itself, and pass through unchanged; every other dialect is translated into the first. Each
-name leads to the page that the row was written from. A `base_url` in the config replaces the preset's."""
+the server speaks itself, and pass through unchanged; every other dialect is translated into the first. It
+forwards those headers of the caller that belong to its dialect. Each name leads to the page that the row was
+written from. `base_url` and `forward_headers` in the config replace the preset's."""
 
 _QUIRKS_INTRODUCTION = """\
 What a server is known to do otherwise than its dialect says. `quirks:` in the config replaces the row's."""
@@ -113,13 +114,15 @@ def presets_page() -> str:
             row.auth,
             f"`{row.key_env}`" if row.key_env else "-",
             row.kind or "you say",
+            _code(row.forward_headers),
             _code(sorted(row.quirks)),
         )
         for row in PRESETS
     ]
-    heads = ("preset", "provider", "wires", "base_url", "auth", "key", "kind", "quirks")
+    heads = ("preset", "provider", "wires", "base_url", "auth", "key", "kind", "forwards", "quirks")
     dialects = [
-        (name, _code(row.wires), row.auth, _code(sorted(row.quirks))) for name, row in DIALECTS.items()
+        (name, _code(row.wires), row.auth, _code(row.forward_headers), _code(sorted(row.quirks)))
+        for name, row in DIALECTS.items()
     ]
     weights = [
         (row.name, row.mode, row.licence, f"{row.size / 1e6:.0f} MB", str(row.context)) for row in WEIGHTS
@@ -131,7 +134,7 @@ def presets_page() -> str:
         _table(heads, presets),
         "## Dialects",
         "Other servers are reached by dialect: `{dialect: openai, base_url: https://llm.example.com/v1}`.",
-        _table(("dialect", "wires", "auth", "quirks"), dialects),
+        _table(("dialect", "wires", "auth", "forwards", "quirks"), dialects),
         "## Quirks",
         _QUIRKS_INTRODUCTION,
         _table(("quirk", "the server"), list(QUIRKS.items())),

@@ -49,6 +49,9 @@ EVENT_STREAM = (
 )
 JSON = (b"content-type", b"application/json")
 
+READ_REQUEST_ID = frozenset({"anthropic", "anthropic-count"})
+"""The wires whose clients look for the request's id under `request-id`, without an x."""
+
 RECEIPT_HEADER = b"x-isthmus-receipt"
 """Who sends this header gets, at the end of a stream, what headers can only say of a whole answer."""
 
@@ -285,7 +288,7 @@ class Exchange:
                 {"type": "http.response.body", "body": self._last_of_stream(error), "more_body": False}
             )
             return
-        headers: HeaderList = [(b"x-request-id", self._id.encode()), JSON]
+        headers: HeaderList = [*self._identity(), JSON]
         if error.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s + 0.499))))
         if not error.fault.retryable and error.status >= 500:
@@ -382,13 +385,19 @@ class Exchange:
         assert trace is not None
         assert self._first_out is not None
         headers: HeaderList = [
-            (b"x-request-id", self._id.encode()),
+            *self._identity(),
             (b"x-isthmus-model", trace.upstream.model.name.encode()),
             (b"x-isthmus-overhead-ms", b"%.3f" % self._overhead_ms(self._first_out)),
         ]
         if trace.dropped:
             headers.append((b"x-isthmus-dropped", ",".join(trace.dropped).encode("ascii", "replace")))
         return headers
+
+    def _identity(self) -> HeaderList:
+        name = self._id.encode()
+        if self._wire.name in READ_REQUEST_ID:
+            return [(b"x-request-id", name), (b"request-id", name)]
+        return [(b"x-request-id", name)]
 
     def _circumstances(self, envelope: Envelope) -> Circumstances:
         return Circumstances(
@@ -460,4 +469,4 @@ def _receipt(record: Record) -> bytes:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+    return seconds * 1000

@@ -31,7 +31,7 @@ from isthmus.core.record import AttemptRecord, Outcome
 from isthmus.core.usage import Usage
 from isthmus.dialects.constrained_tools import ToolReader, constrain
 from isthmus.dialects.counting import BYTES_PER_TOKEN, estimate_tokens
-from isthmus.providers.transport import ResponseTooLargeError, Stream, TransportError
+from isthmus.providers.transport import FirstByteTimeoutError, ResponseTooLargeError, Stream, TransportError
 from isthmus.providers.upstream import Upstream, as_error
 
 log = logging.getLogger("isthmus.providers")
@@ -42,6 +42,7 @@ waiting for.
 """
 
 MAX_ERROR_BODY = 64 * 1024
+EVENT_SAMPLE = 4096
 
 
 class Trace:
@@ -51,9 +52,12 @@ class Trace:
     """
 
     __slots__ = (
+        "_bytes_per_event",
+        "_relayed",
         "committed",
         "dropped",
         "first_token",
+        "heard",
         "number",
         "passthrough",
         "reading",
@@ -70,12 +74,27 @@ class Trace:
         self.started = started
         self.first_token: float | None = None
         self.status: int | None = None
+        self.heard = False
         self.reading = Reading()
         self.committed = False
         self.passthrough = False
         self.dropped: tuple[str, ...] = ()
         self.said = 0
         self.stream: Stream | None = None
+        self._relayed = 0
+        self._bytes_per_event = 0.0
+
+    @property
+    def tokens_said(self) -> int:
+        """About how many tokens of an answer came, for where its end, and so its usage, did not."""
+        return self.said + (round(self._relayed / self._bytes_per_event) if self._relayed else 0)
+
+    def relay(self, data: bytes) -> None:
+        """Note bytes that pass through unread: a token an event, and events as long as the first ones."""
+        if not self._relayed:
+            sample = data[:EVENT_SAMPLE]
+            self._bytes_per_event = len(sample) / max(1, sample.count(b"\n\n") + sample.count(b"\r\n\r\n"))
+        self._relayed += len(data)
 
 
 class _Spoken(NamedTuple):
@@ -237,7 +256,7 @@ class Attempts:
             data = watch.feed(chunk)
             if data:
                 self._commit(trace)
-                trace.said += data.count(b"\n\n") + data.count(b"\r\n\r\n")
+                trace.relay(data)
                 yield Delta(data, last=reading.ended)
             if reading.error is not None:
                 raise reading.error
@@ -289,6 +308,10 @@ class Attempts:
             return await stream.next_chunk()
         began = self._clock()
         try:
+            if trace.heard:
+                return await _next_in_time(stream, trace, began)
+            # For the first byte, the transport itself waits no longer than for the first token.
+            trace.heard = True
             return await stream.next_chunk()
         finally:
             self.waited += self._clock() - began
@@ -370,11 +393,11 @@ class Attempts:
             return told
         if told is not None:
             # Told on the way: the answer grew on until it broke.
-            return msgspec.structs.replace(told, output=max(told.output, trace.said), estimated=True)
+            return msgspec.structs.replace(told, output=max(told.output, trace.tokens_said), estimated=True)
         refused = error is not None and error.fault is not Fault.CANCELLED and not trace.committed
         if refused or self._envelope.operation == "count_tokens":
             return None
-        return Usage(input=self._prompt_tokens(), output=trace.said, estimated=True)
+        return Usage(input=self._prompt_tokens(), output=trace.tokens_said, estimated=True)
 
     def _prompt_tokens(self) -> int:
         try:
@@ -415,6 +438,21 @@ async def _linger(stream: Stream) -> None:
         stream.close()
 
 
+async def _next_in_time(stream: Stream, trace: Trace, now: float) -> bytes:
+    """The next chunk of a stream that has begun and said nothing yet: roles, pings and the like."""
+    bound = trace.upstream.provider.timeouts.first_token
+    try:
+        async with asyncio.timeout(trace.started + bound - now):
+            return await stream.next_chunk()
+    except TimeoutError:
+        raise IsthmusError(
+            Fault.TIMEOUT,
+            f"The model {trace.upstream.model.name} said nothing within {bound:g} s.",
+            code=FirstByteTimeoutError.code,
+            hint="It is overloaded or thinks for long; raise timeouts.first_token if that is its way.",
+        ) from None
+
+
 def _broken(trace: Trace) -> IsthmusError:
     return IsthmusError(
         Fault.BROKEN_STREAM,
@@ -434,7 +472,7 @@ def _outcome(error: IsthmusError | None) -> Outcome:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+    return seconds * 1000
 
 
 def _dated(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -37,6 +37,13 @@ AUTH_HEADERS = {
     "x-goog-api-key": ("x-goog-api-key", ""),
 }
 
+SETTINGS = {
+    "connect_s": "timeouts.connect",
+    "first_byte_s": "timeouts.first_token",
+    "idle_s": "timeouts.idle",
+    "total_s": "timeouts.total",
+}
+
 
 class Upstream:
     """Everything that one attempt at one model needs, prepared once when the config is read.
@@ -127,11 +134,18 @@ def as_error(failure: TransportError, upstream: Upstream) -> IsthmusError:
     """A failure of the connection, as the caller is told of it."""
     return IsthmusError(
         _fault_of(failure),
-        f"The model {upstream.model.name} gave no whole answer: {failure.message}.",
+        f"The model {upstream.model.name} gave no whole answer: {_in_our_words(failure.message)}.",
         code=failure.code,
-        hint=f"{failure.hint.capitalize()}." if failure.hint else "",
+        hint=f"{_in_our_words(failure.hint).capitalize()}." if failure.hint else "",
         retry_after_s=1.0 if isinstance(failure, PoolExhaustedError) else None,
     )
+
+
+def _in_our_words(text: str) -> str:
+    """What a transport says, with its parameters by the names that they have in the config."""
+    for parameter, setting in SETTINGS.items():
+        text = text.replace(parameter, setting)
+    return text
 
 
 def _fault_of(failure: TransportError) -> Fault:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from sqlalchemy import Table
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.record import Intent, Record
 from isthmus.store import rows, schema
 
-_INSERT_RECORD = schema.insertion(schema.records)
-_INSERT_ATTEMPT = schema.insertion(schema.attempts)
-_INSERT_DECISION = schema.insertion(schema.decisions)
-_INSERT_BODY = schema.insertion(schema.bodies)
-_INSERT_INTENT = schema.insertion(schema.intents)
+_STATEMENT_ROWS = (64, 8, 1)
 _DELETE_INTENT = f"DELETE FROM {schema.intents.name} WHERE id = ?"
 _OLD_RECORDS = f"SELECT id FROM {schema.records.name} WHERE at_us < ? ORDER BY at_us LIMIT ?"
 _DELETIONS = (
@@ -66,14 +64,16 @@ class LedgerFile:
         A record or an intent whose id is there already is left as it is. Raises sqlite3.Error or OSError; the
         file is opened anew by the next call then.
         """
-        decisions = {}
+        decisions: dict[tuple[int, int], rows.Row] = {}
         record_rows = []
         for record in records:
             digest = None
             if record.decision is not None:
-                row = rows.decision_row(record.at_us, record.decision)
-                digest = row[1]
-                decisions[row[:2]] = row
+                # Requests that were decided alike share one object: it is encoded once.
+                key = (id(record.decision), record.at_us // rows.DAY_US)
+                if key not in decisions:
+                    decisions[key] = rows.decision_row(record.at_us, record.decision)
+                digest = decisions[key][1]
             record_rows.append(rows.record_row(record, digest))
         attempt_rows = [
             rows.attempt_row(record.id, attempt) for record in records for attempt in record.attempts
@@ -86,19 +86,19 @@ class LedgerFile:
         ended = [(record.id,) for record in records if record.id in self._begun]
         ended += [(identity,) for identity in forgotten]
         with self._transaction() as connection:
-            _insert(connection, _INSERT_INTENT, [rows.intent_row(intent) for intent in intents])
-            _insert(connection, _INSERT_RECORD, record_rows)
-            _insert(connection, _INSERT_ATTEMPT, attempt_rows)
-            _insert(connection, _INSERT_DECISION, decisions.values())
-            _insert(connection, _INSERT_BODY, body_rows)
-            _insert(connection, _DELETE_INTENT, ended)
+            _insert(connection, schema.intents, [rows.intent_row(intent) for intent in intents])
+            _insert(connection, schema.records, record_rows)
+            _insert(connection, schema.attempts, attempt_rows)
+            _insert(connection, schema.decisions, list(decisions.values()))
+            _insert(connection, schema.bodies, body_rows)
+            connection.executemany(_DELETE_INTENT, ended)
         self._begun.update(intent.id for intent in intents)
         self._begun.difference_update(identity for (identity,) in ended)
 
     def probe(self) -> None:
         """Writes something and takes it back, in one transaction; raises as `write` does."""
         with self._transaction() as connection:
-            connection.execute(_INSERT_INTENT, ("probe", 0, "", "", "", False, None, ""))
+            connection.execute(schema.insertion(schema.intents), ("probe", 0, "", "", "", False, None, ""))
             connection.execute(_DELETE_INTENT, ("probe",))
 
     def close_intents(self) -> int:
@@ -109,8 +109,8 @@ class LedgerFile:
         with self._transaction() as connection:
             left = [rows.intent_of(row) for row in connection.execute(f"SELECT * FROM {schema.intents.name}")]
             records = [rows.record_row(rows.interrupted(intent), None) for intent in left]
-            _insert(connection, _INSERT_RECORD, records)
-            _insert(connection, _DELETE_INTENT, [(intent.id,) for intent in left])
+            _insert(connection, schema.records, records)
+            connection.executemany(_DELETE_INTENT, [(intent.id,) for intent in left])
         return len(left)
 
     def delete_before(self, at_us: int, limit: int) -> int:
@@ -181,5 +181,15 @@ def _identity(file: Path | int) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _insert(connection: sqlite3.Connection, statement: str, some: Iterable[rows.Row]) -> None:
-    connection.executemany(statement, some)
+def _insert(connection: sqlite3.Connection, table: Table, some: Collection[rows.Row]) -> None:
+    """Inserts the rows, many by each statement.
+
+    Each step of a statement gives the interpreter's lock away and asks for it again. A step for each row made
+    the event loop and the writer change places hundreds of times in a batch, which cost more than the writing.
+    """
+    waiting = list(some)
+    for size in _STATEMENT_ROWS:
+        statement = schema.insertion(table, size)
+        while len(waiting) >= size:
+            connection.execute(statement, [value for row in waiting[:size] for value in row])
+            del waiting[:size]

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -112,6 +113,7 @@ records = Table(
     Column("first_token_ms", Double, comment="milliseconds from arrival to the first content"),
     Column("total_ms", Double, nullable=False, comment="milliseconds from arrival to the answer's end"),
     Column("config_hash", Text, nullable=False, comment="the hash of the config that was in force"),
+    sqlite_with_rowid=False,
 )
 """One row a request. `decision` is the SHA-256 of the decision's JSON, to be found in `decisions`."""
 
@@ -157,6 +159,7 @@ attempts = Table(
         "passthrough", Boolean, nullable=False, comment="true where bytes were relayed without translation"
     ),
     Column("dropped", Text, comment="the request's fields that this model could not be given"),
+    sqlite_with_rowid=False,
 )
 """One row an upstream call. `dropped` is a JSON array, or null for none."""
 
@@ -236,7 +239,9 @@ def connect(path: Path, *, durability: Durability = "NORMAL", wait_s: float = 5.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     connection = sqlite3.connect(path, timeout=wait_s, isolation_level=None, check_same_thread=False)
     try:
+        connection.execute("PRAGMA page_size = 8192")
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
         connection.execute(f"PRAGMA synchronous = {durability}")
         # A write-ahead log that grew once, behind a long reader, shrinks again.
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
@@ -290,11 +295,16 @@ def migrate(
         raise
 
 
-def insertion(table: Table) -> str:
-    """The SQL that inserts one row with all columns by position, and leaves a row that is there as it is."""
+@cache
+def insertion(table: Table, rows: int = 1) -> str:
+    """The SQL that inserts that many rows with all columns by position.
+
+    A row that is there is left as it is.
+    """
     names = ", ".join(f'"{column.name}"' for column in table.columns)
-    values = ", ".join("?" * len(table.columns))
-    return f"INSERT INTO {table.name} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING"
+    row = "(" + ", ".join("?" * len(table.columns)) + ")"
+    values = ", ".join([row] * rows)
+    return f"INSERT INTO {table.name} ({names}) VALUES {values} ON CONFLICT DO NOTHING"
 
 
 class Database:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Protocol
 
 from isthmus.core.errors import Fault, IsthmusError
@@ -13,7 +14,7 @@ from isthmus.strategies.plan.node import Attempt, Node, Result, Wait
 class Performer(Protocol):
     """Who really calls models, on behalf of one request."""
 
-    def attempt(self, model: str, number: int) -> AsyncIterator[Delta | AttemptEnded]:
+    def attempt(self, model: str, number: int) -> AsyncGenerator[Delta | AttemptEnded, None]:
         """Call the model once: deltas as they come, then exactly one AttemptEnded. Raises only
         CancelledError.
         """
@@ -25,8 +26,8 @@ async def run(
     performer: Performer,
     permits: Callable[[str], bool],
     sleep: Callable[[float], Awaitable[None]],
-) -> AsyncIterator[Event]:
-    """The events of a plan, in order, ended by exactly one Finished.
+) -> AsyncGenerator[Event, None]:
+    """The events of a plan, in order, ended by exactly one Finished. Whoever stops listening earlier closes it.
 
     `permits` is asked before every attempt of every strategy, whatever led to it; a model that it refuses is
     not called.
@@ -46,10 +47,11 @@ async def run(
             case Attempt(model=model):
                 number += 1
                 yield AttemptStarted(model, number)
-                async for event in performer.attempt(model, number):
-                    yield event
-                    if type(event) is AttemptEnded:
-                        reply = Result(model, event.error, event.record.committed)
+                async with aclosing(performer.attempt(model, number)) as events:
+                    async for event in events:
+                        yield event
+                        if type(event) is AttemptEnded:
+                            reply = Result(model, event.error, event.record.committed)
             case Wait(seconds=seconds):
                 await sleep(seconds)
                 reply = None

@@ -271,7 +271,7 @@ class ChatWatch:
             data = data[:end]
         if not reading.committed:
             data = self._look_for_content(data)
-            if not reading.committed or reading.error is not None:
+            if not reading.committed:
                 return b""
         passed = self._look_at_end(data)
         if self._held:

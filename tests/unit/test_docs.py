@@ -1,0 +1,113 @@
+"""The documents say what the code does, lead where they say, and show configs that work."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from ruamel.yaml import YAML
+
+from isthmus.cli.reference import CODES, pages
+from isthmus.config.document import Document
+from isthmus.config.faults import Code
+from isthmus.config.load import parse
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
+
+LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+SECTIONS = set(Document.__struct_fields__)
+STAND_IN = """
+providers: {server: {dialect: openai, base_url: "http://127.0.0.1:9/v1"}}
+models: {small: {provider: server}, large: {provider: server}}
+"""
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, str]:
+    return pages()
+
+
+@pytest.mark.parametrize("name", ["cli.md", "http.md", "metrics.md", "records.md", "errors.md"])
+def test_generated_pages_are_current(made: dict[str, str], name: str) -> None:
+    committed = (REFERENCE / name).read_text(encoding="utf-8")
+    assert committed == made[name], "run: python -m isthmus.cli.reference docs/reference"
+
+
+def test_every_generated_page_is_published(made: dict[str, str]) -> None:
+    assert set(made) <= {path.name for path in REFERENCE.iterdir()}
+
+
+def test_every_code_of_the_errors_page_is_one_of_the_code() -> None:
+    said = {
+        text for path in (ROOT / "src").rglob("*.py") for text in _strings(path) if path.stem != "reference"
+    }
+    engine_states = {f"engine_{state}" for state in ("fetching", "starting", "restarting", "failed")}
+    assert {code for code, _, _ in CODES} <= said | engine_states
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    broken = [link for link in LINK.findall(text) if not _leads_somewhere(page, link)]
+    assert not broken
+
+
+def _leads_somewhere(page: Path, link: str) -> bool:
+    if re.match(r"[a-z]+:", link):
+        return True
+    path, _, anchor = link.partition("#")
+    target = page if not path else (page.parent / unquote(path)).resolve()
+    if not target.exists() or ROOT not in (target, *target.parents):
+        return False
+    return not anchor or anchor in _anchors(target)
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = HEADING.findall(BLOCK.sub("", page.read_text(encoding="utf-8")))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _configs() -> list[tuple[Path, str]]:
+    """Every YAML block that has sections of isthmus.yaml and nothing else."""
+    found = []
+    for page in PAGES:
+        for indent, language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+            if language == "yaml":
+                block = re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
+                top = YAML(typ="safe").load(block)
+                if isinstance(top, dict) and top and set(top) <= SECTIONS:
+                    found.append((page, block))
+    return found
+
+
+@pytest.mark.parametrize(("page", "text"), _configs(), ids=lambda it: it.name if isinstance(it, Path) else "")
+def test_configs_in_the_documents_work(page: Path, text: str, tmp_path: Path) -> None:
+    for named in re.findall(r"(?:weights|ca_file): ([\w./-]+\.(?:gguf|pem))", text):
+        (tmp_path / named).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / named).touch()
+    config, faults = parse(_completed(text), str(tmp_path / "isthmus.yaml"), check_secrets=False)
+    assert config is not None, [f"{fault.line}: {fault.message}" for fault in faults]
+    assert {fault.code for fault in faults} <= {Code.UNUSED, Code.KEY_IN_THE_OPEN}, faults
+
+
+def _completed(text: str) -> str:
+    """The text; where it shows routes alone, with the models that the documents speak of."""
+    shown = set(YAML(typ="safe").load(text)) & {"providers", "models", "routes"}
+    return text + STAND_IN if shown == {"routes"} else text
+
+
+def _strings(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
