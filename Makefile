@@ -40,7 +40,11 @@ lock:              ## Resolve the requirements anew (needs the network)
 	$(COMPILE) --extra dev --no-emit-package isthmus --output-file requirements/dev.lock
 	$(COMPILE) --extra parquet --no-emit-package isthmus --output-file requirements/runtime.lock
 
-bench-gateway: install ## Measure the gateway beside its peers (about 15 minutes)
+docs: install      ## Make the reference pages anew from the code
+	$(BIN)/python -m isthmus.config.reference docs/reference
+	$(BIN)/python -m isthmus.cli.reference docs/reference
+
+bench-gateway: install ## Measure the gateway beside its peers (about 11 minutes)
 	$(BIN)/python -m bench.gateway.run
 bench-soak: install ## A million requests: is memory flat?
 	$(BIN)/python -m bench.gateway.soak

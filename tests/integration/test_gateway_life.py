@@ -285,9 +285,16 @@ async def test_open_streams_may_end_and_nobody_new_comes_in(tmp_path: Path) -> N
     [(OPENAI, "openai"), (ANTHROPIC, "anthropic"), (RESPONSES, "openai"), (OPENAI, "gemini")],
     ids=["openai", "anthropic", "responses-to-openai", "openai-to-gemini"],
 )
-@pytest.mark.parametrize("mode", ["batched", "strict"])
+@pytest.mark.parametrize(
+    ("mode", "client"), [("batched", "http1"), ("strict", "http1"), ("strict", "aiohttp")]
+)
 async def test_what_does_not_end_in_time_is_told_so_and_recorded(
-    tmp_path: Path, dialect: Dialect, upstream: str, mode: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    dialect: Dialect,
+    upstream: str,
+    mode: str,
+    client: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     async with Simulator() as sim:
@@ -296,6 +303,7 @@ async def test_what_does_not_end_in_time_is_told_so_and_recorded(
             {"r": f"{upstream}/sim-stall", "b": f"{upstream}/sim-stall-before-first"},
             gateway={"drain": 0, "max_in_flight": 2},
             ledger=mode,
+            provider={"client": client},
         )
         ending = Ending(tmp_path, text)
         async with ending as served:

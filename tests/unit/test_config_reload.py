@@ -105,14 +105,14 @@ async def test_a_half_written_file_is_a_fault_now_and_right_later(path: Path, he
     assert heard.ports == [5002]
 
 
-async def test_a_way_back_from_a_fault_to_the_same_config_is_no_change(path: Path, heard: Heard) -> None:
+async def test_a_way_back_from_a_fault_is_told_of_even_to_the_same_config(path: Path, heard: Heard) -> None:
     await heard.watcher.check()
     replace(path, "gateway: {prt: 1}")
     await heard.watcher.check()
     replace(path, ONE)
     await heard.watcher.check()
     assert len(heard.faults) == 1
-    assert not heard.configs
+    assert heard.ports == [5001]
 
 
 async def test_a_vanished_file_keeps_the_last_config(path: Path, heard: Heard) -> None:

@@ -111,3 +111,9 @@ def _strings(path: Path) -> list[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     ]
+
+
+def test_metrics_in_the_documents_exist(made: dict[str, str]) -> None:
+    known = set(re.findall(r"`(isthmus_\w+)`", made["metrics.md"]))
+    said = {name for page in PAGES for name in re.findall(r"\bisthmus_\w+", page.read_text(encoding="utf-8"))}
+    assert {name.removesuffix("_bucket") for name in said} <= known

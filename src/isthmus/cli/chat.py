@@ -129,8 +129,7 @@ def _events(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 def _footer(receipt: dict[str, Any]) -> str:
-    usage = receipt.get("usage") or {}
-    tokens = f"{usage.get('input', 0)} in, {usage.get('output', 0)} out"
+    tokens = f"{receipt['prompt_tokens']} in, {receipt['output_tokens']} out"
     return (
         f"  {receipt['model']} · {tokens} · {receipt['cost_usd']} USD · "
         f"overhead {receipt['overhead_ms']:.2f} ms of {receipt['total_ms']:,.0f} ms"

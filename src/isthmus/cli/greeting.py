@@ -11,7 +11,7 @@ from isthmus.bootstrap import House
 from isthmus.core.record import Record
 from isthmus.store.records import SqliteRecords
 
-QUESTION = "In one short sentence: what is an isthmus?"
+QUESTION = "Write a Python function of one line that returns the larger of two numbers."
 
 
 async def greet(url: str, house: House) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import click
@@ -53,6 +54,7 @@ def create(
 ) -> None:
     """Create a key and show its secret, this once."""
     now = _now_us()
+    _warn_of_unknown(routes, config_path)
     expires_us = None if expires is None else now + int(expires * 1_000_000)
     _show_new(_keys(config_path).create(name, routes, now, expires_us), as_json)
 
@@ -95,6 +97,14 @@ def revoke(key: str, config_path: Path | None) -> None:
 def rotate(key: str, grace: float, config_path: Path | None, as_json: bool) -> None:
     """Create a key that replaces another, which stays valid for a while."""
     _show_new(_keys(config_path).rotate(key, _now_us(), grace), as_json)
+
+
+def _warn_of_unknown(routes: tuple[str, ...], config_path: Path | None) -> None:
+    """Say which of the routes the config does not have, now: they may come later, or never be meant to."""
+    known = load_or_exit(locate(config_path)).routes
+    for pattern in routes:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            click.echo(f"Note: the config has no route {pattern!r} now.", err=True)
 
 
 def _keys(config_path: Path | None) -> SqliteKeys:

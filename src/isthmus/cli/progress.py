@@ -9,6 +9,7 @@ from isthmus.providers.engines.fetch import Progress
 
 WIDTH = 30
 REDRAW_S = 0.1
+WORTH_SHOWING = 1_000_000
 
 
 class ProgressLine:
@@ -21,6 +22,8 @@ class ProgressLine:
         self._live = sys.stderr.isatty()
 
     def __call__(self, progress: Progress) -> None:
+        if progress.total < WORTH_SHOWING:
+            return
         if progress.what != self._what:
             if self._what and self._live:
                 sys.stderr.write("\n")

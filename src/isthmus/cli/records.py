@@ -136,9 +136,8 @@ def _story(record: Record) -> list[str]:
     lines += [_attempt(attempt) for attempt in record.attempts]
     if record.charge is not None:
         charge = record.charge
-        lines.append(
-            f"charge     {format_usd(charge.nanousd)} USD ({charge.basis}, prices {charge.snapshot})"
-        )
+        source = ", ".join(filter(None, (charge.basis, charge.snapshot)))
+        lines.append(f"charge     {format_usd(charge.nanousd)} USD ({source})")
     lines.append(
         f"time       first token {first}, total {timings.total_ms:,.1f} ms, "
         f"queue {timings.queue_ms:,.1f} ms, gateway's own {timings.overhead_ms:.3f} ms"

@@ -37,8 +37,9 @@ def serve(config_path: Path | None, host: str | None, port: int | None, greeting
     SIGHUP reads the config again; so does a change of the file.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)-7s %(name)s: %(message)s")
-    # The client of --greet tells of each request; that is not news here.
+    # The client of --greet tells of each request, uvicorn of each that outlasts the drain: no news here.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(lambda line: "graceful shutdown" not in line.getMessage())
     path = locate(config_path)
     config = load_or_exit(path)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
@@ -120,12 +121,15 @@ async def _announce_engines(house: House, progress: ProgressLine) -> None:
 
 async def _reload_when_changed(house: House, path: Path) -> None:
     def adopt(config: Config) -> None:
+        fixed = _fixed_at_start(house.gateway.snapshot.config, config)
         try:
             house.reload(config)
         except IsthmusError as error:
             reject(error.text)
         else:
             log.info("config reloaded: %s", config.hash[:12])
+            if fixed:
+                log.warning("only the next start will heed the changes of: %s", ", ".join(fixed))
 
     def reject(reason: str) -> None:
         house.gateway.tally.reloads["rejected"] += 1
@@ -135,6 +139,15 @@ async def _reload_when_changed(house: House, path: Path) -> None:
     watcher = Watcher(path, on_config=adopt, on_faults=lambda faults: reject(render(faults)), current=current)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watcher.wake)
     await watcher.run()
+
+
+def _fixed_at_start(old: Config, new: Config) -> list[str]:
+    """What has changed between two configs and cannot be taken by a running gateway."""
+    names = ("host", "port", "drain")
+    changed = [
+        f"gateway.{name}" for name in names if getattr(old.gateway, name) != getattr(new.gateway, name)
+    ]
+    return [*changed, "ledger"] if old.ledger != new.ledger else changed
 
 
 async def _greet(house: House, url: str, engines: asyncio.Task[None]) -> None:

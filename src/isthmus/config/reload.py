@@ -85,6 +85,7 @@ class Watcher:
         self._interval_s = interval_s
         self._hash = current.hash if current is not None else None
         self._last = sight(path) if current is None else None
+        self._faulty = False
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
@@ -111,7 +112,10 @@ class Watcher:
             return
         config, faults = seen.parsed
         if config is None:
+            self._faulty = True
             self._on_faults(faults)
-        elif woken or config.hash != self._hash:
+        elif woken or self._faulty or config.hash != self._hash:
+            # A file that was mended is told of, even where it says again what it said before.
+            self._faulty = False
             self._hash = config.hash
             self._on_config(config)

@@ -269,8 +269,8 @@ class Exchange:
         record = await self._settle("ok", 200, None)
         headers = self._answer_headers(attempts)
         headers.append(JSON)
-        charge = record.charge.nanousd if record.charge else None
-        headers.append((b"x-isthmus-cost-usd", format_usd(charge).encode()))
+        if record.charge is not None:
+            headers.append((b"x-isthmus-cost-usd", format_usd(record.charge.nanousd).encode()))
         await respond(self._send, 200, body, headers)
 
     def _encode_whole(self, attempts: Attempts) -> bytes:
@@ -312,7 +312,7 @@ class Exchange:
         """The client left, or the gateway ends: tell the story of what was running, and record."""
         self._end_story()
         if not self._settled:
-            self._record(outcome, error.status, error)
+            self._record(outcome, 200 if self._started else error.status, error)
 
     def _end_story(self) -> None:
         """End the attempt that is still running, if one is."""
@@ -463,7 +463,8 @@ def _receipt(record: Record) -> bytes:
         "cost_usd": format_usd(record.charge.nanousd if record.charge else None),
         "overhead_ms": record.timings.overhead_ms,
         "total_ms": record.timings.total_ms,
-        "usage": record.usage,
+        "prompt_tokens": record.usage.prompt if record.usage else None,
+        "output_tokens": record.usage.output if record.usage else None,
     }
     return b": isthmus " + msgspec.json.encode(receipt) + b"\n\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from email.utils import formatdate
 from types import TracebackType
 from typing import NamedTuple
@@ -48,7 +48,7 @@ EVENT_SAMPLE = 4096
 class Trace:
     """An attempt while it runs: what its record will say.
 
-    `said` estimates the tokens of the answer so far, `stream` is what must be closed if nobody reads on.
+    `said` estimates the tokens of the answer so far; `heard` tells that the endpoint has begun to speak.
     """
 
     __slots__ = (
@@ -64,7 +64,6 @@ class Trace:
         "said",
         "started",
         "status",
-        "stream",
         "upstream",
     )
 
@@ -80,7 +79,6 @@ class Trace:
         self.passthrough = False
         self.dropped: tuple[str, ...] = ()
         self.said = 0
-        self.stream: Stream | None = None
         self._relayed = 0
         self._bytes_per_event = 0.0
 
@@ -159,8 +157,9 @@ class Attempts:
             if refusal is not None:
                 error = refusal
             elif self._envelope.stream:
-                async for delta in self._streamed(upstream, trace):
-                    yield delta
+                async with aclosing(self._streamed(upstream, trace)) as deltas:
+                    async for delta in deltas:
+                        yield delta
             else:
                 yield await self._whole(upstream, trace)
         except IsthmusError as fault:
@@ -182,9 +181,6 @@ class Attempts:
             return None
         self._open = False
         self.trace.upstream.breaker.released()
-        if self.trace.stream is not None:
-            # The generator that reads it may be suspended, and then nobody would close it in time.
-            self.trace.stream.close()
         return self._record(self.trace, IsthmusError(Fault.CANCELLED, "The client went away."))
 
     async def _whole(self, upstream: Upstream, trace: Trace) -> Delta:
@@ -225,7 +221,7 @@ class Attempts:
                 # Only to estimate what was said: an answer that others understand passes all the same.
                 self._note(wire.decode_answer(body), trace)
 
-    async def _streamed(self, upstream: Upstream, trace: Trace) -> AsyncIterator[Delta]:
+    async def _streamed(self, upstream: Upstream, trace: Trace) -> AsyncGenerator[Delta, None]:
         """An answer that is wanted as it comes."""
         spoken = self._prepare(upstream, trace)
         assert spoken is not None, "only counting, which is never streamed, does without a wire"
@@ -233,7 +229,7 @@ class Attempts:
         outgoing = upstream.outgoing(wire, spoken.body, True, self._client_headers)
         began = self._clock()
         try:
-            stream = trace.stream = await upstream.transport.stream(outgoing)
+            stream = await upstream.transport.stream(outgoing)
         finally:
             self.waited += self._clock() - began
         try:

@@ -185,7 +185,7 @@ def _insert(connection: sqlite3.Connection, table: Table, some: Collection[rows.
     """Inserts the rows, many by each statement.
 
     Each step of a statement gives the interpreter's lock away and asks for it again. A step for each row made
-    the event loop and the writer change places hundreds of times in a batch, which cost more than the writing.
+    the event loop and the writer change places hundreds of times in a batch: more work than the writing.
     """
     waiting = list(some)
     for size in _STATEMENT_ROWS:

@@ -27,8 +27,9 @@ async def run(
     permits: Callable[[str], bool],
     sleep: Callable[[float], Awaitable[None]],
 ) -> AsyncGenerator[Event, None]:
-    """The events of a plan, in order, ended by exactly one Finished. Whoever stops listening earlier closes it.
+    """The events of a plan, in order, ended by exactly one Finished.
 
+    Whoever stops listening earlier closes it.
     `permits` is asked before every attempt of every strategy, whatever led to it; a model that it refuses is
     not called.
     """

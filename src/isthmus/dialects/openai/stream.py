@@ -315,8 +315,8 @@ class ChatWatch:
     def _look_at_end(self, block: bytes) -> bytes:
         """`block` without what must not be forwarded. Only its last events are read, back to a plain one.
 
-        Ends and errors stand in a stream's last events; a usage object may stand in any, and always holds a name
-        that ends in `_tokens`. Quotes inside a text are escaped, so text cannot look like a field.
+        Ends and errors stand in a stream's last events; a usage object may stand in any, and always holds a
+        name that ends in `_tokens`. Quotes inside a text are escaped, so text cannot look like a field.
         """
         start = len(block)
         while start > 0:

@@ -137,7 +137,7 @@ class HostedEngine:
         """Begin anew when the supervisor has given up: what made it fail may pass."""
         self.reason = change.reason
         log.log(
-            logging.WARNING if change.reason else logging.INFO,
+            logging.WARNING if change.reason else logging.DEBUG,
             "engine %s is %s %s",
             *msgspec.structs.astuple(change),
         )
