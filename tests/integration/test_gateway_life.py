@@ -251,7 +251,7 @@ def _body(raw: bytes) -> Answer:
 async def _refused(served: Served) -> bool:
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", served.port)
-    except ConnectionRefusedError:
+    except ConnectionError:
         return True
     writer.close()
     return False
