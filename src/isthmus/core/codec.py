@@ -68,9 +68,13 @@ class StreamDecoder(Protocol):
     `close` is called at the end of the connection. Both raise IsthmusError: the endpoint's own error event,
     MALFORMED_ANSWER for bytes that are not of the dialect, BROKEN_STREAM from `close` where the terminal
     event is missing. Pieces decoded before the fault in the same `feed` are not lost: they are in `salvage`.
+
+    `ended` turns True with the dialect's terminal event, where it has one: nothing of the answer follows then,
+    whatever the connection does.
     """
 
     salvage: list[Piece]
+    ended: bool
 
     def feed(self, data: bytes) -> list[Piece]: ...
 

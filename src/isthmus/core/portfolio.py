@@ -11,6 +11,7 @@ from msgspec import Meta
 
 Kind: TypeAlias = Literal["closed", "open", "local"]
 Capability: TypeAlias = Literal["chat", "embeddings", "tools", "vision", "json_schema", "logprobs"]
+Client: TypeAlias = Literal["http1", "aiohttp", "anyllm"]
 Auth: TypeAlias = Literal["bearer", "x-api-key", "api-key", "x-goog-api-key", "none"]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0)]
 EngineContext: TypeAlias = Annotated[int, Meta(ge=256)]
@@ -68,9 +69,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint, its credential reference and the wires that it speaks.
 
     `wires` names codecs of `isthmus.dialects`, preferred first; `engine` is set where the gateway itself runs
-    the engine, one process a model, and there is no `base_url` then. `prices` is the provider's id in
-    genai-prices. `quirks` names the known departures from the dialect (see `isthmus.catalog.presets`).
-    `headers` and `query` are sent with every call.
+    the engine, one process a model, and there is no `base_url` then; nor need there be one where `client` is
+    `anyllm`, which knows the addresses itself. `prices` is the provider's id in genai-prices. `quirks` names
+    the known departures from the dialect (see `isthmus.catalog.presets`). `headers` and `query` are sent with
+    every call.
     """
 
     name: str
@@ -88,7 +90,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     breaker: BreakerSettings = BreakerSettings()
     max_connections: int = 1024
     max_waiting: int = 1024
-    client: Literal["http1", "aiohttp"] = "http1"
+    client: Client = "http1"
     ca_file: str | None = None
     forward_headers: tuple[str, ...] = ()
     engine: EngineSettings | None = None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from isthmus.core.errors import Fault, IsthmusError
+
+UPLOAD_IDLE_S = 30.0
+"""How long a client may pause in the middle of its request: a place in the gateway is kept for it meanwhile."""
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -18,30 +22,36 @@ class ClientGoneError(Exception):
 
 
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """The request's body. Raises IsthmusError(TOO_LARGE) beyond `limit` bytes, ClientGoneError for half a
-    request.
+    """The request's body.
+
+    Raises IsthmusError: TOO_LARGE beyond `limit` bytes, INVALID_REQUEST (`upload_stalled`) for a client that
+    pauses too long; and ClientGoneError for half a request.
     """
     declared = headers.get(b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        if len(body) > limit:
-            raise _too_large(limit)
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body"):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise _too_large(limit)
-    return b"".join(parts)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(UPLOAD_IDLE_S) as patience:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > limit:
+                    raise _too_large(limit)
+                if not message.get("more_body"):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+                patience.reschedule(asyncio.get_running_loop().time() + UPLOAD_IDLE_S)
+    except TimeoutError:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"Nothing more of the request's body came for {UPLOAD_IDLE_S:g} s.",
+            code="upload_stalled",
+            hint="Send the whole body that content-length announces.",
+        ) from None
 
 
 async def respond(send: Send, status: int, body: bytes, headers: HeaderList) -> None:

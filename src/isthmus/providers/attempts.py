@@ -274,7 +274,7 @@ class Attempts:
         decoder = wire.stream_decoder()
         held: list[Piece] = []
         while True:
-            chunk = await self._next(stream, trace)
+            chunk = b"" if decoder.ended else await self._next(stream, trace)
             try:
                 pieces = decoder.feed(chunk) if chunk else decoder.close()
             except IsthmusError:
@@ -291,6 +291,8 @@ class Attempts:
                 yield Delta(pieces=held)
                 held = []
             if not chunk:
+                if decoder.ended:
+                    await _linger(stream)
                 return
 
     def _understood(self, pieces: list[Piece], reader: ToolReader | None, trace: Trace) -> list[Piece]:

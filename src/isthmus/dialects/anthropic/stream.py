@@ -104,7 +104,7 @@ class Decoder:
         self._tools = 0
         self._started = False
         self._finished = False
-        self._ended = False
+        self.ended = False
 
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces that these bytes complete."""
@@ -119,7 +119,7 @@ class Decoder:
             if error.fault is not Fault.MALFORMED_ANSWER:
                 raise
             pieces = self.salvage
-        if self._finished or self._ended:
+        if self._finished or self.ended:
             return pieces
         self.salvage = pieces
         if not self._started and _is_no_stream(self._splitter.stray):
@@ -130,7 +130,7 @@ class Decoder:
         pieces: list[Piece] = []
         self.salvage = pieces
         for event in events:
-            if not self._ended:
+            if not self.ended:
                 pieces.extend(self._decode(event))
         self.salvage = []
         return pieces
@@ -153,7 +153,7 @@ class Decoder:
             case "message_delta":
                 return self._finish(said)
             case "message_stop":
-                self._ended = True
+                self.ended = True
                 return ()
             case "error":
                 raise decode_stream_error(event.data)

@@ -274,6 +274,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self.salvage: list[Piece] = []
+        self.ended = False
         self._splitter = sse.Splitter()
         self._reader = Reader()
 

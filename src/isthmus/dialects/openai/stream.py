@@ -52,6 +52,7 @@ class ChatStreamDecoder:
 
     def __init__(self) -> None:
         self.salvage: list[Piece] = []
+        self.ended = False
         self._splitter = sse.Splitter()
         self._reader = AnswerReader()
 
@@ -72,7 +73,9 @@ class ChatStreamDecoder:
 
     def _read(self, events: list[sse.Event]) -> list[Piece]:
         for event in events:
-            if event.data.strip() in (b"[DONE]", b""):
+            data = event.data.strip()
+            if data in (b"[DONE]", b""):
+                self.ended = self.ended or (data != b"" and self._reader.complete)
                 continue
             if event.event == "error":
                 raise decode_stream_error(event.data)

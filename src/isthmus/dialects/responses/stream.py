@@ -60,7 +60,7 @@ class ResponsesStreamDecoder:
         self._readers: list[ItemReader] = []
         self._tools = 0
         self._started = False
-        self._ended = False
+        self.ended = False
 
     def feed(self, data: bytes) -> list[Piece]:
         """The pieces that `data` completes."""
@@ -73,13 +73,13 @@ class ResponsesStreamDecoder:
         self._read([event for event in self._splitter.close() if _is_whole(event)])
         if self._splitter.stray and not self._started:
             raise not_a_stream(self._splitter.stray)
-        if not self._ended:
+        if not self.ended:
             raise broken_stream()
         return self.salvage
 
     def _read(self, events: list[sse.Event]) -> list[Piece]:
         for event in events:
-            if not self._ended and event.data.strip() not in (b"[DONE]", b""):
+            if not self.ended and event.data.strip() not in (b"[DONE]", b""):
                 self.salvage += self._decode(event)
         return self.salvage
 
@@ -153,7 +153,7 @@ class ResponsesStreamDecoder:
         response = _response(said)
         pieces = self._start(said)
         ending = ending_of({"status": kind.removeprefix("response."), **response})
-        self._ended = True
+        self.ended = True
         output = response.get("output")
         if not self._readers and isinstance(output, list):
             pieces += read_output([item for item in output if isinstance(item, dict)])
