@@ -19,6 +19,7 @@ from isthmus.core.record import AttemptRecord, Intent, Outcome, Record, Timings
 from isthmus.core.usage import Charge, Usage
 from isthmus.store import schema
 from isthmus.store.ledger import Ledger, Mode, SqliteLedger
+from isthmus.store.ledger_file import LedgerFile
 from isthmus.store.memory import MemoryLedger
 from isthmus.store.records import Records, SqliteRecords, Where, parse_cursor
 
@@ -559,3 +560,16 @@ async def until(holds: Callable[[], bool]) -> None:
         # What happens in a thread sets no event of ours.
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+def test_an_old_sqlite_takes_many_records_at_once(tmp_path: Path) -> None:
+    """Before 3.32 SQLite takes 999 values in a statement; a batch must not depend on more."""
+    file = LedgerFile(tmp_path / "ledger.db", "NORMAL", wait_s=1.0)
+    file.write([])
+    assert file._connection is not None
+    file._connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 999)
+    some = [make_bare_record(number) for number in range(200)]
+    file.write(some)
+    count = file._connection.execute("SELECT count(*) FROM records").fetchone()
+    file.close()
+    assert count == (200,)

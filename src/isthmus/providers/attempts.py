@@ -169,7 +169,7 @@ class Attempts:
         except Exception as bug:
             # The text of an exception may quote the prompt, so only its kind is logged.
             log.error("attempt at %s failed by a bug: %s", model, type(bug).__name__, exc_info=_place(bug))
-            error = IsthmusError(Fault.INTERNAL, "The gateway failed at this request; its log says where.")
+            error = _bug(trace)
         self._open = False
         if error is None or error is not refusal:
             self._tell_breaker(trace, error)
@@ -449,6 +449,12 @@ async def _next_in_time(stream: Stream, trace: Trace, now: float) -> bytes:
             code=FirstByteTimeoutError.code,
             hint="It is overloaded or thinks for long; raise timeouts.first_token if that is its way.",
         ) from None
+
+
+def _bug(trace: Trace) -> IsthmusError:
+    """A failure of our own; once the endpoint has answered, its answer had a part in it, and another may do."""
+    fault = Fault.INTERNAL if trace.status is None else Fault.MALFORMED_ANSWER
+    return IsthmusError(fault, "The gateway failed at this request; its log says where.")
 
 
 def _broken(trace: Trace) -> IsthmusError:

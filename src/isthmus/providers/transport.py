@@ -31,7 +31,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Visible characters, space and tab (RFC 9110, 5.5): CR, LF and NUL would start a header of someone else's
 # choice.
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_OWNED_HEADERS = frozenset(
+OWNED_HEADERS = frozenset(
     {
         "accept-encoding",
         "connection",
@@ -59,7 +59,7 @@ def render_headers(headers: Iterable[tuple[str, str]]) -> HeaderBlock:
     for name, value in headers:
         if not _TOKEN.fullmatch(name):
             raise ValueError(f"{name!r} is not a header name; use letters, digits and hyphens")
-        if name.lower() in _OWNED_HEADERS:
+        if name.lower() in OWNED_HEADERS:
             raise ValueError(f"the header {name!r} is written by the transport; remove it")
         if not _FIELD_VALUE.fullmatch(value):
             raise ValueError(

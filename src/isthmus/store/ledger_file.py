@@ -188,7 +188,9 @@ def _insert(connection: sqlite3.Connection, table: Table, some: Collection[rows.
     the event loop and the writer change places hundreds of times in a batch: more work than the writing.
     """
     waiting = list(some)
-    for size in _STATEMENT_ROWS:
+    # SQLite before 3.32 takes no more than 999 values in a statement.
+    most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(table.columns)
+    for size in (size for size in _STATEMENT_ROWS if size <= most):
         statement = schema.insertion(table, size)
         while len(waiting) >= size:
             connection.execute(statement, [value for row in waiting[:size] for value in row])

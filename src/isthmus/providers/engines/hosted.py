@@ -32,6 +32,7 @@ log = logging.getLogger("isthmus.engines")
 
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 300.0
+HEALTHY_S = 600.0
 NOWHERE = Origin(scheme="http", host="localhost", port=0)
 
 _ONE_FETCH = threading.Lock()
@@ -64,6 +65,8 @@ class HostedEngine:
         self._report = report
         self._engine: LlamaCppEngine | None = None
         self._phase: str | None = "fetching"
+        self._pause = FIRST_RETRY_S
+        self._up_since: float | None = None
         self._life = asyncio.get_running_loop().create_task(self._bring_up())
 
     @property
@@ -104,16 +107,26 @@ class HostedEngine:
 
     async def _bring_up(self, delay: float = 0.0) -> None:
         await asyncio.sleep(delay)
-        pause = FIRST_RETRY_S
         while True:
             try:
                 await self._fetch_and_start()
-                return
             except IsthmusError as fault:
                 self._phase, self.reason = "failed", fault.text
+                pause = self._next_pause()
                 log.error("%s; next try in %.0f s", fault.text, pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_RETRY_S)
+                await asyncio.sleep(pause)
+            else:
+                self._up_since = asyncio.get_running_loop().time()
+                return
+
+    def _next_pause(self) -> float:
+        """Seconds until the next try: they double from life to life, and begin anew after a long one."""
+        now = asyncio.get_running_loop().time()
+        if self._up_since is not None and now - self._up_since > HEALTHY_S:
+            self._pause = FIRST_RETRY_S
+        self._up_since = None
+        pause, self._pause = self._pause, min(self._pause * 2, LONGEST_RETRY_S)
+        return pause
 
     async def _fetch_and_start(self) -> None:
         self._phase = "fetching"
@@ -142,7 +155,7 @@ class HostedEngine:
             *msgspec.structs.astuple(change),
         )
         if change.state is State.FAILED and self._life.done():
-            self._life = asyncio.get_running_loop().create_task(self._bring_up(FIRST_RETRY_S))
+            self._life = asyncio.get_running_loop().create_task(self._bring_up(self._next_pause()))
 
     def _longest_context(self) -> int:
         row = find_weights(self._model.weights or "")
