@@ -17,15 +17,15 @@ from isthmus.config.config import Config
 from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.secrets import resolve
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.portfolio import Model, Provider
+from isthmus.core.portfolio import Client, Model, Provider
 from isthmus.dialects import endpoint_wires
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.exchange import clock
 from isthmus.gateway.snapshot import Snapshot
+from isthmus.providers import anyllm
 from isthmus.providers.engines.fetch import Progress, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine
 from isthmus.providers.http1 import Http1Transport
-from isthmus.providers.http_aiohttp import AiohttpTransport
 from isthmus.providers.transport import Origin, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
@@ -35,7 +35,6 @@ from isthmus.telemetry.metrics import Tally
 
 log = logging.getLogger("isthmus")
 
-TRANSPORTS: dict[str, Callable[..., Transport]] = {"http1": Http1Transport, "aiohttp": AiohttpTransport}
 ENGINE_GRACE_S = 10.0
 FORGET_EVERY_S = 3600.0
 DAY_US = 86_400_000_000
@@ -119,11 +118,12 @@ class Workshop:
                 price=OWN_ENGINE,
                 unready=engine.unready,
             )
-        assert provider.base_url is not None, "the config gives every provider without an engine a base_url"
+        if provider.client == "anyllm":
+            anyllm.require(model.id)
         return Upstream(
             model,
             provider,
-            base_url=provider.base_url,
+            base_url=provider.base_url or "",
             key=resolve(provider.key) if provider.key else None,
             wires=wires,
             transport=self._transport(provider, number),
@@ -148,13 +148,12 @@ class Workshop:
         )
 
     def _transport(self, provider: Provider, number: int) -> Transport:
-        assert provider.base_url is not None
-        origin = Origin.from_url(provider.base_url, ca_file=provider.ca_file)
+        place = _place(provider)
         bounds = {"max_connections": provider.max_connections, "max_waiting": provider.max_waiting}
         try:
             return self._lease(
-                ("transport", provider.name, provider.client, origin, *bounds.values()),
-                lambda: TRANSPORTS[provider.client](origin, **bounds),
+                ("transport", provider.name, provider.client, place, *bounds.values()),
+                lambda: _transport_of(provider.client)(place, **bounds),
                 lambda transport: transport.retire(),
                 number,
             )
@@ -185,6 +184,27 @@ class Workshop:
         task = asyncio.get_running_loop().create_task(ending)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+
+def _place(provider: Provider) -> Origin | str | None:
+    """Where a provider's transport leads: to an origin, or to where any-llm takes us."""
+    if provider.client == "anyllm":
+        return provider.base_url
+    assert provider.base_url is not None, "the config gives every other provider without an engine one"
+    return Origin.from_url(provider.base_url, ca_file=provider.ca_file)
+
+
+def _transport_of(client: Client) -> Callable[..., Transport]:
+    """The class of transport for a client's name; what few use is imported where it is used."""
+    match client:
+        case "http1":
+            return Http1Transport
+        case "aiohttp":
+            from isthmus.providers.http_aiohttp import AiohttpTransport
+
+            return AiohttpTransport
+        case "anyllm":
+            return anyllm.AnyLlmTransport
 
 
 class House(NamedTuple):

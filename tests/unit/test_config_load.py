@@ -264,3 +264,20 @@ def test_where_the_config_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("ISTHMUS_CONFIG", "/etc/isthmus.yaml")
     assert locate() == Path("/etc/isthmus.yaml")
     assert locate(Path("mine.yaml")) == Path("mine.yaml")
+
+
+@pytest.mark.parametrize("header", ["X-Auth-Token", "ocp-apim-subscription-key", "cf-access-client-secret"])
+def test_a_secret_in_a_header_is_refused_whatever_its_name(header: str) -> None:
+    text = (
+        f"providers: {{p: {{dialect: openai, base_url: 'http://localhost:1', headers: {{{header}: abc}}}}}}"
+    )
+    _, faults = parse(text, "isthmus.yaml")
+    assert Code.SECRET_IN_CLEAR in {fault.code for fault in faults}
+    assert "abc" not in repr(faults)
+
+
+@pytest.mark.parametrize("where", ["headers: {Host: a}", "forward_headers: [Content-Length]"])
+def test_headers_that_the_client_writes_itself_are_refused(where: str) -> None:
+    text = f"providers: {{p: {{dialect: openai, base_url: 'http://localhost:1', {where}}}}}"
+    _, faults = parse(text, "isthmus.yaml")
+    assert Code.CONFLICT in {fault.code for fault in faults}

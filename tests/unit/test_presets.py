@@ -15,7 +15,7 @@ ROWS = pytest.mark.parametrize("row", PRESETS, ids=lambda row: row.name)
 @ROWS
 def test_a_row_can_be_called(row: Preset) -> None:
     assert find_preset(row.name) is row
-    assert sum(1 for value in (row.base_url, row.base_url_form, row.engine) if value) == 1
+    assert sum(1 for value in (row.base_url, row.base_url_form, row.engine, row.client) if value) == 1
     for url in filter(None, (row.base_url, row.base_url_form)):
         assert urls.what_is_wrong(url) is None
     if row.key_env is None:

@@ -65,7 +65,8 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     customary environment variable of the key, None where a key is optional. `forward_headers` are those of
     the caller that belong to the dialect, and go with its bytes. `prices` is the provider's id in
     genai-prices. `kind` is None where only the user knows whether the machine is rented or their own.
-    `engine` is set where Isthmus runs the server itself, `docs` is the page that the row was written from.
+    `engine` is set where Isthmus runs the server itself, `client` where a library instead of our HTTP client
+    speaks to servers whose addresses it knows. `docs` is the page that the row was written from.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     quirks: frozenset[str] = frozenset({"no_developer_role"})
     kind: Kind | None = None
     engine: Literal["llama.cpp"] | None = None
+    client: Literal["anyllm"] | None = None
 
 
 _OPENAI_QUIRKS = frozenset({"max_completion_tokens", "no_reasoning_field", "no_top_k"})
@@ -281,6 +283,14 @@ PRESETS: tuple[Preset, ...] = (
         base_url="https://integrate.api.nvidia.com/v1",
         key_env="NVIDIA_API_KEY",
         kind="open",
+    ),
+    Preset(
+        name="anyllm",
+        title="Every provider of any-llm (the extra `isthmus[anyllm]`; a model's id is `provider:model`)",
+        wires=("openai", "openai-embeddings"),
+        docs="https://github.com/mozilla-ai/any-llm",
+        quirks=frozenset({"no_developer_role", "no_reasoning_field", "no_top_k"}),
+        client="anyllm",
     ),
 )
 

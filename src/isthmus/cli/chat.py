@@ -6,37 +6,64 @@ import http.client
 import sys
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import click
 import msgspec
 
 from isthmus.cli.options import use_colour
+from isthmus.core.errors import IsthmusError
 from isthmus.dialects.sse import Splitter
 
 MARK = b": isthmus "
 READ = 65536
+PATIENCE_S = 600
+
+
+class Address(click.ParamType[SplitResult]):
+    """The URL of a gateway, with or without the `/v1` that OpenAI's clients want."""
+
+    name = "url"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> SplitResult:
+        text = str(value).rstrip("/").removesuffix("/v1")
+        try:
+            parts = urlsplit(text)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            sound = False
+        if not sound:
+            self.fail(f"{value!r} is no URL; write it like http://127.0.0.1:4141", param, ctx)
+        return parts
 
 
 @click.command()
 @click.argument("route", default="default")
-@click.option("--url", default="http://127.0.0.1:4141", show_default=True, help="Where the gateway is.")
+@click.option(
+    "--url",
+    type=Address(),
+    default="http://127.0.0.1:4141",
+    show_default=True,
+    help="Where the gateway is.",
+)
 @click.option("--key", envvar="ISTHMUS_KEY", help="A key; default $ISTHMUS_KEY.")
 @click.option("--system", help="A system message to begin with.")
 @click.option("--max-tokens", type=click.IntRange(1), help="The longest answer.")
-def chat(route: str, url: str, key: str | None, system: str | None, max_tokens: int | None) -> None:
+def chat(route: str, url: SplitResult, key: str | None, system: str | None, max_tokens: int | None) -> None:
     """Talk to ROUTE of a running gateway. One line is one turn; an empty line, Ctrl-D or /exit ends it.
 
     Answers go to stdout, everything else to stderr, so that a conversation can be piped.
     """
     talk = _Talk(url, key, route, system, max_tokens)
-    if sys.stdin.isatty():
-        click.echo(f"Talking to route {route!r} at {url}. /exit ends, /new forgets.", err=True)
+    live = sys.stdin.isatty()
+    if live:
+        click.echo(f"Talking to route {route!r} at {url.geturl()}. /exit ends, /new forgets.", err=True)
     for line in _lines():
         if line == "/new":
             talk.forget()
             continue
-        if not talk.turn(line):
+        # A person may say it again, or otherwise; a script must learn that there is no answer.
+        if not talk.turn(line) and not live:
             raise SystemExit(1)
 
 
@@ -44,7 +71,7 @@ class _Talk:
     """The conversation so far, and the way to the gateway."""
 
     def __init__(
-        self, url: str, key: str | None, route: str, system: str | None, max_tokens: int | None
+        self, url: SplitResult, key: str | None, route: str, system: str | None, max_tokens: int | None
     ) -> None:
         self._url = url
         self._headers = {"content-type": "application/json", "x-isthmus-receipt": "1"}
@@ -61,14 +88,21 @@ class _Talk:
         self._messages = []
 
     def turn(self, text: str) -> bool:
-        """Say something and show the answer as it comes; False where there is none."""
+        """Say something and show the answer as it comes; False where there is none, or not all of it."""
         self._messages.append({"role": "user", "content": text})
+        where, answer = self._url.geturl(), None
         try:
             answer = self._ask()
+        except BrokenPipeError:
+            # Whoever read the conversation has seen enough: click ends the process quietly.
+            raise
+        except (http.client.HTTPException, msgspec.DecodeError, IsthmusError):
+            _say(f"\nWhat answers at {where} broke off, or does not speak as a gateway does.", "red")
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            _say(f"No gateway answers at {self._url} ({reason}). Start one with: isthmus serve", "red")
-            answer = None
+            _say(f"No gateway answers at {where} ({reason}). Start one with: isthmus serve", "red")
+        except KeyboardInterrupt:
+            _say("\n  (interrupted: this turn is forgotten)", "bright_black")
         if answer is None:
             self._messages.pop()
             return False
@@ -76,16 +110,18 @@ class _Talk:
         return True
 
     def _ask(self) -> str | None:
-        parts = urlsplit(self._url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.hostname or "127.0.0.1", parts.port, timeout=600)
+        url = self._url
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(url.hostname or "", url.port, timeout=PATIENCE_S)
         body = msgspec.json.encode({**self._request, "messages": [*self._opening, *self._messages]})
         try:
-            connection.request("POST", f"{parts.path.rstrip('/')}/v1/chat/completions", body, self._headers)
+            connection.request("POST", f"{url.path}/v1/chat/completions", body, self._headers)
             response = connection.getresponse()
             if response.status != 200:
                 _say(_error_text(response.read()), "red")
                 return None
+            if not (response.getheader("content-type") or "").startswith("text/event-stream"):
+                raise http.client.HTTPException("no event stream")
             return self._show(response)
         finally:
             connection.close()
@@ -130,8 +166,9 @@ def _events(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 def _footer(receipt: dict[str, Any]) -> str:
     tokens = f"{receipt['prompt_tokens']} in, {receipt['output_tokens']} out"
+    cost = "price unknown" if receipt["cost_usd"] == "unknown" else f"{receipt['cost_usd']} USD"
     return (
-        f"  {receipt['model']} · {tokens} · {receipt['cost_usd']} USD · "
+        f"  {receipt['model']} · {tokens} · {cost} · "
         f"overhead {receipt['overhead_ms']:.2f} ms of {receipt['total_ms']:,.0f} ms"
     )
 

@@ -58,7 +58,7 @@ def summary(config: Config) -> str:
 
 
 def _place(provider: Provider) -> str:
-    return provider.base_url or "(run by Isthmus)"
+    return provider.base_url or ("(known to any-llm)" if provider.client == "anyllm" else "(run by Isthmus)")
 
 
 def _key(provider: Provider) -> str:

@@ -62,7 +62,7 @@ def _print(decision: Decision) -> None:
     click.echo(f"route     {decision.route} ({decision.operation})")
     click.echo(f"allowed   {', '.join(decision.allowed) or 'no model'}")
     for refused in decision.refused:
-        click.echo(f"refused   {refused.model}: {refused.reason} [{refused.rule}]")
+        click.echo(f"refused   {refused.model} by {refused.rule}: {refused.reason}")
     if decision.plan is not None:
         click.echo(f"plan      {msgspec.json.encode(decision.plan).decode()}")
     for reason in decision.reasons:

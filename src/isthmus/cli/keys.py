@@ -53,6 +53,8 @@ def create(
     name: str, routes: tuple[str, ...], expires: float | None, config_path: Path | None, as_json: bool
 ) -> None:
     """Create a key and show its secret, this once."""
+    if not name.strip():
+        raise click.BadParameter("a key needs a name that tells whose it is", param_hint="--name")
     now = _now_us()
     _warn_of_unknown(routes, config_path)
     expires_us = None if expires is None else now + int(expires * 1_000_000)
@@ -72,6 +74,8 @@ def list_(config_path: Path | None, as_json: bool) -> None:
     now = _now_us()
     heads = ("ID", "NAME", "ROUTES", "CREATED", "EXPIRES", "STATE")
     click.echo(table(heads, [_row(key, now) for key in found]))
+    if not found:
+        click.echo("There is none yet, so only programs on this machine are served.", err=True)
 
 
 @keys.command()

@@ -23,7 +23,10 @@ def models() -> None:
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(config_path: Path | None, as_json: bool) -> None:
-    """List every model: where it runs, what it may do, and which routes lead to it."""
+    """List every model.
+
+    It tells where each runs, what its price is known from, and which routes lead to it.
+    """
     config = load_or_exit(locate(config_path))
     if as_json:
         rows = [

@@ -36,7 +36,7 @@ def load_or_exit(path: Path | None) -> Config:
     try:
         return load(path)
     except ConfigError as error:
-        click.echo(render(error.faults, colour=use_colour(sys.stderr)), err=True)
+        click.echo(render(error.faults, colour=use_colour(sys.stderr)), err=True, nl=False)
         raise SystemExit(1) from None
 
 
@@ -49,6 +49,13 @@ def told(command: F) -> F:
             return command(*args, **kwargs)
         except IsthmusError as error:
             click.echo(f"isthmus: {error.text}", err=True)
+            raise SystemExit(1) from None
+        except BrokenPipeError:
+            # Whoever read the output has seen enough: click ends the process quietly.
+            raise
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            click.echo(f"isthmus: {error.strerror or error}{where}", err=True)
             raise SystemExit(1) from None
 
     return tell  # type: ignore[return-value]

@@ -57,6 +57,8 @@ def list_(
     else:
         heads = ("TIME (UTC)", "ID", "ROUTE", "MODEL", "OUTCOME", "IN", "OUT", "USD", "OVERHEAD", "TOTAL")
         click.echo(table(heads, [_row(record) for record in page.records]))
+        if not page.records:
+            click.echo("There is no such record.", err=True)
     if page.next is not None:
         click.echo(f"There are more: --after {page.next}", err=True)
 
@@ -67,7 +69,10 @@ def list_(
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @told
 def show(record_id: str, config_path: Path | None, as_json: bool) -> None:
-    """Show the whole story of one request; the beginning of its id is enough."""
+    """Show the whole story of one request.
+
+    The beginning of its id is enough.
+    """
     record = _records(config_path).find(record_id)
     click.echo(msgspec.json.encode(record) if as_json else "\n".join(_story(record)))
 

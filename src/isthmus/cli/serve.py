@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import signal
@@ -49,9 +50,15 @@ def serve(config_path: Path | None, host: str | None, port: int | None, greeting
             click.echo(f"isthmus: {error.text}", err=True)
             status = 1
         except OSError as error:
-            click.echo(f"isthmus: cannot start: {error}. Is another gateway running? Try --port 0.", err=True)
+            click.echo(f"isthmus: {_not_listening(error, config, host, port)}", err=True)
             status = 1
     raise SystemExit(status)
+
+
+def _not_listening(error: OSError, config: Config, host: str | None, port: int | None) -> str:
+    where = f"{host or config.gateway.host}:{config.gateway.port if port is None else port}"
+    hint = " Is another gateway running? Try --port 0." if error.errno == errno.EADDRINUSE else ""
+    return f"cannot listen on {where}: {error.strerror or error}.{hint}"
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

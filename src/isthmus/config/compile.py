@@ -20,9 +20,10 @@ from isthmus.config.document import ModelEntry, ProviderEntry, RouteEntry
 from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
 from isthmus.config.secrets import resolve
-from isthmus.config.tree import Mapping, Mark, Path, Scalar, Sequence, Tree
+from isthmus.config.tree import Mapping, Mark, Path, Scalar, Sequence, Tree, sounds_secret
 from isthmus.core.errors import IsthmusError
 from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
+from isthmus.providers.transport import OWNED_HEADERS
 from isthmus.routing.route import Route
 from isthmus.strategies.plan import CallModel, Fallback
 
@@ -35,11 +36,10 @@ _ENGINE_CAPABILITIES: dict[str, frozenset[Capability]] = {
 }
 _NOT_FOR_ENGINES = ("base_url", "key", "auth", "headers", "query", "forward_headers", "ca_file", "prices")
 _FOR_ENGINES = ("context", "parallel", "threads")
+_NOT_FOR_ANYLLM = ("auth", "headers", "query", "forward_headers", "client", "ca_file")
+_ANYLLM_ID = re.compile(r"[a-z0-9_-]+:.+")
+_NOTHING_SAID = ProviderEntry()
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_SECRET_NAMES = re.compile(
-    r"authorization|proxy-authorization|cookie|(x-)?(goog-)?api[-_]?key|key|(access[-_])?token|secret",
-    re.IGNORECASE,
-)
 
 
 class Sections(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +86,7 @@ class _Compiler:
             name: Route(name=name, plan=entry.plan, record_bodies=entry.record_bodies)
             for name, entry in self._sections.routes.items()
         }
+        self._check_keys_of_anyllm(providers, models)
         self._check_plans()
         for route in routes.values():
             self._check_modes(route, models)
@@ -155,6 +156,8 @@ class _Compiler:
             if getattr(entry, key) is not None:
                 message = f"`{key}` is for engines that Isthmus runs; this server has its own."
                 self._add(Code.CONFLICT, message, "Remove it.", (*path, key))
+        if preset is not None and preset.client is not None:
+            return self._anyllm(name, entry, preset, path)
         speech: Preset | Speech = preset or DIALECTS[entry.dialect or "openai"]
         base_url = entry.base_url or (preset.base_url if preset else None)
         if base_url is None:
@@ -181,6 +184,27 @@ class _Compiler:
             client=entry.client,
             ca_file=entry.ca_file,
             forward_headers=_forwarded(entry, speech),
+            **_as_said(entry),
+        )
+
+    def _anyllm(self, name: str, entry: ProviderEntry, preset: Preset, path: Path) -> Provider | None:
+        for key in _NOT_FOR_ANYLLM:
+            if getattr(entry, key) != getattr(_NOTHING_SAID, key):
+                message = f"`{key}` does not go with any-llm: the SDKs behind it make the calls."
+                self._add(Code.CONFLICT, message, "Remove it.", (*path, key))
+        if entry.base_url is not None and not self._url_is_sound(entry.base_url, path):
+            return None
+        self._check_key(entry, preset, entry.base_url or "", preset.auth, path)
+        return Provider(
+            name=name,
+            wires=preset.wires,
+            base_url=entry.base_url.rstrip("/") if entry.base_url is not None else None,
+            key=entry.key,
+            auth=preset.auth,
+            kind=entry.kind or preset.kind,
+            quirks=preset.quirks if entry.quirks is None else entry.quirks,
+            prices=entry.prices,
+            client="anyllm",
             **_as_said(entry),
         )
 
@@ -227,7 +251,7 @@ class _Compiler:
     def _check_headers(self, entry: ProviderEntry, path: Path) -> None:
         for where in ("headers", "query"):
             for header in getattr(entry, where):
-                if _SECRET_NAMES.fullmatch(header):
+                if sounds_secret(header):
                     message = f"`{header}` is a credential, and the config would hold it in clear."
                     self._add(
                         Code.SECRET_IN_CLEAR,
@@ -235,6 +259,10 @@ class _Compiler:
                         "Say `key:` and `auth:` instead.",
                         (*path, where, header),
                     )
+        for where, names in (("headers", entry.headers), ("forward_headers", entry.forward_headers or ())):
+            for header in OWNED_HEADERS.intersection(name.lower() for name in names):
+                message = f"`{header}` is written by the HTTP client itself."
+                self._add(Code.CONFLICT, message, "Remove it.", (*path, where))
         for header, value in entry.headers.items():
             if _HEADER_NAME.fullmatch(header) is None or not (value.isascii() and value.isprintable()):
                 message = "A header has a name without spaces, and one line of printable ASCII."
@@ -247,7 +275,7 @@ class _Compiler:
                     "",
                     (*path, "forward_headers", index),
                 )
-            elif _SECRET_NAMES.fullmatch(header):
+            elif sounds_secret(header):
                 message = f"`{header}` is the caller's credential for this gateway: it goes no further."
                 self._add(Code.CONFLICT, message, "Remove it.", (*path, "forward_headers", index))
 
@@ -295,8 +323,26 @@ class _Compiler:
             weights=entry.weights or (weights.name if weights else None),
             price=prices,
         )
+        if provider.client == "anyllm" and _ANYLLM_ID.fullmatch(model.id) is None:
+            message = f"`{model.id}` does not say which of any-llm's providers it belongs to."
+            hint = "Say `id: provider:model`, such as `id: cohere:command-a`."
+            self._add(Code.BAD_NAME, message, hint, (*path, "id"))
         self._check_wires(model, provider, path)
         return model
+
+    def _check_keys_of_anyllm(self, providers: dict[str, Provider], models: dict[str, Model]) -> None:
+        """A key or an address is one vendor's: no other may be sent it."""
+        owners: dict[str, str] = {}
+        for model in models.values():
+            provider = providers[model.provider]
+            if provider.client != "anyllm" or (provider.key is None and provider.base_url is None):
+                continue
+            vendor = model.id.partition(":")[0]
+            owner = owners.setdefault(provider.name, vendor)
+            if vendor != owner:
+                message = f"`{provider.name}` has a key or base_url of {owner}, and this is {vendor}'s model."
+                hint = "Give each of any-llm's providers a provider of its own here."
+                self._add(Code.CONFLICT, message, hint, ("models", model.name, "id"))
 
     def _weights(self, entry: ModelEntry, provider: Provider, path: Path) -> Weights | None:
         """The catalogue's row of what the engine will load; None for a file of the user's."""

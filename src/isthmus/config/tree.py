@@ -177,7 +177,7 @@ class _Builder:
                 self._tree(path, secret=secret)
                 continue
             name = key.text
-            value = self._tree((*path, name), secret=secret or _sounds_secret(name))
+            value = self._tree((*path, name), secret=secret or sounds_secret(name))
             if name in entries:
                 first = entries[name][0].start.line + 1
                 hint = f"It stands on line {first} already: keep one of them."
@@ -251,7 +251,8 @@ _SECRET_LINE = re.compile(
 )
 
 
-def _sounds_secret(key: str) -> bool:
+def sounds_secret(key: str) -> bool:
+    """True where what stands under such a key is most likely a secret."""
     return key not in _NOT_SECRET and _SECRET_KEY.fullmatch(key) is not None
 
 

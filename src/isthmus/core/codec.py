@@ -69,8 +69,8 @@ class StreamDecoder(Protocol):
     MALFORMED_ANSWER for bytes that are not of the dialect, BROKEN_STREAM from `close` where the terminal
     event is missing. Pieces decoded before the fault in the same `feed` are not lost: they are in `salvage`.
 
-    `ended` turns True with the dialect's terminal event, where it has one: nothing of the answer follows then,
-    whatever the connection does.
+    `ended` turns True with the dialect's terminal event, where it has one: nothing of the answer follows
+    then, whatever the connection does.
     """
 
     salvage: list[Piece]

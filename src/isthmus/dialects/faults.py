@@ -36,7 +36,7 @@ _CREDENTIAL = re.compile(
     r"api[ _]key (not valid|invalid|expired)|api_key_invalid|invalid[_ ]api[_ ]key", re.IGNORECASE
 )
 _NO_MODEL = re.compile(
-    r"model[_ ]not[_ ]found|model .{0,120}(does not exist|not found|is not available)", re.IGNORECASE
+    r"model not found|model .{0,120}(does not exist|not found|is not available)", re.IGNORECASE
 )
 _CONTENT = re.compile(
     r"content[_ ](policy|filter|management)|responsibleaipolicy|content_policy_violation|moderation|flagged",
@@ -156,7 +156,9 @@ def classify(status: int, complaint: Complaint) -> Fault:
         return Fault.RATE_LIMITED
     if status in (503, 529) or (status >= 400 and _OVERLOAD.search(f"{complaint.type} {complaint.code}")):
         return Fault.OVERLOADED
-    if status in (400, 422) and _NO_MODEL.search(words):
+    if status in (400, 422) and (
+        "model_not_found" in (complaint.type, complaint.code) or _NO_MODEL.search(words)
+    ):
         return Fault.UPSTREAM_NOT_FOUND
     by_status = {
         401: Fault.UPSTREAM_AUTHENTICATION,

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from isthmus.core.errors import Fault, IsthmusError
 
 UPLOAD_IDLE_S = 30.0
-"""How long a client may pause in the middle of its request: a place in the gateway is kept for it meanwhile."""
+"""How long a client may pause in the middle of its request, seconds: a place is kept for it meanwhile."""
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]

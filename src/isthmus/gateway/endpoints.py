@@ -9,12 +9,46 @@ import msgspec
 JsonSchema = dict[str, Any]
 
 
+def _object(properties: JsonSchema, *optional: str) -> JsonSchema:
+    """An object that has these properties, and perhaps others."""
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "required": required, "properties": properties}
+
+
+_TEXT = {"type": "string"}
+_MAYBE_TEXT = {"type": ["string", "null"]}
+_NATURAL = {"type": "integer", "minimum": 0}
+_OBJECTS = {"type": "array", "items": {"type": "object"}}
+
+OPENAI_ERROR: JsonSchema = {
+    "title": "OpenAI's error",
+    **_object(
+        {
+            "error": _object({"message": _TEXT, "type": _TEXT, "param": _MAYBE_TEXT, "code": _TEXT}),
+            "request_id": _TEXT,
+        }
+    ),
+}
+ANTHROPIC_ERROR: JsonSchema = {
+    "title": "Anthropic's error",
+    **_object(
+        {
+            "type": {"const": "error"},
+            "error": _object({"type": _TEXT, "message": _TEXT, "code": _TEXT, "param": _TEXT}, "param"),
+            "request_id": _TEXT,
+        }
+    ),
+}
+EITHER_ERROR: JsonSchema = {"anyOf": [OPENAI_ERROR, ANTHROPIC_ERROR]}
+"""Of endpoints that both vendors' clients ask: who sends `anthropic-version` gets Anthropic's form."""
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One method of one path.
 
     `wire` names the client dialect of a model endpoint; the others are answered by the gateway itself, by
     `page`. `access` says who may ask: `key` anyone with a key (or this machine, while no key exists), `open`
-    anyone.
+    anyone. `answer` and `error` are schemas of the body, of a good status and of a bad one.
     """
 
     method: Literal["GET", "POST"]
@@ -24,7 +58,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     wire: str | None = None
     page: str | None = None
     request: JsonSchema | None = None
+    answer: JsonSchema
     answer_type: str = "application/json"
+    error: JsonSchema | None = None
     statuses: tuple[int, ...] = (200,)
 
 
@@ -32,7 +68,7 @@ _MODEL = {"type": "string", "minLength": 1, "description": "A route of this gate
 _STREAM = {"type": ["boolean", "null"], "description": "Answer as server-sent events."}
 _COUNT = {"type": ["integer", "null"], "minimum": 1}
 _CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}, {"type": "null"}]}
-_FAILURES = (400, 401, 403, 404, 413, 429, 499, 500, 502, 503, 504)
+_FAILURES = (400, 401, 403, 404, 413, 429, 500, 502, 503, 504)
 
 
 def _messages(roles: list[str], content: JsonSchema) -> JsonSchema:
@@ -124,6 +160,70 @@ EMBEDDINGS = {
     },
 }
 
+# Answers that pass through are the provider's own: only what its dialect cannot do without is promised.
+CHAT_ANSWER = _object(
+    {
+        "id": _TEXT,
+        "object": {"const": "chat.completion"},
+        "created": _NATURAL,
+        "model": _TEXT,
+        "choices": _OBJECTS,
+    }
+)
+RESPONSE = _object(
+    {
+        "id": _TEXT,
+        "object": {"const": "response"},
+        "status": {"enum": ["completed", "incomplete", "failed", "in_progress", "queued", "cancelled"]},
+        "model": _TEXT,
+        "output": _OBJECTS,
+    }
+)
+MESSAGE = _object(
+    {
+        "id": _TEXT,
+        "type": {"const": "message"},
+        "role": {"const": "assistant"},
+        "model": _TEXT,
+        "content": _OBJECTS,
+        "stop_reason": _MAYBE_TEXT,
+    }
+)
+TOKENS = _object({"input_tokens": _NATURAL})
+VECTORS = _object({"object": {"const": "list"}, "data": _OBJECTS, "model": _TEXT})
+OPENAI_MODEL = _object(
+    {"id": _TEXT, "object": {"const": "model"}, "created": _NATURAL, "owned_by": {"const": "isthmus"}}
+)
+ANTHROPIC_MODEL = _object(
+    {
+        "type": {"const": "model"},
+        "id": _TEXT,
+        "display_name": _TEXT,
+        "created_at": {**_TEXT, "format": "date-time"},
+    }
+)
+MODELS: JsonSchema = {
+    "anyOf": [
+        _object({"object": {"const": "list"}, "data": {"type": "array", "items": OPENAI_MODEL}}),
+        _object(
+            {
+                "data": {"type": "array", "items": ANTHROPIC_MODEL},
+                "has_more": {"const": False},
+                "first_id": _MAYBE_TEXT,
+                "last_id": _MAYBE_TEXT,
+            }
+        ),
+    ]
+}
+READINESS = _object(
+    {
+        "status": {"enum": ["ready", "not ready", "draining"]},
+        "ledger": {"type": "object"},
+        "engines": {"type": "object", "additionalProperties": _TEXT},
+        "config": _TEXT,
+    }
+)
+
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         method="POST",
@@ -132,6 +232,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         access="key",
         wire="openai",
         request=CHAT,
+        answer=CHAT_ANSWER,
+        error=OPENAI_ERROR,
         statuses=(200, *_FAILURES),
     ),
     Endpoint(
@@ -141,6 +243,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         access="key",
         wire="responses",
         request=RESPONSES,
+        answer=RESPONSE,
+        error=OPENAI_ERROR,
         statuses=(200, *_FAILURES),
     ),
     Endpoint(
@@ -150,6 +254,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         access="key",
         wire="anthropic",
         request=MESSAGES,
+        answer=MESSAGE,
+        error=ANTHROPIC_ERROR,
         statuses=(200, *_FAILURES),
     ),
     Endpoint(
@@ -159,6 +265,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         access="key",
         wire="anthropic-count",
         request=COUNT,
+        answer=TOKENS,
+        error=ANTHROPIC_ERROR,
         statuses=(200, *_FAILURES),
     ),
     Endpoint(
@@ -168,6 +276,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         access="key",
         wire="openai-embeddings",
         request=EMBEDDINGS,
+        answer=VECTORS,
+        error=OPENAI_ERROR,
         statuses=(200, *_FAILURES),
     ),
     Endpoint(
@@ -176,6 +286,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="The routes of the key, as models; in Anthropic's form to whom sends `anthropic-version`.",
         access="key",
         page="models",
+        answer=MODELS,
+        error=EITHER_ERROR,
         statuses=(200, 401, 403),
     ),
     Endpoint(
@@ -184,15 +296,26 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="One route, as a model.",
         access="key",
         page="model",
+        answer={"anyOf": [OPENAI_MODEL, ANTHROPIC_MODEL]},
+        error=EITHER_ERROR,
         statuses=(200, 401, 403, 404),
     ),
-    Endpoint(method="GET", path="/healthz", summary="The process lives.", access="open", page="healthz"),
+    Endpoint(
+        method="GET",
+        path="/healthz",
+        summary="The process lives.",
+        access="open",
+        page="healthz",
+        answer=_object({"status": {"const": "ok"}}),
+    ),
     Endpoint(
         method="GET",
         path="/readyz",
         summary="The gateway can serve: its ledger writes and its engines run. 503 says what is missing.",
         access="open",
         page="readyz",
+        answer=READINESS,
+        error=READINESS,
         statuses=(200, 503),
     ),
     Endpoint(
@@ -201,8 +324,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         summary="Metrics in Prometheus' text format.",
         access="key",
         page="metrics",
+        answer={},
         answer_type="text/plain",
+        error=EITHER_ERROR,
         statuses=(200, 401, 403),
     ),
-    Endpoint(method="GET", path="/openapi.json", summary="This description.", access="open", page="openapi"),
+    Endpoint(
+        method="GET",
+        path="/openapi.json",
+        summary="This description.",
+        access="open",
+        page="openapi",
+        answer={"type": "object"},
+    ),
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import aclosing, suppress
 from random import getrandbits
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import msgspec
 
@@ -54,6 +55,8 @@ READ_REQUEST_ID = frozenset({"anthropic", "anthropic-count"})
 
 RECEIPT_HEADER = b"x-isthmus-receipt"
 """Who sends this header gets, at the end of a stream, what headers can only say of a whole answer."""
+
+LONGEST_HEADER = 1000
 
 clock: Callable[[], float] = time.perf_counter
 
@@ -390,7 +393,7 @@ class Exchange:
             (b"x-isthmus-overhead-ms", b"%.3f" % self._overhead_ms(self._first_out)),
         ]
         if trace.dropped:
-            headers.append((b"x-isthmus-dropped", ",".join(trace.dropped).encode("ascii", "replace")))
+            headers.append((b"x-isthmus-dropped", _in_a_header(trace.dropped)))
         return headers
 
     def _identity(self) -> HeaderList:
@@ -421,6 +424,12 @@ class Exchange:
         if self._attempts is not None:
             self._attempts.waited += seconds
         await asyncio.sleep(seconds)
+
+
+def _in_a_header(names: tuple[str, ...]) -> bytes:
+    """Names of fields, which the caller chose, as a header may hold them: a percent sign for what is odd."""
+    told = ",".join(quote(name, safe="[]", errors="replace") for name in names)
+    return told[:LONGEST_HEADER].encode("ascii")
 
 
 def _total_usage(story: list[AttemptRecord]) -> Usage | None:

@@ -63,13 +63,11 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _response(endpoint: Endpoint, status: int) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": _phrase(status)}
-    if status >= 400 and endpoint.page != "readyz":
-        response["content"] = {"application/json": {"schema": {"type": "object", "required": ["error"]}}}
+    response: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+    if status >= 400:
+        response["content"] = {"application/json": {"schema": endpoint.error}}
         return response
-    response["content"] = {
-        endpoint.answer_type: {"schema": {"type": "object"} if "json" in endpoint.answer_type else {}}
-    }
+    response["content"] = {endpoint.answer_type: {"schema": endpoint.answer}}
     if endpoint.wire is not None:
         response["headers"] = {
             name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()
@@ -78,7 +76,3 @@ def _response(endpoint: Endpoint, status: int) -> dict[str, Any]:
         if "stream" in properties:
             response["content"]["text/event-stream"] = {"schema": {"type": "string"}}
     return response
-
-
-def _phrase(status: int) -> str:
-    return "The client went away." if status == 499 else HTTPStatus(status).phrase

@@ -452,7 +452,7 @@ async def _next_in_time(stream: Stream, trace: Trace, now: float) -> bytes:
 
 
 def _bug(trace: Trace) -> IsthmusError:
-    """A failure of our own; once the endpoint has answered, its answer had a part in it, and another may do."""
+    """A failure of our own; once the endpoint has answered, its answer had a part in it."""
     fault = Fault.INTERNAL if trace.status is None else Fault.MALFORMED_ANSWER
     return IsthmusError(fault, "The gateway failed at this request; its log says where.")
 

@@ -58,6 +58,7 @@ def model_of(received: Received, house: House) -> str:
         known(body, _DOCUMENTED, "Unknown parameter: '{}'.".format)
     model = field(body, "model", str)
     require(model is not None, "you must provide a model parameter", param="model")
+    field(body, "dimensions", int)
     number(body, "dimensions", 1, 65536)
     encoding = field(body, "encoding_format", str, "float")
     require(

@@ -214,6 +214,7 @@ class _GlanceDelta(msgspec.Struct):
 
 
 class _GlanceChoice(msgspec.Struct):
+    index: int | None = None
     delta: _GlanceDelta | None = None
     finish_reason: str | None = None
 
@@ -244,34 +245,29 @@ class ChatWatch:
     """Watches a passed-through stream (core.codec.Watch) by byte search; events are parsed only where they
     matter.
 
-    After the first content a read costs a few searches of its last event and one of the whole.
-    `ended` needs a finish reason: a `[DONE]` without one is not forwarded, since it would make a dead stream
-    look whole.
+    After the first content a read costs a few searches. `ended` needs a finish reason: a `[DONE]` without one
+    is not forwarded, since it would make a dead stream look whole. Without a `[DONE]` every choice that was
+    seen needs its own.
     """
 
     def __init__(self, strip_usage: bool) -> None:
         self.reading = Reading()
         self._strip_usage = strip_usage
-        self._rest = b""
+        self._rest: list[bytes] = []
+        self._rest_size = 0
         self._held: list[bytes] = []
         self._seen_event = False
-        self._at_end = False
+        self._choices: set[int] = set()
+        self._finished: set[int] = set()
 
     def feed(self, data: bytes) -> bytes:
         """What may be forwarded now."""
         reading = self.reading
         if reading.error is not None:
             return b""
-        if self._rest:
-            data = self._rest + data
-        end = sse.whole_events(data)
-        if end == len(data):
-            self._rest = b""
-        else:
-            self._rest = data[end:]
-            if len(self._rest) > sse.MAX_EVENT_BYTES:
-                reading.error = malformed(f"a stream event of more than {sse.MAX_EVENT_BYTES} bytes")
-            data = data[:end]
+        data = self._whole_events(data)
+        if self._rest_size > sse.MAX_EVENT_BYTES:
+            reading.error = malformed(f"a stream event of more than {sse.MAX_EVENT_BYTES} bytes")
         if not reading.committed:
             data = self._look_for_content(data)
             if not reading.committed:
@@ -285,7 +281,8 @@ class ChatWatch:
     def close(self) -> bytes:
         """The rest, where it is a whole event that lacks only its blank line."""
         reading = self.reading
-        rest, self._rest = self._rest, b""
+        rest = b"".join(self._rest)
+        self._rest.clear()
         if reading.error is not None:
             return b""
         last = b""
@@ -294,9 +291,25 @@ class ChatWatch:
             last = b"".join(self._held) if reading.committed else b""
         elif not self._seen_event:
             self._refuse_page(b"".join(self._held) + rest)
-        if self._at_end and reading.error is None:
+        if self._finished and self._finished >= self._choices and reading.error is None:
             reading.ended = True
         return last + b"\n\n" if last else b""
+
+    def _whole_events(self, data: bytes) -> bytes:
+        """The events that `data` completes; the rest is kept, and of it only the last bytes are searched
+        again."""
+        if self._rest:
+            # A blank line has at most four bytes.
+            seam = self._rest[-1][-3:]
+            self._rest.append(data)
+            if not sse.whole_events(seam + data):
+                self._rest_size += len(data)
+                return b""
+            data = b"".join(self._rest)
+        end = sse.whole_events(data)
+        self._rest_size = len(data) - end
+        self._rest = [data[end:]] if self._rest_size else []
+        return data[:end]
 
     def _refuse_page(self, received: bytes) -> None:
         """Sets the error for a page or a JSON error that came in place of any event."""
@@ -316,22 +329,18 @@ class ChatWatch:
         return block[start:]
 
     def _look_at_end(self, block: bytes) -> bytes:
-        """`block` without what must not be forwarded. Only its last events are read, back to a plain one.
-
-        Ends and errors stand in a stream's last events; a usage object may stand in any, and always holds a
-        name that ends in `_tokens`. Quotes inside a text are escaped, so text cannot look like a field.
-        """
+        """`block` without what must not be forwarded. Only its last events are read, back to a plain one,
+        unless something else stands before."""
         start = len(block)
-        while start > 0:
+        if not _are_plain(block, 0, start):
             before = sse.start_of_event(block, start)
-            if _is_plain(block[before:start]):
-                break
-            start = before
-        # Searches run from the end: there the fields stand, and CPython's `rfind` is the faster one.
-        if start > 0 and block.rfind(b'_tokens"', 0, start) >= 0:
-            start = 0
+            while start > 0 and not _are_plain(block, before, start):
+                start = before
+                before = sse.start_of_event(block, start)
+            if not _are_plain(block, 0, start):
+                start = 0
         if start > 0:
-            self._at_end = False
+            self._choices.add(0)
         if start == len(block):
             return block
         return block[:start] + b"".join(self._look(block[start:]))
@@ -386,11 +395,18 @@ class ChatWatch:
         return bool(glance.choices) or not self._strip_usage
 
 
-def _is_plain(event: bytes) -> bool:
-    """True where an event's bytes surely hold no end, no error and no usage."""
+def _are_plain(block: bytes, start: int, end: int) -> bool:
+    """True where the events of a part of `block` surely hold neither an end nor an error nor usage, and no
+    choice but the first: each says once, and says null, what its finish reason is.
+
+    Quotes inside a text are escaped, so text cannot look like a field. Tool calls have an `index` too: those
+    after the first are not plain. A usage object always holds a name that ends in `_tokens`.
+    """
+    events = block.count(b"\n\n", start, end) or block.count(b"\r\n\r\n", start, end)
     return (
-        (event.rfind(b'"finish_reason":null') > 0 or event.rfind(b'"finish_reason": null') > 0)
-        and event.rfind(b"data:") == 0
-        and event.rfind(b'"error"') < 0
-        and event.rfind(b'_tokens"') < 0
+        events == block.count(b'"finish_reason"', start, end)
+        and events in _counts(block, _NO_FINISH, start, end)
+        and block.count(b'"index"', start, end) in _counts(block, _FIRST, start, end)
+        and block.find(b'"error"', start, end) < 0
+        and block.find(b'_tokens"', start, end) < 0
     )
