@@ -110,7 +110,7 @@ def test_where_nothing_is_permitted_nothing_is_called_and_the_reason_is_told(pla
     assert script.performed == []
     assert isinstance(finished, Finished)
     assert finished.error is not None
-    assert (finished.error.fault, finished.error.code) == (Fault.FORBIDDEN, "model_not_permitted")
+    assert (finished.error.fault, finished.error.code) == (Fault.NOT_PERMITTED, "model_not_permitted")
 
 
 def test_waits_are_performed_between_the_attempts() -> None:

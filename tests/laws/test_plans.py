@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.strategies.plan import CallModel, Node, Split
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.strategies.plan import CallModel, Fallback, Node, Split
 from isthmus.strategies.plan.call import LONGEST_PAUSE_S
 from isthmus.strategies.plan.node import Attempt, Circumstances, Result, Wait
 from isthmus.strategies.plan.split import Arm
@@ -63,6 +64,21 @@ def test_a_plan_ends_with_its_last_result(plan: Node, drawn: Circumstances, data
     assert not isinstance(effects[-1], Wait), "nobody waits after the last attempt"
 
 
+def test_a_model_that_is_not_permitted_hands_over_to_the_next() -> None:
+    refused = Result("a", IsthmusError(Fault.NOT_PERMITTED, "not permitted"))
+    plan = Fallback(plans=(CallModel(model="a"), CallModel(model="b")))
+    effects, result = drive(plan, lambda name: refused if name == "a" else Result(name))
+    assert [effect.model for effect in effects if isinstance(effect, Attempt)] == ["a", "b"]
+    assert result == Result("b")
+
+
+def test_what_took_all_of_its_time_is_not_asked_again_but_handed_over() -> None:
+    late = Result("a", IsthmusError(Fault.TOOK_TOO_LONG, "late"))
+    plan = Fallback(plans=(CallModel(model="a", retries=3), CallModel(model="b")))
+    effects, _ = drive(plan, lambda name: late if name == "a" else Result(name))
+    assert [effect.model for effect in effects if isinstance(effect, Attempt)] == ["a", "b"]
+
+
 @given(plans, circumstances)
 def test_equal_circumstances_give_an_equal_choice(plan: Node, drawn: Circumstances) -> None:
     assert plan.choose(drawn) == plan.choose(drawn)
@@ -98,8 +114,6 @@ def test_a_sticky_split_still_shares_by_weight() -> None:
 @given(st.integers(0, 5), st.floats(0, 30), st.floats(0, 60))
 def test_waiting_is_bounded_by_patience(retries: int, patience: float, retry_after: float) -> None:
     node = CallModel(model="a", retries=retries, patience=patience)
-    from isthmus.core.errors import Fault, IsthmusError
-
     busy = Result("a", IsthmusError(Fault.RATE_LIMITED, "busy", retry_after_s=retry_after))
     effects, _ = drive(node, lambda _: busy)
     waits = [effect.seconds for effect in effects if isinstance(effect, Wait)]

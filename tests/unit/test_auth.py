@@ -55,6 +55,16 @@ def test_a_proxied_or_lured_request_is_not(client: str, headers: dict[bytes, byt
     assert (refused.value.fault, refused.value.code) == (Fault.FORBIDDEN, "keys_required")
 
 
+def test_a_caller_without_an_address_is_not_local() -> None:
+    assert not is_local({"client": None}, {b"host": b"localhost"})
+    assert not is_local({}, {b"host": b"localhost"})
+
+
+@pytest.mark.parametrize("trace", [b"via", b"x-forwarded-host", b"x-forwarded-proto"])
+def test_any_trace_of_a_proxy_is_heeded(trace: bytes) -> None:
+    assert not is_local(HERE, HOST | {trace: b"anything"})
+
+
 def test_without_keys_this_machine_is_served_whatever_it_shows() -> None:
     ring = KeyRing(MemoryKeys())
     assert authenticate(HERE, HOST, ring, NOW_US) is None

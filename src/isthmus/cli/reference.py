@@ -107,6 +107,7 @@ _FAULTS = {
     Fault.UNSUPPORTED: "The request asks for what this model's dialect cannot say.",
     Fault.UNAUTHENTICATED: "No key, or one that is wrong, revoked or expired.",
     Fault.FORBIDDEN: "The key may not use this route, or a key is wanted and none exists.",
+    Fault.NOT_PERMITTED: "A plan asked for a model that this request may not reach.",
     Fault.NOT_FOUND: "There is no such route or endpoint.",
     Fault.METHOD_NOT_ALLOWED: "The endpoint does not take this method.",
     Fault.TOO_LARGE: "The request is larger than the gateway or the provider takes.",
@@ -117,6 +118,7 @@ _FAULTS = {
     Fault.UPSTREAM_ERROR: "The provider failed.",
     Fault.UNREACHABLE: "No connection to the provider.",
     Fault.TIMEOUT: "One of the provider's timeouts has passed.",
+    Fault.TOOK_TOO_LONG: "The answer did not end in the time that it had: it would take as long again.",
     Fault.BROKEN_STREAM: "The answer ended before its end.",
     Fault.MALFORMED_ANSWER: "What the provider sent is not of its dialect.",
     Fault.CANCELLED: "The client went away.",
@@ -151,12 +153,12 @@ CODES = (
     ("pool_exhausted", Fault.UNAVAILABLE, "All of `max_connections` are busy, and the line is full."),
     ("first_byte_timeout", Fault.TIMEOUT, "No byte of an answer within `timeouts.first_token`."),
     ("idle_timeout", Fault.TIMEOUT, "The answer fell silent for `timeouts.idle`."),
-    ("total_timeout", Fault.TIMEOUT, "The answer did not end within `timeouts.total`."),
+    ("total_timeout", Fault.TOOK_TOO_LONG, "The answer did not end within `timeouts.total`."),
     ("connection_lost", Fault.BROKEN_STREAM, "The connection ended early; `unreachable` where nothing came."),
     ("malformed_response", Fault.MALFORMED_ANSWER, "What came is not HTTP/1.1."),
     ("response_too_large", Fault.MALFORMED_ANSWER, "A whole answer is larger than 64 MiB."),
     ("wrong_content_type", Fault.MALFORMED_ANSWER, "A stream was asked, and something else came."),
-    ("model_not_permitted", Fault.FORBIDDEN, "A plan asked for a model outside its decision."),
+    ("model_not_permitted", Fault.NOT_PERMITTED, "A plan asked for a model outside its decision."),
 )
 """The codes of the gateway itself, each with its class."""
 

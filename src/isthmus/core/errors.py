@@ -14,6 +14,7 @@ class Fault(StrEnum):
     UNSUPPORTED = "unsupported"
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
+    NOT_PERMITTED = "not_permitted"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     TOO_LARGE = "too_large"
@@ -24,6 +25,7 @@ class Fault(StrEnum):
     UPSTREAM_ERROR = "upstream_error"
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
+    TOOK_TOO_LONG = "took_too_long"
     BROKEN_STREAM = "broken_stream"
     MALFORMED_ANSWER = "malformed_answer"
     CANCELLED = "cancelled"
@@ -64,6 +66,7 @@ _TRAITS = {
     Fault.UNSUPPORTED: _Traits(400, falls_back=True),
     Fault.UNAUTHENTICATED: _Traits(401),
     Fault.FORBIDDEN: _Traits(403),
+    Fault.NOT_PERMITTED: _Traits(403, falls_back=True),
     Fault.NOT_FOUND: _Traits(404),
     Fault.METHOD_NOT_ALLOWED: _Traits(405),
     Fault.TOO_LARGE: _Traits(413, falls_back=True),
@@ -75,6 +78,8 @@ _TRAITS = {
     Fault.UPSTREAM_ERROR: _Traits(502, retryable=True, falls_back=True, trips_breaker=True),
     Fault.UNREACHABLE: _Traits(502, retryable=True, falls_back=True, trips_breaker=True),
     Fault.TIMEOUT: _Traits(504, retryable=True, falls_back=True, trips_breaker=True),
+    # What took all of its time would take it again, and be paid for again.
+    Fault.TOOK_TOO_LONG: _Traits(504, falls_back=True),
     Fault.BROKEN_STREAM: _Traits(502, retryable=True, falls_back=True, trips_breaker=True),
     Fault.MALFORMED_ANSWER: _Traits(502, retryable=True, falls_back=True, trips_breaker=True),
     Fault.CANCELLED: _Traits(499),

@@ -10,6 +10,8 @@ from isthmus.core.errors import Fault, IsthmusError
 
 UPLOAD_IDLE_S = 30.0
 """How long a client may pause in the middle of its request, seconds: a place is kept for it meanwhile."""
+UPLOAD_TOTAL_S = 300.0
+"""How long a whole request may take to come, seconds."""
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -32,6 +34,8 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -
         raise _too_large(limit)
     parts: list[bytes] = []
     size = 0
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     try:
         async with asyncio.timeout(UPLOAD_IDLE_S) as patience:
             while True:
@@ -44,11 +48,11 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -
                     raise _too_large(limit)
                 if not message.get("more_body"):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
-                patience.reschedule(asyncio.get_running_loop().time() + UPLOAD_IDLE_S)
+                patience.reschedule(min(loop.time() + UPLOAD_IDLE_S, began + UPLOAD_TOTAL_S))
     except TimeoutError:
         raise IsthmusError(
             Fault.INVALID_REQUEST,
-            f"Nothing more of the request's body came for {UPLOAD_IDLE_S:g} s.",
+            "The request's body came too slowly, or stopped coming.",
             code="upload_stalled",
             hint="Send the whole body that content-length announces.",
         ) from None

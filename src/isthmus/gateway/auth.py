@@ -9,7 +9,7 @@ from typing import Any
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.store.keys import Key, KeyRing
 
-_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
+_FORWARDED = frozenset({b"forwarded", b"via", b"x-real-ip"})
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
@@ -42,9 +42,10 @@ def is_local(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
     lured here (DNS rebinding, cross-site requests).
     """
     client = scope.get("client")
-    if client is not None and not _is_loopback(client[0]):
+    # A peer that hung up at once has no address left to be known by: it is nobody of ours.
+    if client is None or not _is_loopback(client[0]):
         return False
-    if any(name in headers for name in _FORWARDED):
+    if any(name in _FORWARDED or name.startswith(b"x-forwarded-") for name in headers):
         return False
     host = headers.get(b"host", b"localhost").decode("latin-1")
     origin = headers.get(b"origin")

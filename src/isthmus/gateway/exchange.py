@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import aclosing, suppress
@@ -52,6 +53,9 @@ JSON = (b"content-type", b"application/json")
 
 READ_REQUEST_ID = frozenset({"anthropic", "anthropic-count"})
 """The wires whose clients look for the request's id under `request-id`, without an x."""
+
+LONGEST_USER = 256
+"""How much of the end user's name is recorded: it is a name, and no place for texts."""
 
 RECEIPT_HEADER = b"x-isthmus-receipt"
 """Who sends this header gets, at the end of a stream, what headers can only say of a whole answer."""
@@ -293,8 +297,8 @@ class Exchange:
             return
         headers: HeaderList = [*self._identity(), JSON]
         if error.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s + 0.499))))
-        if not error.fault.retryable and error.status >= 500:
+            headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+        elif not error.fault.retryable and error.status >= 500:
             # The official clients would ask again; here that cannot help.
             headers.append((b"x-should-retry", b"false"))
         if error.fault is Fault.UNAUTHENTICATED:
@@ -302,7 +306,7 @@ class Exchange:
         await respond(self._send, error.status, self._wire.encode_error(error, self._id), headers)
 
     async def _settle_failure(self, error: IsthmusError) -> None:
-        self._end_story()
+        self._end_story("error", error)
         status = 200 if self._started else error.status
         if self._attempts is None:
             self._record("error", status, error)
@@ -313,24 +317,29 @@ class Exchange:
 
     def _abandon(self, outcome: Outcome, error: IsthmusError) -> None:
         """The client left, or the gateway ends: tell the story of what was running, and record."""
-        self._end_story()
+        self._end_story(outcome, error)
         if not self._settled:
             self._record(outcome, 200 if self._started else error.status, error)
 
-    def _end_story(self) -> None:
+    def _end_story(self, outcome: Outcome, error: IsthmusError) -> None:
         """End the attempt that is still running, if one is."""
-        unfinished = self._attempts.abandon() if self._attempts is not None else None
+        unfinished = self._attempts.abandon(outcome, error) if self._attempts is not None else None
         if unfinished is not None:
             self._story.append(unfinished)
 
     async def _settle(self, outcome: Outcome, status: int, error: IsthmusError | None) -> Record:
         record = self._make_record(outcome, status, error)
         self._settled = True
-        self._gateway.tally.count(record)
         if self._gateway.strict:
-            await self._gateway.ledger.commit(record)
+            try:
+                await self._gateway.ledger.commit(record)
+            except IsthmusError as unkept:
+                failed = {"status": unkept.status, "outcome": "error", "code": unkept.code}
+                self._gateway.tally.count(msgspec.structs.replace(record, **failed))
+                raise
         else:
             self._gateway.ledger.append(record)
+        self._gateway.tally.count(record)
         return record
 
     def _record(self, outcome: Outcome, status: int, error: IsthmusError | None) -> None:
@@ -355,7 +364,7 @@ class Exchange:
             status=status,
             outcome=outcome,
             key_id=self._key.id if self._key else None,
-            user=envelope.user if envelope else None,
+            user=envelope.user[:LONGEST_USER] if envelope and envelope.user else None,
             model=story[-1].model if story and outcome == "ok" else None,
             code=error.code if error else None,
             message=error.message if error and error.upstream_status is None else None,

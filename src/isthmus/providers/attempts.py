@@ -41,6 +41,8 @@ LINGER_S = 1.0
 waiting for.
 """
 
+_lingering: set[asyncio.Task[None]] = set()
+
 MAX_ERROR_BODY = 64 * 1024
 EVENT_SAMPLE = 4096
 
@@ -163,7 +165,9 @@ class Attempts:
             else:
                 yield await self._whole(upstream, trace)
         except IsthmusError as fault:
-            error = fault
+            # An error outlives its attempt; with its traceback it would hold the whole request, in a cycle.
+            error = fault.with_traceback(None)
+            error.__context__ = None
         except TransportError as failure:
             error = as_error(failure, upstream)
         except Exception as bug:
@@ -175,13 +179,13 @@ class Attempts:
             self._tell_breaker(trace, error)
         yield AttemptEnded(self._record(trace, error), error)
 
-    def abandon(self) -> AttemptRecord | None:
-        """The story of the attempt that was running when the client went away; None where none was."""
+    def abandon(self, outcome: Outcome, error: IsthmusError) -> AttemptRecord | None:
+        """The story of the attempt that was running at the request's sudden end; None where none was."""
         if not self._open or self.trace is None:
             return None
         self._open = False
         self.trace.upstream.breaker.released()
-        return self._record(self.trace, IsthmusError(Fault.CANCELLED, "The client went away."))
+        return msgspec.structs.replace(self._record(self.trace, error), outcome=outcome)
 
     async def _whole(self, upstream: Upstream, trace: Trace) -> Delta:
         """An answer that is wanted in one piece."""
@@ -198,7 +202,8 @@ class Attempts:
             self.waited += self._clock() - began
         trace.status = reply.status
         if reply.status != 200:
-            raise wire.decode_error(reply.status, _dated(reply.headers), reply.body)
+            said = reply.body if len(reply.body) <= MAX_ERROR_BODY else b""
+            raise wire.decode_error(reply.status, _dated(reply.headers), said)
         trace.first_token = self._clock()
         if spoken.shared is not None:
             self._read_whole(spoken.shared, reply.body, trace)
@@ -242,7 +247,10 @@ class Attempts:
             async for delta in deltas:
                 yield delta
         finally:
-            stream.close()
+            if trace.reading.ended:
+                _linger(stream)
+            else:
+                stream.close()
 
     async def _relay(self, stream: Stream, wire: Wire, trace: Trace) -> AsyncIterator[Delta]:
         """The endpoint's own bytes, whole events at a time."""
@@ -256,8 +264,6 @@ class Attempts:
                 yield Delta(data, last=reading.ended)
             if reading.error is not None:
                 raise reading.error
-        if reading.ended:
-            await _linger(stream)
         rest = watch.close()
         if reading.error is not None:
             raise reading.error
@@ -291,8 +297,7 @@ class Attempts:
                 yield Delta(pieces=held)
                 held = []
             if not chunk:
-                if decoder.ended:
-                    await _linger(stream)
+                trace.reading.ended = decoder.ended
                 return
 
     def _understood(self, pieces: list[Piece], reader: ToolReader | None, trace: Trace) -> list[Piece]:
@@ -426,14 +431,25 @@ async def _error_body(stream: Stream) -> bytes:
         return b""
 
 
-async def _linger(stream: Stream) -> None:
-    """Let a finished stream reach its clean end, so that its connection can be used again."""
-    try:
-        async with asyncio.timeout(LINGER_S):
-            while await stream.next_chunk():
-                pass
-    except (TimeoutError, TransportError):
-        stream.close()
+def _linger(stream: Stream) -> None:
+    """Let a stream that has said its last word reach its clean end, so that its connection can be used again.
+
+    Nobody waits for it: the answer is complete, and its attempt is over.
+    """
+
+    async def drain() -> None:
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while await stream.next_chunk():
+                    pass
+        except (TimeoutError, TransportError):
+            pass
+        finally:
+            stream.close()
+
+    task = asyncio.get_running_loop().create_task(drain())
+    _lingering.add(task)
+    task.add_done_callback(_lingering.discard)
 
 
 async def _next_in_time(stream: Stream, trace: Trace, now: float) -> bytes:

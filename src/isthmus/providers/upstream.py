@@ -150,8 +150,10 @@ def _in_our_words(text: str) -> str:
 
 def _fault_of(failure: TransportError) -> Fault:
     match failure:
-        case FirstByteTimeoutError() | IdleTimeoutError() | TotalTimeoutError():
+        case FirstByteTimeoutError() | IdleTimeoutError():
             return Fault.TIMEOUT
+        case TotalTimeoutError():
+            return Fault.TOOK_TOO_LONG
         case ConnectionLostError():
             return Fault.BROKEN_STREAM if failure.received else Fault.UNREACHABLE
         case MalformedResponseError() | ResponseTooLargeError():

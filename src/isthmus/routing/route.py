@@ -11,6 +11,9 @@ import msgspec
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.strategies.plan.node import Node
 
+LONGEST_NAME = 128
+"""The longest name that a route can have; what is longer cannot be meant for one."""
+
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A route: applications know it by `name`, never the models behind it.
@@ -38,7 +41,7 @@ def resolve(name: str, routes: Mapping[str, Route]) -> Route:
 
 def unknown_route(name: str, known: list[str]) -> IsthmusError:
     """What to tell somebody who asks for a route that is not there; `known` are those they may know of."""
-    close = get_close_matches(name, known, n=1)
+    close = get_close_matches(name[:LONGEST_NAME], known, n=1)
     listed = f"Routes: {', '.join(known)}." if known else "This key may use no route."
     return IsthmusError(
         Fault.NOT_FOUND,

@@ -61,7 +61,7 @@ async def run(
 
 def _not_permitted(model: str) -> IsthmusError:
     return IsthmusError(
-        Fault.FORBIDDEN,
+        Fault.NOT_PERMITTED,
         f"The model {model!r} is outside what this request may reach.",
         code="model_not_permitted",
         hint="See `isthmus explain` for the rule.",

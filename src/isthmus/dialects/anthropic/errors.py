@@ -19,6 +19,7 @@ _TYPES = {
     Fault.UNSUPPORTED: "invalid_request_error",
     Fault.UNAUTHENTICATED: "authentication_error",
     Fault.FORBIDDEN: "permission_error",
+    Fault.NOT_PERMITTED: "permission_error",
     Fault.NOT_FOUND: "not_found_error",
     Fault.METHOD_NOT_ALLOWED: "invalid_request_error",
     Fault.TOO_LARGE: "request_too_large",
@@ -26,6 +27,7 @@ _TYPES = {
     Fault.OVERLOADED: "overloaded_error",
     Fault.UNAVAILABLE: "overloaded_error",
     Fault.TIMEOUT: "timeout_error",
+    Fault.TOOK_TOO_LONG: "timeout_error",
     Fault.CANCELLED: "invalid_request_error",
 }
 # Clients that compact a long conversation by themselves look for these words.

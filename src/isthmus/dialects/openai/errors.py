@@ -12,9 +12,11 @@ from isthmus.dialects.faults import explain
 _TYPES = {
     Fault.UNAUTHENTICATED: "authentication_error",
     Fault.FORBIDDEN: "permission_error",
+    Fault.NOT_PERMITTED: "permission_error",
     Fault.NOT_FOUND: "not_found_error",
     Fault.RATE_LIMITED: "rate_limit_error",
     Fault.TIMEOUT: "timeout_error",
+    Fault.TOOK_TOO_LONG: "timeout_error",
 }
 
 
