@@ -16,11 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.accounting.charge import charge, total
-from isthmus.accounting.counters import Counters
 from isthmus.catalog.prices import UNKNOWN, PriceBook, Rates
 from isthmus.core.money import nanousd
 from isthmus.core.portfolio import PriceOverride
-from isthmus.core.record import AttemptRecord, Record, Timings
 from isthmus.core.usage import Charge, Usage
 
 BOOK = PriceBook()
@@ -171,56 +169,6 @@ def test_a_sum_is_exact_and_unknown_as_soon_as_a_part_is(parts: list[Charge | No
         again = total(arranged)
         assert again is not None
         assert again.nanousd == found.nanousd
-
-
-@given(
-    st.lists(
-        st.lists(st.tuples(st.sampled_from(["a", "b"]), charges | st.none(), usages), max_size=4), max_size=8
-    )
-)
-def test_the_counters_are_the_sum_of_the_charges(
-    requests: list[list[tuple[str, Charge | None, Usage]]],
-) -> None:
-    counters = Counters()
-    for number, attempts in enumerate(requests):
-        counters.add(_record(number, attempts))
-    parts = [part for attempts in requests for _, part, _ in attempts if part is not None]
-    sums = [found for _, found in counters]
-    assert sum(found.nanousd for found in sums) == sum(part.nanousd or 0 for part in parts)
-    assert sum(found.unknown for found in sums) == sum(part.nanousd is None for part in parts)
-    assert sum(found.attempts for found in sums) == sum(map(len, requests))
-    assert sum(found.usage.total for found in sums) == sum(
-        usage.total for attempts in requests for *_, usage in attempts
-    )
-
-
-def _record(number: int, attempts: list[tuple[str, Charge | None, Usage]]) -> Record:
-    return Record(
-        id=f"req_{number}",
-        at_us=number,
-        dialect="openai-chat",
-        operation="chat",
-        route="support",
-        stream=False,
-        status=200,
-        outcome="ok",
-        attempts=tuple(
-            AttemptRecord(
-                number=place,
-                model=model,
-                provider="p",
-                model_id=model,
-                outcome="ok",
-                started_ms=0.0,
-                usage=usage,
-                charge=part,
-            )
-            for place, (model, part, usage) in enumerate(attempts, start=1)
-        ),
-        charge=total(part for _, part, _ in attempts),
-        timings=Timings(queue_ms=0.0, overhead_ms=0.0, first_token_ms=None, total_ms=0.0),
-        config_hash="",
-    )
 
 
 def test_rates_are_whole_numbers() -> None:
