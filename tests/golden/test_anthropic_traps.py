@@ -24,6 +24,7 @@ from isthmus.core.call import (
     ToolResult,
     ToolUse,
 )
+from isthmus.core.codec import Reading
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.pieces import (
     Finish,
@@ -40,6 +41,9 @@ from isthmus.core.pieces import (
 from isthmus.core.usage import Usage
 from isthmus.dialects.anthropic import AnthropicMessages
 from isthmus.dialects.anthropic.models import limits
+from isthmus.dialects.counting import AnthropicCountTokens, GeminiCountTokens
+from isthmus.dialects.gemini import GeminiGenerateContent
+from isthmus.dialects.seals import Seal, wrap
 
 WIRE = AnthropicMessages()
 CALL = Call(dialect="anthropic", operation="chat", model="route")
@@ -144,6 +148,15 @@ def test_running_usage_in_the_midst_is_no_end() -> None:
     assert caught.value.fault is Fault.BROKEN_STREAM
 
 
+@pytest.mark.parametrize("count", [2**53 + 1, 2**64, 1e300])
+def test_a_count_that_cannot_be_is_not_told(count: float) -> None:
+    stream = started() + text_block(0, "a") + ended(usage={"output_tokens": count})
+    forwarded, reading = watched(stream)
+    assert forwarded == stream
+    assert (reading.ended, reading.usage) == (True, None)
+    assert not any(isinstance(piece, UsageReport) for piece in decoded(stream))
+
+
 def test_missing_usage_is_unknown_and_not_zero() -> None:
     stream = started() + text_block(0, "a")
     stream += event("message_delta", delta={"stop_reason": "end_turn"}) + event("message_stop")
@@ -164,7 +177,6 @@ def test_missing_usage_is_unknown_and_not_zero() -> None:
         ("pause_turn", "pause"),
         ("refusal", "refusal"),
         ("model_context_window_exceeded", "context_length"),
-        ("a_word_of_tomorrow", "other"),
     ],
 )
 def test_every_stop_reason_goes_both_ways(word: str, reason: str) -> None:
@@ -173,6 +185,13 @@ def test_every_stop_reason_goes_both_ways(word: str, reason: str) -> None:
     assert pieces[-1] == Finish(reason=reason, raw=word)  # type: ignore[arg-type]
     assert watched(stream)[1].finish == reason
     assert msgspec.json.decode(WIRE.encode_answer(pieces, CALL, "req_1", 0))["stop_reason"] == word
+
+
+@pytest.mark.parametrize("word", ["a_word_of_tomorrow", "MALFORMED_FUNCTION_CALL"])
+def test_a_reason_that_clients_do_not_know_is_an_end(word: str) -> None:
+    pieces: list[Piece] = [TextDelta(text="a"), Finish(reason="other", raw=word)]
+    assert msgspec.json.decode(WIRE.encode_answer(pieces, CALL, "r", 0))["stop_reason"] == "end_turn"
+    assert watched(started() + text_block(0, "a") + ended(word))[1].finish_raw == word
 
 
 def test_plain_stop_after_tool_calls_is_tool_use() -> None:
@@ -187,8 +206,9 @@ def test_a_stream_without_its_terminal_event_is_not_ended() -> None:
     forwarded, reading = watched(stream)
     assert forwarded == stream
     assert not reading.ended
-    # What was decoded is whole all the same.
-    assert decoded(stream)[-1] == Finish(reason="stop", raw="end_turn")
+    with pytest.raises(IsthmusError) as caught:
+        decoded(stream)
+    assert caught.value.fault is Fault.BROKEN_STREAM
 
 
 def test_the_last_event_may_lack_its_blank_line() -> None:
@@ -598,3 +618,84 @@ def test_an_error_ends_a_stream_after_content() -> None:
     last = encoder.error(IsthmusError(Fault.BROKEN_STREAM, "Cut."))
     assert last.startswith(b"event: error\n")
     assert b"message_stop" not in last
+
+
+# Conversations that began elsewhere.
+
+
+def tool_loop(*thoughts: dict[str, Any], **fields: Any) -> bytes:
+    """The request of a client whose last turn thought `thoughts` and called a tool."""
+    call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "r"}
+    messages = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": [*thoughts, call]},
+        {"role": "user", "content": [result]},
+    ]
+    body = {"model": "route", "max_tokens": 9000, "messages": messages}
+    return msgspec.json.encode(body | fields)
+
+
+def thinking(signature: str) -> dict[str, Any]:
+    return {"type": "thinking", "thinking": "t", "signature": signature}
+
+
+FOREIGN = thinking(wrap(Seal(dialect="gemini", signature="s")))
+BUDGET = {"type": "enabled", "budget_tokens": 2000}
+
+
+@pytest.mark.parametrize("wire", [WIRE, AnthropicCountTokens()])
+@pytest.mark.parametrize("thought", [FOREIGN, thinking("")])
+def test_thoughts_that_anthropic_did_not_sign_never_reach_it(
+    wire: AnthropicMessages | AnthropicCountTokens, thought: dict[str, Any]
+) -> None:
+    body = tool_loop(thought, thinking("own"))
+    patched = msgspec.json.decode(wire.patch(wire.peek(body), "m"))
+    assert patched["model"] == "m"
+    assert [block.get("signature") for block in patched["messages"][1]["content"]] == ["own", None]
+    whole = msgspec.json.decode(body)
+    assert patched["messages"][2] == whole["messages"][2] | {"content": patched["messages"][2]["content"]}
+
+
+def test_thinking_is_not_asked_for_where_only_foreign_thoughts_precede_a_tool_call() -> None:
+    budgeted, adaptive = "claude-3-7-sonnet-latest", "claude-opus-4-6"
+    assert (limits(budgeted).adaptive, limits(adaptive).adaptive) == (False, True)
+    call = WIRE.decode_call(WIRE.peek(tool_loop(FOREIGN, thinking=BUDGET)))
+    encoded = WIRE.encode_call(call, budgeted)
+    assert "thinking" not in msgspec.json.decode(encoded.body)
+    assert set(encoded.dropped) == {"messages.reasoning", "thinking"}
+    assert "thinking" in said(call, adaptive)
+    kept = WIRE.decode_call(WIRE.peek(tool_loop(FOREIGN, thinking("own"), thinking=BUDGET)))
+    assert said(kept, budgeted)["thinking"] == BUDGET
+
+
+@pytest.mark.parametrize("wire", [WIRE, AnthropicCountTokens(), GeminiGenerateContent(), GeminiCountTokens()])
+def test_nothing_but_blank_messages_is_refused(wire: Any) -> None:
+    with pytest.raises(IsthmusError) as caught:
+        wire.encode_call(openai(user(Text(""))), "m")
+    assert (caught.value.fault, caught.value.param) == (Fault.INVALID_REQUEST, "messages")
+
+
+# Watches.
+
+
+def pieces_watched(stream: bytes, size: int) -> tuple[bytes, Reading]:
+    watch = WIRE.watch(strip_usage=False)
+    sent = b"".join(watch.feed(stream[at : at + size]) for at in range(0, len(stream), size))
+    return sent + watch.close(), watch.reading
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+def test_an_odd_order_is_read_alike_however_it_is_cut(newline: bytes) -> None:
+    end = event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 3})
+    odd = started() + text_block(0, "error") + end + text_block(1, "message_stop") + event("ping")
+    for last in (event("message_stop"), event("error", error={"type": "api_error", "message": "m"}), b""):
+        stream = (odd + last + text_block(2, "late")).replace(b"\n", newline)
+        whole = pieces_watched(stream, len(stream))
+        assert whole[1].finish == "stop"
+        assert (whole[0] == stream) is not last.startswith(b"event: error")
+        for size in (1, 2, 3, 7, 64, 301):
+            forwarded, reading = pieces_watched(stream, size)
+            assert forwarded == whole[0]
+            assert (reading.ended, reading.usage) == (whole[1].ended, whole[1].usage)
+            assert (reading.error is None) is (whole[1].error is None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from tests.laws.calls import Folded, folded, stream_of
 
@@ -177,9 +178,9 @@ def test_geminis_thought_signature_survives_there_and_back() -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}, message]}
     call = WIRE.decode_call(WIRE.peek(json.dumps(body).encode()))
     assert call.messages[1].parts == (ToolUse("a", "f", "{}", signature="sig+/="),)
-    kept = OpenAIChat(Quirks(thought_signatures=True)).encode_call(call, "m")
+    kept = WIRE.encode_call(call, "m")
     assert json.loads(kept.body)["messages"][1]["tool_calls"][0] == message["tool_calls"][0]
-    left_out = WIRE.encode_call(call, "m")
+    left_out = WIRE.encode_call(msgspec.structs.replace(call, dialect="gemini"), "m")
     assert b"sig+" not in left_out.body
     assert left_out.dropped == ("messages.reasoning",)
 
@@ -660,3 +661,242 @@ def test_an_error_is_told_as_the_official_client_expects() -> None:
     event = WIRE.stream_error(IsthmusError(Fault.BROKEN_STREAM, "Cut."), "r1")
     assert event.startswith(b'data: {"error":{')
     assert event.endswith(b"\n\n")
+
+
+# What stands before a plain event, and several choices.
+
+PLAIN = chunk({"content": "x"})
+
+
+def watched(*reads: bytes) -> tuple[Any, bytes]:
+    watch = WIRE.watch(strip_usage=True)
+    sent = b"".join(watch.feed(read) for read in reads) + watch.close()
+    return watch.reading, sent
+
+
+def test_an_end_before_a_plain_event_of_the_same_read_is_an_end() -> None:
+    reading, sent = watched(stream_of([HELLO]), stream_of([STOP, chunk({}), DONE]))
+    assert reading.ended
+    assert sent == stream_of([HELLO, STOP, chunk({}), DONE])
+
+
+@pytest.mark.parametrize(("event", "fault"), ERRORS)
+def test_an_error_before_a_plain_event_of_the_same_read_is_caught(event: bytes, fault: Fault) -> None:
+    reading, sent = watched(stream_of([HELLO]), stream_of([PLAIN]) + event + stream_of([PLAIN, PLAIN]))
+    assert reading.error is not None
+    assert reading.error.fault is fault
+    assert sent == stream_of([HELLO, PLAIN])
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+def test_an_end_in_an_event_of_two_choices_is_seen(spaced: bool) -> None:
+    both = {"choices": [{"delta": {}, "finish_reason": None}, {"delta": {}, "finish_reason": "length"}]}
+    event = json.dumps(both, separators=None if spaced else (",", ":")).encode()
+    reading, _ = watched(stream_of([HELLO]), stream_of([event, DONE]))
+    assert (reading.finish, reading.ended) == ("length", True)
+
+
+def said_by(choice: int, finish: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"index": choice, "delta": {"content": "x"}, "finish_reason": finish}]}
+
+
+@pytest.mark.parametrize(
+    ("events", "ended"),
+    [
+        ([said_by(0), said_by(1), said_by(0, "stop")], False),
+        ([said_by(0), said_by(0, "stop"), said_by(1)], False),
+        ([said_by(1), said_by(0), said_by(1, "stop")], False),
+        ([said_by(0), said_by(1), said_by(2), said_by(0, "stop"), said_by(1, "stop")], False),
+        ([said_by(0), said_by(1), said_by(1, "stop"), said_by(0, "stop")], True),
+        ([said_by(0), said_by(0, "stop"), said_by(0)], True),
+    ],
+)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_without_done_every_choice_must_have_finished(events: list[Any], ended: bool, at_once: bool) -> None:
+    reads = [stream_of(events[:1])] + (
+        [stream_of(events[1:])] if at_once else [stream_of([e]) for e in events[1:]]
+    )
+    assert watched(*reads)[0].ended is ended
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_blank_line_cut_into_single_bytes_is_found(end: bytes) -> None:
+    stream = stream_of([HELLO, PLAIN, STOP, DONE], end)
+    watch = WIRE.watch(strip_usage=True)
+    sent = [watch.feed(stream[at : at + 1]) for at in range(len(stream))]
+    assert len([part for part in sent if part]) >= 3
+    assert b"".join(sent) + watch.close() == stream
+    assert watch.reading.ended
+
+
+def test_an_event_without_an_end_is_bounded() -> None:
+    watch = WIRE.watch(strip_usage=True)
+    part = b"data: " + b"x" * 2**20
+    for _ in range(17):
+        assert watch.feed(part) == b""
+    assert watch.reading.error is not None
+    assert watch.reading.error.fault is Fault.MALFORMED_ANSWER
+
+
+# Quirks: a request that passes through and one that is translated say the same.
+
+QUIRKY: dict[str, Any] = {
+    "messages": [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": "reasoning"},
+        {
+            "role": "assistant",
+            "content": "Yes.",
+            "reasoning_content": "Hm.",
+            "tool_calls": [
+                {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                {"id": "call_2", "type": "custom", "custom": {"name": "g", "input": ""}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "1"},
+        {"role": "tool", "tool_call_id": "call_2", "content": "2"},
+    ],
+    "max_tokens": 7,
+    "top_k": 4,
+    "stream": True,
+    "stream_options": {"include_obfuscation": False},
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "quirks",
+    [
+        Quirks(),
+        OPENAI,
+        Quirks(max_tokens_field="max_completion_tokens"),
+        Quirks(developer_role=True),
+        Quirks(reasoning_field=None),
+        Quirks(stream_options=False),
+        Quirks(top_k=False),
+        Quirks(short_tool_ids=True),
+        Quirks(short_tool_ids=True, developer_role=True, reasoning_field=None, stream_options=False),
+    ],
+)
+def test_quirks_are_minded_alike_by_patch_and_by_encoding(quirks: Quirks, stream: bool) -> None:
+    wire = OpenAIChat(quirks)
+    body = {"model": "m", **QUIRKY, "stream": stream}
+    envelope = wire.peek(json.dumps(body).encode())
+    patched = json.loads(wire.patch(envelope, "m"))
+    if not stream:
+        del patched["stream"]
+    assert patched == encode(wire.decode_call(envelope), wire)
+
+
+def test_messages_that_no_quirk_concerns_pass_as_the_bytes_they_are() -> None:
+    body = b'{"model":"r","messages":[ {"role":"user", "content":"\\u00fc \\"reasoning\\""} ]}'
+    wire = OpenAIChat(Quirks(reasoning_field=None, short_tool_ids=True))
+    assert b'[ {"role":"user", "content":"\\u00fc \\"reasoning\\""} ]' in wire.patch(wire.peek(body), "m")
+
+
+def test_messages_of_a_wrong_shape_are_left_to_the_server() -> None:
+    body = b'{"model":"r","messages":[{"role":"tool","tool_call_id":7}]}'
+    wire = OpenAIChat(Quirks(short_tool_ids=True))
+    assert json.loads(wire.patch(wire.peek(body), "m"))["messages"] == json.loads(body)["messages"]
+
+
+# Answers of a wrong shape.
+
+
+@pytest.mark.parametrize("count", [1e300, 2**64, 2**53 + 1])
+@pytest.mark.parametrize("field", ["prompt_tokens", "completion_tokens"])
+def test_a_count_that_cannot_be_is_not_told(field: str, count: float) -> None:
+    body = {
+        "choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}],
+        "usage": {**USAGE, field: count},
+    }
+    raw = json.dumps(body).encode()
+    assert WIRE.read_answer(raw).usage is None
+    assert folded(WIRE.decode_answer(raw)).usage is None
+    assert watched(stream_of([HELLO, STOP, chunk(None, usage=body["usage"]), DONE]))[0].usage is None
+
+
+@pytest.mark.parametrize("call_id", [{"x": 1}, ["a"], 7])
+def test_a_tool_call_with_an_id_that_is_no_text_is_malformed(call_id: Any) -> None:
+    with pytest.raises(IsthmusError) as caught:
+        tools_of(tool(0, call_id, "f", "{}"))
+    assert caught.value.fault is Fault.MALFORMED_ANSWER
+
+
+def test_thinking_without_text_is_nothing() -> None:
+    thought = {"type": "thinking", "thinking": [{"text": None}, {"text": "Hm."}]}
+    assert folded(decoded(chunk({"content": [thought]}), HELLO, STOP, DONE)).reasoning == {0: "Hm."}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [7],
+        [{}],
+        [{"token": "x"}],
+        [{"token": "x", "logprob": -1, "top_logprobs": [{}]}],
+        [{"token": 1, "logprob": 1}],
+    ],
+)
+def test_log_probabilities_of_a_wrong_shape_are_left_out(content: list[Any]) -> None:
+    event = chunk({"content": "x"})
+    event["choices"][0]["logprobs"] = {"content": content}
+    texts = [piece for piece in decoded(event, STOP, DONE) if isinstance(piece, TextDelta)]
+    assert texts == [TextDelta(text="x")]
+
+
+def verdict_of_decoding(body: bytes) -> Fault | None:
+    try:
+        WIRE.decode_answer(body)
+    except IsthmusError as error:
+        return error.fault
+    return None
+
+
+FINISHED = {"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [FINISHED], "error": {"message": "busy", "type": "overloaded_error"}},
+        {"choices": [FINISHED], "error": "boom"},
+        {"choices": [FINISHED], "error": None},
+        {"choices": [FINISHED | {"finish_reason": None}]},
+        {"choices": [FINISHED | {"finish_reason": ""}]},
+        {"choices": [FINISHED, FINISHED | {"index": 1, "finish_reason": None}]},
+        {"choices": []},
+        {"message": "boom", "code": 500, "choices": []},
+        {"choices": [FINISHED]},
+    ],
+)
+def test_a_body_that_passes_through_is_judged_as_one_that_is_translated(body: dict[str, Any]) -> None:
+    raw = json.dumps(body).encode()
+    reading = WIRE.read_answer(raw)
+    verdict = None if reading.error is None else reading.error.fault
+    assert verdict == verdict_of_decoding(raw)
+    assert reading.ended is (verdict is None)
+
+
+def test_a_new_id_without_a_name_opens_no_call() -> None:
+    assert tools_of(tool(0, "a", "f", '{"x"'), tool(0, "b", None, ":1}")) == [["a", "f", '{"x":1}']]
+
+
+def test_one_id_under_two_indices_is_two_calls() -> None:
+    decoder = WIRE.stream_decoder()
+    events = [
+        tool(0, "a", "f", "1"),
+        tool(1, "a", "g", "2"),
+        tool(0, "a", None, "3"),
+        tool(1, None, None, "4"),
+    ]
+    pieces = decoder.feed(stream_of(events))
+    assert [piece.name for piece in pieces if isinstance(piece, ToolCallStart)] == ["f", "g"]
+    said = [(piece.index, piece.text) for piece in pieces if isinstance(piece, ToolArgumentsDelta)]
+    assert said == [(0, "1"), (1, "2"), (0, "3"), (1, "4")]
+
+
+def test_a_tool_call_that_is_never_named_is_malformed() -> None:
+    with pytest.raises(IsthmusError) as caught:
+        tools_of(tool(0, "a", None, "{}"))
+    assert caught.value.fault is Fault.MALFORMED_ANSWER

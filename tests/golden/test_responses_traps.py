@@ -628,3 +628,41 @@ def test_an_error_has_the_form_of_openai() -> None:
     assert last.startswith(b"event: error\ndata: ")
     said = json.loads(last[len(b"event: error\ndata: ") :])
     assert (said["type"], said["message"], said["error"]) == ("error", "Too fast. Wait.", body["error"])
+
+
+# What other gateways took on trust.
+
+
+@pytest.mark.parametrize("count", [2**53 + 1, 2**64, 1e300])
+def test_a_count_that_cannot_be_is_not_told(count: float) -> None:
+    end = completed().replace(b'"input_tokens": 10', b'"input_tokens": %b' % json.dumps(count).encode())
+    watch = WIRE.watch(strip_usage=True)
+    assert watch.feed(CREATED + delta("a") + end) == CREATED + delta("a") + end
+    assert (watch.reading.ended, watch.reading.usage) == (True, None)
+    assert not any(isinstance(piece, UsageReport) for piece in read(CREATED, delta("a"), end))
+
+
+@pytest.mark.parametrize("entry", [7, {}, {"token": "a"}, {"token": 1, "logprob": 0}, {"top_logprobs": 3}])
+def test_log_probabilities_of_a_wrong_form_are_malformed(entry: Any) -> None:
+    pieces: list[Piece] = [TextDelta(text="a", logprobs=[entry]), Finish(reason="stop")]
+    call = Call(dialect="responses", operation="chat", model="route", logprobs=True)
+    with pytest.raises(IsthmusError) as caught:
+        WIRE.encode_answer(pieces, call, "req_1", 0)
+    assert caught.value.fault is Fault.MALFORMED_ANSWER
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
+def test_an_odd_order_is_read_alike_however_it_is_cut(newline: bytes) -> None:
+    failure = event("error", code="server_error", message="m")
+    for last in (completed(), failure, b""):
+        odd = CREATED + delta("an error") + delta("response.completed") + last + delta("late")
+        stream = odd.replace(b"\n", newline)
+        seen = set()
+        for size in (1, 2, 3, 7, 64, 301, len(stream)):
+            watch = WIRE.watch(strip_usage=True)
+            sent = b"".join(watch.feed(stream[at : at + size]) for at in range(0, len(stream), size))
+            sent += watch.close()
+            assert (sent == stream) is (last != failure)
+            reading = watch.reading
+            seen.add((sent, reading.ended, reading.usage, reading.error is None))
+        assert len(seen) == 1

@@ -126,8 +126,8 @@ class AnthropicCountTokens:
         return "/messages/count_tokens"
 
     def patch(self, envelope: Envelope, model_id: str) -> bytes:
-        """The client's own bytes with the model's id in place."""
-        return patched(envelope, model_id)
+        """The client's own bytes with the model's id in place, without foreign thoughts (`patched`)."""
+        return patched(envelope, model_id, encode.encode_count)
 
     def encode_call(self, call: Call, model_id: str) -> Encoded:
         """The request for the endpoint."""

@@ -7,7 +7,8 @@ which calls of other dialects are said to an Anthropic endpoint stand in `encode
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar
 
 import msgspec
@@ -16,10 +17,8 @@ from isthmus.core.call import Call, Envelope, Operation
 from isthmus.core.codec import Encoded, Reading, StreamDecoder, StreamEncoder, Watch
 from isthmus.core.errors import IsthmusError
 from isthmus.core.pieces import Piece
-from isthmus.dialects import faults
-from isthmus.dialects.anthropic import answer, decode, encode, errors, seals, stream
-
-_SEAL = b'"' + seals.PREFIX.encode()
+from isthmus.dialects import faults, seals
+from isthmus.dialects.anthropic import answer, decode, encode, errors, stream
 
 
 class AnthropicMessages:
@@ -57,15 +56,8 @@ class AnthropicMessages:
         return "/messages"
 
     def patch(self, envelope: Envelope, model_id: str) -> bytes:
-        """The client's own bytes with the model's id in place.
-
-        A conversation that holds seals of other dialects (`seals`) is said anew without them: Anthropic would
-        refuse them as signatures.
-        """
-        messages = envelope.fields.get("messages")
-        if messages is not None and _SEAL in bytes(messages):
-            return self.encode_call(self.decode_call(envelope), model_id).body
-        return patched(envelope, model_id)
+        """The client's own bytes with the model's id in place, without foreign thoughts (`patched`)."""
+        return patched(envelope, model_id, encode.encode)
 
     def encode_call(self, call: Call, model_id: str) -> Encoded:
         """The request for the endpoint."""
@@ -92,9 +84,18 @@ class AnthropicMessages:
         return faults.decode_error(status, headers, body)
 
 
-def patched(envelope: Envelope, model_id: str) -> bytes:
-    """The request's fields as they came, with another model."""
+def patched(envelope: Envelope, model_id: str, anew: Callable[[Call, str], Encoded]) -> bytes:
+    """The request's fields as they came, with another model.
+
+    A conversation that holds seals of other dialects, or thinking that nobody signed, is said `anew` without
+    them: Anthropic would refuse them.
+    """
+    messages = envelope.fields.get("messages")
+    if messages is not None and (seals.holds_foreign(messages) or _UNSIGNED.search(messages)):
+        return anew(decode.decode(envelope), model_id).body
     return _ENCODER.encode({**envelope.fields, "model": model_id})
 
 
+# llama.cpp and vLLM sign with an empty string.
+_UNSIGNED = re.compile(rb'"signature"\s*:\s*""')
 _ENCODER = msgspec.json.Encoder()

@@ -173,7 +173,7 @@ class Head:
         end = self._finish
         if end is None:
             return {"stop_reason": None, "stop_sequence": None}
-        word = stop_reason(end.reason, end.raw, called_tools)
+        word = stop_reason(end.reason, called_tools)
         return {"stop_reason": word, "stop_sequence": end.stop_sequence}
 
 

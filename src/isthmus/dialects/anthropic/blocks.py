@@ -20,7 +20,7 @@ from isthmus.core.pieces import (
     ToolArgumentsDelta,
     ToolCallStart,
 )
-from isthmus.dialects.anthropic import seals
+from isthmus.dialects import seals
 from isthmus.dialects.anthropic.decode import DIALECT
 from isthmus.dialects.anthropic.encode import tool_id
 from isthmus.dialects.arguments import as_object, is_object

@@ -25,7 +25,7 @@ from isthmus.core.call import (
     ToolResult,
     ToolUse,
 )
-from isthmus.dialects.anthropic import seals
+from isthmus.dialects import seals
 from isthmus.dialects.fields import Fields, decode_raw, flag_of, invalid, model_of, open_body
 
 DIALECT = "anthropic"

@@ -54,7 +54,7 @@ from isthmus.dialects.anthropic.decode import DIALECT
 from isthmus.dialects.anthropic.models import Limits, limits
 from isthmus.dialects.anthropic.schema import closed
 from isthmus.dialects.arguments import as_object
-from isthmus.dialects.fields import data_url
+from isthmus.dialects.fields import data_url, invalid
 
 Json = dict[str, Any]
 
@@ -92,9 +92,9 @@ def encode(call: Call, model_id: str) -> Encoded:
 def encode_count(call: Call, model_id: str) -> Encoded:
     """The request of count_tokens: the conversation alone, since how to answer it costs no tokens."""
     body, dropped = conversation(call, model_id)
-    own = call.dialect == DIALECT
-    thinking = _said_thinking(call) if own else None
-    _configure(body, call, thinking, call.thinking.effort if own and call.thinking else None)
+    own = call.thinking is not None and call.dialect == DIALECT
+    thinking, effort = _thinking(call, limits(model_id), dropped) if own else (None, None)
+    _configure(body, call, thinking, effort)
     body.pop("metadata", None)
     return Encoded(body=msgspec.json.encode(body), dropped=tuple(dict.fromkeys(dropped)))
 
@@ -107,6 +107,8 @@ def conversation(call: Call, model_id: str) -> tuple[Json, list[str]]:
     system, messages = (_turns if own else _foreign_turns)(call.messages, dropped)
     if system:
         body["system"] = _content(system)
+    if not messages:
+        raise invalid("messages", "a message that is not blank", [])
     body["messages"] = messages
     if call.tools:
         body["tools"] = [_tool(tool, index, own) for index, tool in enumerate(call.tools)]
@@ -169,7 +171,7 @@ def _foreign_blocks(message: Message, where: str, dropped: list[str]) -> Iterabl
         at = f"{where}.content[{index}]"
         match part:
             case Reasoning():
-                if part.dialect == DIALECT and (part.signature or part.encrypted):
+                if _is_own(part):
                     yield _block(part)
                 else:
                     dropped.append("messages.reasoning")
@@ -198,10 +200,10 @@ def _bare(part: _Said) -> _Said:
 
 
 def _blocks(message: Message, dropped: list[str]) -> list[Json]:
-    """The blocks of an Anthropic client's message, without empty text and the thinking of other dialects."""
+    """The blocks of an Anthropic client's message, without empty text and the thinking that others signed."""
     blocks: list[Json] = []
     for part in message.parts:
-        if isinstance(part, Reasoning) and part.dialect != DIALECT:
+        if isinstance(part, Reasoning) and not _is_own(part):
             dropped.append("messages.reasoning")
         elif not isinstance(part, Text) or part.text:
             blocks.append(_block(part))
@@ -373,6 +375,11 @@ def _thinking(call: Call, able: Limits, dropped: list[str]) -> tuple[Json | None
     if asked is None:
         return None, None
     if call.dialect == DIALECT:
+        # What the client kept may be another dialect's thoughts, and they cannot stand before the tool call.
+        lost = "messages.reasoning" in dropped and not able.adaptive
+        if lost and asked.enabled is not False and _continues_without_thoughts(call.messages):
+            dropped.append("thinking")
+            return None, asked.effort
         return _said_thinking(call), asked.effort
     if asked.enabled is False or asked.effort == "none":
         return {"type": "disabled"}, None
@@ -401,7 +408,12 @@ def _continues_without_thoughts(messages: tuple[Message, ...]) -> bool:
     if len(messages) < 2 or not any(isinstance(part, ToolResult) for part in messages[-1].parts):
         return False
     thoughts = (part for part in messages[-2].parts if isinstance(part, Reasoning))
-    return not any(thought.dialect == DIALECT for thought in thoughts)
+    return not any(_is_own(thought) for thought in thoughts)
+
+
+def _is_own(thought: Reasoning) -> bool:
+    """Whether Anthropic signed it; some servers of this dialect sign with an empty string."""
+    return thought.dialect == DIALECT and bool(thought.signature or thought.encrypted)
 
 
 def _effort(word: str | None) -> str | None:

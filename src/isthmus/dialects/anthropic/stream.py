@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from isthmus.core.call import Call
-from isthmus.core.codec import Reading
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.pieces import (
     OpaqueBlock,
@@ -31,6 +30,7 @@ from isthmus.dialects.anthropic.decode import DIALECT
 from isthmus.dialects.anthropic.errors import stream_error
 from isthmus.dialects.anthropic.usage import Counts, Meter, finish_reason, usage_json
 from isthmus.dialects.faults import broken_stream, decode_stream_error, malformed, not_a_stream
+from isthmus.dialects.watching import EventWatch
 
 _NULL = msgspec.Raw(b"null")
 
@@ -91,10 +91,7 @@ class _Growing:
 
 
 class Decoder:
-    """Turns a Messages stream into pieces (core.codec.StreamDecoder).
-
-    A stream that ends after a stop reason and before message_stop counts as ended.
-    """
+    """Turns a Messages stream into pieces (core.codec.StreamDecoder); it has ended with message_stop."""
 
     def __init__(self) -> None:
         self.salvage: list[Piece] = []
@@ -119,7 +116,7 @@ class Decoder:
             if error.fault is not Fault.MALFORMED_ANSWER:
                 raise
             pieces = self.salvage
-        if self._finished or self.ended:
+        if self.ended:
             return pieces
         self.salvage = pieces
         if not self._started and _is_no_stream(self._splitter.stray):
@@ -281,82 +278,22 @@ def _encode(event: dict[str, Any]) -> bytes:
     return sse.encode(event["type"], msgspec.json.encode(event))
 
 
-_LAST = b'"message_stop"'
+class Watch(EventWatch):
+    """Watches a passed-through Messages stream (core.codec.Watch)."""
 
-
-def _is_plain(whole: bytes) -> bool:
-    """Whether these events are content alone: their last one is, and what ends a message comes last.
-
-    Quotes inside a text are escaped, so a text cannot look like a field.
-    """
-    at = whole.rfind(b"\ndata:")
-    last = whole[at:]
-    return at >= 0 and b'"content_block_' in last and b'"error"' not in last
-
-
-class Watch:
-    """Watches a passed-through Messages stream (core.codec.Watch).
-
-    Until the first content, every event is read and held back. After it, only a chunk that does not end with
-    content is looked into; everything else is forwarded as it came.
-    """
+    # Few and short: each is a search of every read.
+    MARKS = (b'"message_', b"error")
 
     def __init__(self) -> None:
-        self.reading = Reading()
+        super().__init__()
         self._meter = Meter()
-        self._held: list[bytes] = []
-        self._tail = b""
-        self._seen_event = False
 
-    def feed(self, data: bytes) -> bytes:
-        """The whole events that may go to the client now."""
-        buffer = self._tail + data if self._tail else data
-        end = sse.whole_events(buffer)
-        self._tail = buffer[end:]
-        if len(self._tail) > sse.MAX_EVENT_BYTES:
-            self.reading.error = malformed(f"a stream event of more than {sse.MAX_EVENT_BYTES} bytes")
-        if self.reading.error is not None or not end:
-            return b""
-        whole = buffer[:end]
-        if self.reading.committed and _is_plain(whole):
-            return whole
-        return self._look(whole)
-
-    def close(self) -> bytes:
-        """The last event, where only its blank line is missing; a part of an event is not forwarded."""
-        rest, self._tail = self._tail.rstrip(), b""
-        if self.reading.error is not None or self.reading.ended:
-            return b""
-        if _LAST in rest and rest.endswith(b"}"):
-            return self._look(rest + b"\n\n")
-        if not self._seen_event:
-            stray = b"".join(self._held) + rest
-            self.reading.error = not_a_stream(stray) if _is_no_stream(stray) else None
-        return b""
-
-    def _look(self, whole: bytes) -> bytes:
-        """Reads each event; returns what precedes an error, once there is content."""
-        for raw, event in sse.parse(whole):
-            if event is not None and not self.reading.ended:
-                self._seen_event = True
-                try:
-                    self._read(event)
-                except IsthmusError as error:
-                    self.reading.error = error
-                    break
-            self._held.append(raw)
-        if not self.reading.committed:
-            return b""
-        said = b"".join(self._held)
-        self._held.clear()
-        return said
-
-    def _read(self, event: sse.Event) -> None:
+    def _note(self, event: sse.Event) -> None:
         if event.event == "error":
             raise decode_stream_error(event.data)
-        self._note(_read(event.data), event.data)
+        self._read(_read(event.data), event.data)
 
-    def _note(self, said: _Event, data: bytes) -> None:
+    def _read(self, said: _Event, data: bytes) -> None:
         reading = self.reading
         match said.type:
             case "message_start" if said.message is not None:

@@ -13,6 +13,7 @@ import msgspec
 
 from isthmus.core.pieces import FinishReason
 from isthmus.core.usage import Usage
+from isthmus.dialects.reported import Count, believable, whole
 
 _REASONS: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -33,36 +34,36 @@ def finish_reason(word: str) -> FinishReason:
     return _REASONS.get(word, "other")
 
 
-def stop_reason(reason: FinishReason, raw: str | None, called_tools: bool) -> str:
-    """A canonical reason as `stop_reason`; an unknown one keeps the provider's own word.
+def stop_reason(reason: FinishReason, called_tools: bool) -> str:
+    """A canonical reason as `stop_reason`; `end_turn` for one without a word that typed clients know.
 
     Some servers say plain `stop` after tool calls, where Anthropic's clients wait for `tool_use`.
     """
     if reason == "stop" and called_tools:
         return "tool_use"
-    return _WORDS.get(reason) or raw or "end_turn"
+    return _WORDS.get(reason, "end_turn")
 
 
 class CacheCreation(msgspec.Struct):
     """Tokens written to the cache, by time to live."""
 
-    ephemeral_5m_input_tokens: int | None = None
-    ephemeral_1h_input_tokens: int | None = None
+    ephemeral_5m_input_tokens: Count = None
+    ephemeral_1h_input_tokens: Count = None
 
 
 class OutputDetails(msgspec.Struct):
     """What part of the output was thinking."""
 
-    thinking_tokens: int | None = None
+    thinking_tokens: Count = None
 
 
 class Counts(msgspec.Struct):
     """The `usage` object of a Message, of message_start or of message_delta; all counts are cumulative."""
 
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
+    input_tokens: Count = None
+    output_tokens: Count = None
+    cache_creation_input_tokens: Count = None
+    cache_read_input_tokens: Count = None
     cache_creation: CacheCreation | None = None
     output_tokens_details: OutputDetails | None = None
 
@@ -90,7 +91,7 @@ class Meter:
             self._grow("thinking", counts.output_tokens_details.thinking_tokens)
 
     def usage(self) -> Usage | None:
-        """The counts as a partition, or None while nothing was reported.
+        """The counts as a partition, or None while nothing `believable` was reported.
 
         Tokens written to the cache without a time to live count as written for 5 minutes, Anthropic's
         default.
@@ -100,7 +101,7 @@ class Meter:
         get = self._counts.get
         written = max(get("written", 0), get("5m", 0) + get("1h", 0))
         output = get("output", 0)
-        return Usage(
+        usage = Usage(
             input=get("input", 0),
             output=output,
             cache_read=get("read", 0),
@@ -108,10 +109,11 @@ class Meter:
             cache_write_1h=get("1h", 0),
             reasoning=min(get("thinking", 0), output),
         )
+        return believable(usage)
 
-    def _grow(self, name: str, count: int | None) -> None:
+    def _grow(self, name: str, count: Count) -> None:
         if count is not None:
-            self._counts[name] = max(self._counts.get(name, 0), count)
+            self._counts[name] = max(self._counts.get(name, 0), whole(count))
 
 
 def usage_of(counts: Counts | None) -> Usage | None:

@@ -28,6 +28,7 @@ from isthmus.core.usage import Usage
 from isthmus.dialects import sse
 from isthmus.dialects.faults import broken_stream, decode_stream_error, malformed, not_a_stream, not_an_answer
 from isthmus.dialects.gemini.encode import DIALECT
+from isthmus.dialects.reported import Count, believable, whole
 
 _REASONS: dict[str, FinishReason] = {
     "STOP": "stop",
@@ -93,17 +94,17 @@ class _Feedback(msgspec.Struct, rename="camel"):
 
 class _Modality(msgspec.Struct, rename="camel"):
     modality: str = ""
-    token_count: int | None = None
+    token_count: Count = None
 
 
 class Counts(msgspec.Struct, rename="camel"):
     """`usageMetadata`: the prompt includes cached tokens, the candidates exclude thoughts."""
 
-    prompt_token_count: int | None = None
-    cached_content_token_count: int | None = None
-    candidates_token_count: int | None = None
-    thoughts_token_count: int | None = None
-    tool_use_prompt_token_count: int | None = None
+    prompt_token_count: Count = None
+    cached_content_token_count: Count = None
+    candidates_token_count: Count = None
+    thoughts_token_count: Count = None
+    tool_use_prompt_token_count: Count = None
     prompt_tokens_details: list[_Modality] | None = None
     candidates_tokens_details: list[_Modality] | None = None
 
@@ -121,24 +122,28 @@ _RESPONSE = msgspec.json.Decoder(_Response)
 _PART = msgspec.json.Decoder(_Part)
 
 
-def usage_of(counts: Counts) -> Usage:
-    """The counts as a partition; what tools of Google's fed into the prompt counts as input."""
-    prompt = max(counts.prompt_token_count or 0, 0)
-    cached = min(max(counts.cached_content_token_count or 0, 0), prompt)
-    fed = max(counts.tool_use_prompt_token_count or 0, 0)
-    thoughts = max(counts.thoughts_token_count or 0, 0)
-    return Usage(
+def usage_of(counts: Counts) -> Usage | None:
+    """The counts as a partition, or None where they are not `believable`.
+
+    What tools of Google's fed into the prompt counts as input.
+    """
+    prompt = whole(counts.prompt_token_count)
+    cached = min(whole(counts.cached_content_token_count), prompt)
+    fed = whole(counts.tool_use_prompt_token_count)
+    thoughts = whole(counts.thoughts_token_count)
+    usage = Usage(
         input=prompt - cached + fed,
         cache_read=cached,
-        output=max(counts.candidates_token_count or 0, 0) + thoughts,
+        output=whole(counts.candidates_token_count) + thoughts,
         reasoning=thoughts,
         input_audio=_audio(counts.prompt_tokens_details),
         output_audio=_audio(counts.candidates_tokens_details),
     )
+    return believable(usage)
 
 
 def _audio(details: list[_Modality] | None) -> int:
-    return sum(max(one.token_count or 0, 0) for one in details or () if one.modality == "AUDIO")
+    return sum(whole(one.token_count) for one in details or () if one.modality == "AUDIO")
 
 
 def finish_reason(word: str, called_tools: bool) -> FinishReason:
@@ -187,7 +192,7 @@ class Reader:
             self._blocked = response.prompt_feedback.block_reason
         if response.usage_metadata is not None:
             usage = usage_of(response.usage_metadata)
-            if usage != self._usage:
+            if usage is not None and usage != self._usage:
                 self._usage = usage
                 yield UsageReport(usage=usage)
 

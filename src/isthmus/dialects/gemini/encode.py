@@ -44,7 +44,7 @@ from isthmus.core.call import (
 from isthmus.core.codec import Encoded
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.dialects.arguments import as_object
-from isthmus.dialects.fields import data_url
+from isthmus.dialects.fields import data_url, invalid
 from isthmus.dialects.gemini.models import is_older, thinking_config
 
 Json = dict[str, Any]
@@ -121,6 +121,8 @@ class _Turns:
         """What was taken in, as the request says it."""
         if not self._turns and self._system:
             return {"contents": [{"role": "user", "parts": self._system}]}
+        if not self._turns:
+            raise invalid("messages", "a message that is not empty", [])
         body: Json = {"systemInstruction": {"parts": self._system}} if self._system else {}
         for role, parts in self._turns:
             parts.sort(key=lambda part: "functionResponse" not in part)

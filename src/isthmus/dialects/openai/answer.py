@@ -4,7 +4,7 @@ alike."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
@@ -26,8 +26,13 @@ from isthmus.core.pieces import (
 from isthmus.core.usage import Usage
 from isthmus.dialects.faults import decode_stream_error, malformed, not_an_answer
 from isthmus.dialects.openai.decode_call import DIALECT
+from isthmus.dialects.reported import Count, believable, whole
 
-Count: TypeAlias = int | float | None
+ABSENT = msgspec.Raw(b"")
+"""A field that is not there, where its bytes are read later."""
+
+NOTHING = (b"", b'""', b"null", b"[]", b"{}", b"false", b"0")
+"""The bytes of a field that says nothing."""
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -94,8 +99,8 @@ class ReportedUsage(msgspec.Struct):
     cached_tokens: Count = None
 
 
-def read_usage(usage: ReportedUsage) -> Usage:
-    """Usage in the canonical partition.
+def read_usage(usage: ReportedUsage) -> Usage | None:
+    """Usage in the canonical partition; None where it cannot be believed (`dialects.reported`).
 
     A prompt includes what was read from and written to a cache. Cached tokens: OpenAI's
     `prompt_tokens_details`, DeepSeek's `prompt_cache_hit_tokens`, Moonshot's `cached_tokens`. Where the total
@@ -104,23 +109,25 @@ def read_usage(usage: ReportedUsage) -> Usage:
     into = usage.prompt_tokens_details or _PromptDetails()
     out = usage.completion_tokens_details or _CompletionDetails()
     prompt, output, reasoning = (
-        _count(usage.prompt_tokens),
-        _count(usage.completion_tokens),
-        _count(out.reasoning_tokens),
+        whole(usage.prompt_tokens),
+        whole(usage.completion_tokens),
+        whole(out.reasoning_tokens),
     )
-    if reasoning and _count(usage.total_tokens) == prompt + output + reasoning:
+    if reasoning and whole(usage.total_tokens) == prompt + output + reasoning:
         output += reasoning
-    cached = _count(into.cached_tokens or usage.prompt_cache_hit_tokens or usage.cached_tokens)
+    cached = whole(into.cached_tokens or usage.prompt_cache_hit_tokens or usage.cached_tokens)
     cache_read = min(cached, prompt)
-    cache_write = min(_count(into.cache_write_tokens), prompt - cache_read)
-    return Usage(
-        input=prompt - cache_read - cache_write,
-        output=output,
-        cache_read=cache_read,
-        cache_write_5m=cache_write,
-        reasoning=min(reasoning, output),
-        input_audio=_count(into.audio_tokens),
-        output_audio=_count(out.audio_tokens),
+    cache_write = min(whole(into.cache_write_tokens), prompt - cache_read)
+    return believable(
+        Usage(
+            input=prompt - cache_read - cache_write,
+            output=output,
+            cache_read=cache_read,
+            cache_write_5m=cache_write,
+            reasoning=min(reasoning, output),
+            input_audio=whole(into.audio_tokens),
+            output_audio=whole(out.audio_tokens),
+        )
     )
 
 
@@ -169,9 +176,10 @@ class AnswerReader:
             index = choice.get("index")
             index = index if isinstance(index, int) else position
             pieces += self._choices.setdefault(index, _Choice(index)).read(choice)
-        usage = chunk.get("usage")
-        if isinstance(usage, dict):
-            pieces.append(UsageReport(usage=read_usage(_reported(usage))))
+        reported = chunk.get("usage")
+        usage = read_usage(_reported(reported)) if isinstance(reported, dict) else None
+        if usage is not None:
+            pieces.append(UsageReport(usage=usage))
         return pieces
 
 
@@ -192,7 +200,7 @@ class _Choice:
         raw = choice.get("finish_reason")
         if isinstance(raw, str) and raw and not self.finished:
             self.finished = True
-            pieces += self._tools.close()
+            self._tools.close()
             reason = finish_reason(raw)
             # Many servers say "stop" after a tool call.
             if reason == "stop" and self._tools.any:
@@ -232,7 +240,7 @@ class _Choice:
                 case {"type": "text", "text": str(text)}:
                     pieces.append(TextDelta(text=text, choice=self._index))
                 case {"type": "thinking", "thinking": list(thoughts)}:
-                    text = "".join(item.get("text", "") for item in thoughts if isinstance(item, dict))
+                    text = "".join(_text(item.get("text")) for item in thoughts if isinstance(item, dict))
                     pieces.append(ReasoningDelta(text=text, choice=self._index))
                 case {"type": str()}:
                     pieces.append(OpaqueBlock(dialect=DIALECT, value={"content": [part]}, choice=self._index))
@@ -268,7 +276,7 @@ class _ToolCalls:
     def __init__(self, choice: int) -> None:
         self._choice = choice
         self._calls: list[_OpenCall] = []
-        self._by_id: dict[str, _OpenCall] = {}
+        self._by_id: dict[tuple[str, int | None], _OpenCall] = {}
         self._by_index: dict[int, _OpenCall] = {}
         self._opaque = False
 
@@ -288,9 +296,10 @@ class _ToolCalls:
             pieces += self._read_one(delta, position)
         return pieces
 
-    def close(self) -> list[Piece]:
-        """Announces a call whose name never came."""
-        return [piece for call in self._calls if not call.announced for piece in self._announce(call)]
+    def close(self) -> None:
+        """Raises MALFORMED_ANSWER for a call whose name never came."""
+        if not all(call.announced for call in self._calls):
+            raise malformed("a tool call without a name")
 
     def _read_one(self, delta: dict[str, Any], position: int) -> list[Piece]:
         function = delta.get("function")
@@ -303,7 +312,12 @@ class _ToolCalls:
             arguments = msgspec.json.encode(arguments).decode()
         if not isinstance(name, str) or not isinstance(arguments, str | None):
             raise malformed("a tool call whose name or arguments are not text")
-        call = self._call_of(delta, position, name, arguments or "")
+        wire_id = delta.get("id") or ""
+        if not isinstance(wire_id, str):
+            raise malformed("a tool call whose id is not text")
+        index = delta.get("index")
+        index = index if isinstance(index, int) else None
+        call = self._call_of(wire_id, index, position, name, arguments or "")
         call.signature = call.signature or _signature(delta)
         if not call.name:
             call.name = name
@@ -313,21 +327,22 @@ class _ToolCalls:
             return self._more(call, arguments)
         return self._announce(call) if call.name else []
 
-    def _call_of(self, delta: dict[str, Any], position: int, name: str, arguments: str) -> _OpenCall:
-        """The call that a delta belongs to. A new id means a new call, even under an index that is in use."""
-        wire_id = delta.get("id") or ""
-        index = delta.get("index")
-        index = index if isinstance(index, int) else position
-        if wire_id and wire_id in self._by_id:
-            return self._by_id[wire_id]
-        current = self._by_index.get(index)
+    def _call_of(
+        self, wire_id: str, index: int | None, position: int, name: str, arguments: str
+    ) -> _OpenCall:
+        """The call that a delta belongs to. A new id with a name means a new call, even under an index that
+        is in use; an id counts only under its own index, or where none is sent."""
+        known = self._by_id.get((wire_id, index)) if wire_id else None
+        if known is not None:
+            return known
+        place = position if index is None else index
+        current = self._by_index.get(place)
         if current is not None and not _begins_another(current, wire_id, name, arguments):
             return current
-        call = _OpenCall(len(self._calls), wire_id if isinstance(wire_id, str) else str(wire_id))
+        call = _OpenCall(len(self._calls), wire_id)
         self._calls.append(call)
-        self._by_index[index] = call
-        if wire_id:
-            self._by_id[wire_id] = call
+        self._by_index[place] = call
+        self._by_id[wire_id, place] = self._by_id[wire_id, None] = call
         return call
 
     def _announce(self, call: _OpenCall) -> list[Piece]:
@@ -348,10 +363,10 @@ class _ToolCalls:
 
 
 def _begins_another(current: _OpenCall, wire_id: str, name: str, arguments: str) -> bool:
-    if wire_id:
-        return bool(current.wire_id) or current.announced
     if not name:
         return False
+    if wire_id:
+        return bool(current.wire_id) or current.announced
     return (bool(current.name) and name != current.name) or (arguments.startswith("{") and current.whole)
 
 
@@ -382,18 +397,23 @@ def _is_error(chunk: dict[str, Any]) -> bool:
 
 def _logprobs(choice: dict[str, Any]) -> list[Any] | None:
     match choice.get("logprobs"):
-        case {"content": list(content)} if content:
+        case {"content": list(content)} if content and all(map(_is_logprob, content)):
             return content
         case _:
             return None
 
 
+def _is_logprob(token: Any) -> bool:
+    match token:
+        case {"token": str(), "logprob": int() | float()}:
+            others = token.get("top_logprobs") or []
+            return isinstance(others, list) and all(map(_is_logprob, others))
+        case _:
+            return False
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _count(value: Count) -> int:
-    return max(0, int(value)) if value else 0
 
 
 def _reported(usage: dict[str, Any]) -> ReportedUsage:
@@ -418,7 +438,7 @@ def decode_answer(body: bytes) -> list[Piece]:
         error.upstream_body = error.upstream_body or body
         raise
     if not reader.complete:
-        raise malformed("an answer without a finished choice", body)
+        raise not_an_answer(body)
     return pieces
 
 

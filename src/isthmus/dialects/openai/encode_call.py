@@ -69,7 +69,7 @@ class _Writer:
             quirks.max_tokens_field: call.max_tokens,
             "temperature": call.temperature,
             "top_p": call.top_p,
-            "top_k": self._if_known("top_k", call.top_k, quirks.top_k),
+            "top_k": self._top_k(),
             "stop": call.stop or None,
             "seed": call.seed,
             "n": call.n,
@@ -82,9 +82,7 @@ class _Writer:
             "tool_choice": self._tool_choice(),
             "parallel_tool_calls": call.parallel_tool_calls if call.tools else None,
             "response_format": _response_format(call.response_format),
-            "reasoning_effort": self._if_known(
-                "reasoning_effort", self._effort(call.thinking), quirks.reasoning_effort
-            ),
+            "reasoning_effort": self._effort(call.thinking),
             "user": call.user,
             "metadata": call.metadata,
         }
@@ -92,8 +90,9 @@ class _Writer:
         body.update(self._extra(call.extra, ""))
         if call.stream:
             body["stream"] = True
-            if quirks.stream_options:
-                body["stream_options"] = {**call.extra.get("stream_options", {}), "include_usage": True}
+            body["stream_options"] = {**call.extra.get("stream_options", {}), "include_usage": True}
+        if not quirks.stream_options:
+            body.pop("stream_options", None)
         return Encoded(body=_json(body), dropped=tuple(dict.fromkeys(self.dropped)))
 
     def _messages(self) -> list[dict[str, Any]]:
@@ -152,8 +151,8 @@ class _Writer:
             match part:
                 case ToolUse():
                     calls.append(self._tool_use(part))
-                case Opaque(dialect="openai", value={"id": _, "type": str()} as value):
-                    calls.append(value)
+                case Opaque(dialect="openai", value={"id": str(tool_id), "type": str()} as value):
+                    calls.append(value | {"id": self._tool_id(tool_id)})
                 case Refusal(text=text):
                     refusals.append(text)
                 case Reasoning(text=text):
@@ -181,7 +180,7 @@ class _Writer:
         function = {"name": use.name, "arguments": use.arguments, **extra.pop("function", {})}
         wire = {"id": self._tool_id(use.id), "type": "function", "function": function, **extra}
         if use.signature is not None:
-            if self._quirks.thought_signatures:
+            if self._native:
                 wire["extra_content"] = {"google": {"thought_signature": use.signature}}
             else:
                 self.dropped.append("messages.reasoning")
@@ -283,11 +282,11 @@ class _Writer:
             return None
         return next((effort for limit, effort in _EFFORTS if thinking.budget <= limit), "high")
 
-    def _if_known(self, name: str, value: Any, known: bool) -> Any:
-        if value is not None and not known:
-            self.dropped.append(name)
-            return None
-        return value
+    def _top_k(self) -> int | None:
+        if self._quirks.top_k or self._call.top_k is None:
+            return self._call.top_k
+        self.dropped.append("top_k")
+        return None
 
     def _extra(self, extra: dict[str, Any], prefix: str) -> dict[str, Any]:
         """The caller's unknown fields where they are of this dialect; elsewhere nothing, and they are

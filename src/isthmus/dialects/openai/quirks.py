@@ -12,22 +12,18 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     Together).
 
     `max_tokens_field` is its name for the limit of the answer. `developer_role` False turns `developer`
-    messages into `system`. `reasoning_effort` says whether it takes that field. `reasoning_field` is where it
-    wants the model's earlier thinking back, None for nowhere; answers are read from `reasoning_content` and
-    `reasoning` alike. `stream_options` says whether a stream can be asked for usage. `top_k` says whether it
-    takes that sampler. `short_tool_ids` rewrites ids of tool calls to nine letters and digits (Mistral
-    refuses others). `thought_signatures` sends Gemini's opaque tokens back in `extra_content` (Gemini's own
-    compatible endpoint).
+    messages into `system`. `reasoning_field` is where it wants the model's earlier thinking back, None for
+    nowhere; answers are read from `reasoning_content` and `reasoning` alike. `stream_options` says whether a
+    stream can be asked for usage. `top_k` says whether it takes that sampler. `short_tool_ids` rewrites ids
+    of tool calls to nine letters and digits (Mistral refuses others).
     """
 
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     developer_role: bool = False
-    reasoning_effort: bool = True
-    reasoning_field: Literal["reasoning_content", "reasoning"] | None = "reasoning_content"
+    reasoning_field: Literal["reasoning_content"] | None = "reasoning_content"
     stream_options: bool = True
     top_k: bool = True
     short_tool_ids: bool = False
-    thought_signatures: bool = False
 
 
 COMPATIBLE = Quirks()

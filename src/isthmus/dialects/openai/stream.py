@@ -27,6 +27,8 @@ from isthmus.core.usage import Usage
 from isthmus.dialects import sse
 from isthmus.dialects.faults import broken_stream, decode_stream_error, malformed, not_a_stream
 from isthmus.dialects.openai.answer import (
+    ABSENT,
+    NOTHING,
     AnswerReader,
     ReportedUsage,
     finish_reason,
@@ -185,18 +187,14 @@ class ChatStreamEncoder:
         return b"data: %b\n\n" % _encode({**self._head, **body})
 
 
-_ABSENT = msgspec.Raw(b"")
-_NOTHING = (b"", b'""', b"null", b"[]", b"{}")
-
-
 class _GlanceDelta(msgspec.Struct):
-    content: msgspec.Raw = _ABSENT
-    reasoning_content: msgspec.Raw = _ABSENT
-    reasoning: msgspec.Raw = _ABSENT
-    refusal: msgspec.Raw = _ABSENT
-    tool_calls: msgspec.Raw = _ABSENT
-    function_call: msgspec.Raw = _ABSENT
-    audio: msgspec.Raw = _ABSENT
+    content: msgspec.Raw = ABSENT
+    reasoning_content: msgspec.Raw = ABSENT
+    reasoning: msgspec.Raw = ABSENT
+    refusal: msgspec.Raw = ABSENT
+    tool_calls: msgspec.Raw = ABSENT
+    function_call: msgspec.Raw = ABSENT
+    audio: msgspec.Raw = ABSENT
 
     @property
     def says_something(self) -> bool:
@@ -210,11 +208,11 @@ class _GlanceDelta(msgspec.Struct):
             self.function_call,
             self.audio,
         )
-        return any(bytes(field) not in _NOTHING for field in fields)
+        return any(bytes(field) not in NOTHING for field in fields)
 
 
 class _GlanceChoice(msgspec.Struct):
-    index: int | None = None
+    index: Any = None
     delta: _GlanceDelta | None = None
     finish_reason: str | None = None
 
@@ -224,17 +222,17 @@ class _Glance(msgspec.Struct):
 
     choices: list[_GlanceChoice] | None = None
     usage: ReportedUsage | None = None
-    error: msgspec.Raw = _ABSENT
+    error: msgspec.Raw = ABSENT
     object: str | None = None
-    detail: msgspec.Raw = _ABSENT
-    message: msgspec.Raw = _ABSENT
+    detail: msgspec.Raw = ABSENT
+    message: msgspec.Raw = ABSENT
 
     @property
     def is_error(self) -> bool:
         """True for an error in any of the shapes that compatible servers use."""
-        if bytes(self.error) not in _NOTHING:
+        if bytes(self.error) not in NOTHING:
             return True
-        stray = self.object == "error" or self.detail is not _ABSENT or self.message is not _ABSENT
+        stray = self.object == "error" or self.detail is not ABSENT or self.message is not ABSENT
         return stray and self.choices is None
 
 
@@ -253,10 +251,10 @@ class ChatWatch:
     def __init__(self, strip_usage: bool) -> None:
         self.reading = Reading()
         self._strip_usage = strip_usage
-        self._rest: list[bytes] = []
-        self._rest_size = 0
+        self._gatherer = sse.Gatherer()
         self._held: list[bytes] = []
         self._seen_event = False
+        self._several = False
         self._choices: set[int] = set()
         self._finished: set[int] = set()
 
@@ -265,9 +263,11 @@ class ChatWatch:
         reading = self.reading
         if reading.error is not None:
             return b""
-        data = self._whole_events(data)
-        if self._rest_size > sse.MAX_EVENT_BYTES:
-            reading.error = malformed(f"a stream event of more than {sse.MAX_EVENT_BYTES} bytes")
+        try:
+            data = self._gatherer.feed(data)
+        except IsthmusError as error:
+            reading.error = error
+            return b""
         if not reading.committed:
             data = self._look_for_content(data)
             if not reading.committed:
@@ -281,8 +281,7 @@ class ChatWatch:
     def close(self) -> bytes:
         """The rest, where it is a whole event that lacks only its blank line."""
         reading = self.reading
-        rest = b"".join(self._rest)
-        self._rest.clear()
+        rest = self._gatherer.close()
         if reading.error is not None:
             return b""
         last = b""
@@ -294,22 +293,6 @@ class ChatWatch:
         if self._finished and self._finished >= self._choices and reading.error is None:
             reading.ended = True
         return last + b"\n\n" if last else b""
-
-    def _whole_events(self, data: bytes) -> bytes:
-        """The events that `data` completes; the rest is kept, and of it only the last bytes are searched
-        again."""
-        if self._rest:
-            # A blank line has at most four bytes.
-            seam = self._rest[-1][-3:]
-            self._rest.append(data)
-            if not sse.whole_events(seam + data):
-                self._rest_size += len(data)
-                return b""
-            data = b"".join(self._rest)
-        end = sse.whole_events(data)
-        self._rest_size = len(data) - end
-        self._rest = [data[end:]] if self._rest_size else []
-        return data[:end]
 
     def _refuse_page(self, received: bytes) -> None:
         """Sets the error for a page or a JSON error that came in place of any event."""
@@ -330,9 +313,11 @@ class ChatWatch:
 
     def _look_at_end(self, block: bytes) -> bytes:
         """`block` without what must not be forwarded. Only its last events are read, back to a plain one,
-        unless something else stands before."""
+        unless others stand before it or there are several choices."""
         start = len(block)
-        if not _are_plain(block, 0, start):
+        if self._several or _may_hold_second_choice(block):
+            start = 0
+        elif not _are_plain(block, 0, start):
             before = sse.start_of_event(block, start)
             while start > 0 and not _are_plain(block, before, start):
                 start = before
@@ -381,12 +366,15 @@ class ChatWatch:
 
     def _read(self, glance: _Glance) -> bool:
         reading = self.reading
-        for choice in glance.choices or ():
-            self._at_end = bool(choice.finish_reason)
+        for position, choice in enumerate(glance.choices or ()):
+            index = choice.index if isinstance(choice.index, int) else position
+            self._choices.add(index)
+            self._several = self._several or index > 0
             if choice.finish_reason:
                 reading.finish_raw = choice.finish_reason
                 reading.finish = finish_reason(choice.finish_reason)
                 reading.committed = True
+                self._finished.add(index)
             elif not reading.committed and choice.delta is not None:
                 reading.committed = choice.delta.says_something
         if glance.usage is None:
@@ -396,17 +384,28 @@ class ChatWatch:
 
 
 def _are_plain(block: bytes, start: int, end: int) -> bool:
-    """True where the events of a part of `block` surely hold neither an end nor an error nor usage, and no
-    choice but the first: each says once, and says null, what its finish reason is.
+    """True where the events of a part of `block` surely hold neither an end nor an error nor usage: each has
+    one line, and says once, and says null, what its finish reason is.
 
-    Quotes inside a text are escaped, so text cannot look like a field. Tool calls have an `index` too: those
-    after the first are not plain. A usage object always holds a name that ends in `_tokens`.
+    Quotes inside a text are escaped, so text cannot look like a field. A usage object always holds a name
+    that ends in `_tokens`.
     """
-    events = block.count(b"\n\n", start, end) or block.count(b"\r\n\r\n", start, end)
-    return (
-        events == block.count(b'"finish_reason"', start, end)
-        and events in _counts(block, _NO_FINISH, start, end)
-        and block.count(b'"index"', start, end) in _counts(block, _FIRST, start, end)
-        and block.find(b'"error"', start, end) < 0
-        and block.find(b'_tokens"', start, end) < 0
-    )
+    # Searches run from the end where they can, and come first: CPython's `rfind` is the fastest, and an end
+    # is found at once.
+    if (
+        block.rfind(b'"finish_reason":"', start, end) >= 0
+        or block.rfind(b'_tokens"', start, end) >= 0
+        or block.rfind(b'"error"', start, end) >= 0
+    ):
+        return False
+    events = block.count(b'"finish_reason":null', start, end)
+    if not events:
+        if block.rfind(b'"finish_reason": "', start, end) >= 0:
+            return False
+        events = block.count(b'"finish_reason": null', start, end)
+    return block.count(b"\n", start, end) == 2 * events
+
+
+def _may_hold_second_choice(block: bytes) -> bool:
+    """False where no choice but the first can stand in `block`; a second tool call looks like one too."""
+    return block.rfind(b'"index":1') >= 0 or block.rfind(b'"index": 1') >= 0

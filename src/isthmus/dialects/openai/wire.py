@@ -14,6 +14,8 @@ from isthmus.core.pieces import Piece
 from isthmus.dialects import faults
 from isthmus.dialects.fields import decode_raw, flag_of, invalid, model_of, open_body, text_of
 from isthmus.dialects.openai.answer import (
+    ABSENT,
+    NOTHING,
     ReportedUsage,
     decode_answer,
     encode_answer,
@@ -21,7 +23,7 @@ from isthmus.dialects.openai.answer import (
     read_usage,
 )
 from isthmus.dialects.openai.decode_call import DIALECT, decode_call
-from isthmus.dialects.openai.encode_call import encode_call
+from isthmus.dialects.openai.encode_call import encode_call, short_tool_id
 from isthmus.dialects.openai.errors import encode_error, error_event
 from isthmus.dialects.openai.quirks import COMPATIBLE, Quirks
 from isthmus.dialects.openai.stream import ChatStreamDecoder, ChatStreamEncoder, ChatWatch
@@ -39,6 +41,7 @@ class OpenAIChat:
 
     def __init__(self, quirks: Quirks = COMPATIBLE) -> None:
         self.quirks = quirks
+        self._rewritten = _rewritten(quirks)
 
     def peek(self, body: bytes) -> Envelope:
         """The envelope of a request; raises IsthmusError(INVALID_REQUEST) for what is not a request."""
@@ -83,15 +86,20 @@ class OpenAIChat:
         quirks = self.quirks
         fields = dict(envelope.fields)
         fields["model"] = msgspec.Raw(_encode(model_id))
-        if envelope.stream and quirks.stream_options and not envelope.include_usage:
+        if not quirks.stream_options:
+            fields.pop("stream_options", None)
+        elif envelope.stream and not envelope.include_usage:
             fields["stream_options"] = _asking_for_usage(fields.get("stream_options"))
         for known in ("max_tokens", "max_completion_tokens"):
             if known in fields and known != quirks.max_tokens_field:
                 limit = fields.pop(known)
                 fields.setdefault(quirks.max_tokens_field, limit)
-        messages = fields.get("messages")
-        if messages is not None and not quirks.developer_role and b'"developer"' in bytes(messages):
-            fields["messages"] = _without_developers(messages)
+        if not quirks.top_k:
+            fields.pop("top_k", None)
+        if self._rewritten and "messages" in fields:
+            messages = bytes(fields["messages"])
+            if any(name in messages for name in self._rewritten):
+                fields["messages"] = _rewrite(messages, quirks)
         return _encode(fields)
 
     def encode_call(self, call: Call, model_id: str) -> Encoded:
@@ -117,14 +125,16 @@ class OpenAIChat:
             answer = _read_whole(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Reading(error=faults.not_an_answer(body))
-        if not answer.choices:
+        if bytes(answer.error) not in NOTHING:
+            return Reading(error=faults.decode_stream_error(body))
+        if not answer.choices or not all(choice.finish_reason for choice in answer.choices):
             return Reading(error=faults.not_an_answer(body))
         raw = answer.choices[-1].finish_reason
         return Reading(
             committed=True,
             ended=True,
             usage=None if answer.usage is None else read_usage(answer.usage),
-            finish=None if raw is None else finish_reason(raw),
+            finish=finish_reason(raw or ""),
             finish_raw=raw,
         )
 
@@ -142,6 +152,7 @@ class _Whole(msgspec.Struct):
 
     choices: list[_Finished] = []
     usage: ReportedUsage | None = None
+    error: msgspec.Raw = ABSENT
 
 
 _read_whole = msgspec.json.Decoder(_Whole).decode
@@ -171,13 +182,50 @@ def _asking_for_usage(raw: msgspec.Raw | None) -> msgspec.Raw:
     return msgspec.Raw(_encode({**options, "include_usage": True}))
 
 
-def _without_developers(raw: msgspec.Raw) -> msgspec.Raw:
-    """The messages with the role `system` for `developer`; each message's other fields stay as they are."""
+def _rewritten(quirks: Quirks) -> tuple[bytes, ...]:
+    """The names, as they stand in JSON, at which a server's quirks change messages."""
+    names: tuple[bytes, ...] = ()
+    if not quirks.developer_role:
+        names += (b'"developer"',)
+    if quirks.reasoning_field is None:
+        names += (b'"reasoning_content"', b'"reasoning"')
+    if quirks.short_tool_ids:
+        names += (b'"tool_calls"', b'"tool_call_id"')
+    return names
+
+
+def _rewrite(raw: bytes, quirks: Quirks) -> msgspec.Raw:
+    """The messages as a server with these quirks wants them; what they do not concern stays as it is."""
     try:
         messages = msgspec.json.decode(raw, type=list[dict[str, msgspec.Raw]])
+        for message in messages:
+            _rewrite_message(message, quirks)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return raw
-    for message in messages:
-        if bytes(message.get("role", b"")) == b'"developer"':
-            message["role"] = msgspec.Raw(b'"system"')
+        # The endpoint says what is wrong with them.
+        return msgspec.Raw(raw)
     return msgspec.Raw(_encode(messages))
+
+
+def _rewrite_message(message: dict[str, msgspec.Raw], quirks: Quirks) -> None:
+    role = bytes(message.get("role", b""))
+    if role == b'"developer"' and not quirks.developer_role:
+        message["role"] = msgspec.Raw(b'"system"')
+    if role == b'"assistant"' and quirks.reasoning_field is None:
+        message.pop("reasoning_content", None)
+        message.pop("reasoning", None)
+    if quirks.short_tool_ids:
+        if role == b'"tool"' and "tool_call_id" in message:
+            message["tool_call_id"] = _short_id(message["tool_call_id"])
+        if role == b'"assistant"' and "tool_calls" in message:
+            calls = _read_tool_calls(message["tool_calls"])
+            message["tool_calls"] = msgspec.Raw(
+                _encode([call | {"id": _short_id(call["id"])} if "id" in call else call for call in calls])
+            )
+
+
+def _short_id(raw: msgspec.Raw) -> msgspec.Raw:
+    return msgspec.Raw(_encode(short_tool_id(_read_text(raw))))
+
+
+_read_tool_calls = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+_read_text = msgspec.json.Decoder(str).decode

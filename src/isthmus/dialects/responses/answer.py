@@ -26,6 +26,7 @@ from isthmus.core.pieces import (
 )
 from isthmus.core.usage import Usage
 from isthmus.dialects.faults import malformed, not_an_answer
+from isthmus.dialects.reported import Count, believable, whole
 from isthmus.dialects.responses.decode_call import DIALECT
 from isthmus.dialects.responses.errors import decode_failure, failure
 from isthmus.dialects.responses.items import Output, Status
@@ -47,34 +48,43 @@ _ECHOED = ("truncation", "max_tool_calls", "prompt_cache_key", "safety_identifie
 class Details(msgspec.Struct):
     """The parts of a token count."""
 
-    cached_tokens: int | float | None = None
-    cache_write_tokens: int | float | None = None
-    reasoning_tokens: int | float | None = None
+    cached_tokens: Count = None
+    cache_write_tokens: Count = None
+    reasoning_tokens: Count = None
 
 
 class Counts(msgspec.Struct):
     """Usage as a response says it; every field may be missing, or null."""
 
-    input_tokens: int | float | None = None
-    output_tokens: int | float | None = None
+    input_tokens: Count = None
+    output_tokens: Count = None
     input_tokens_details: Details | None = None
     output_tokens_details: Details | None = None
 
 
-def read_usage(counts: Counts) -> Usage:
-    """Usage in the canonical partition: a response's input includes what was read from and written to a
-    cache."""
-    prompt, output = _count(counts.input_tokens), _count(counts.output_tokens)
+def read_usage(counts: Counts) -> Usage | None:
+    """Usage in the canonical partition, or None where it is not `believable`.
+
+    A response's input includes what was read from and written to a cache.
+    """
+    prompt, output = whole(counts.input_tokens), whole(counts.output_tokens)
     into, out = counts.input_tokens_details or Details(), counts.output_tokens_details or Details()
-    cache_read = min(_count(into.cached_tokens), prompt)
-    cache_write = min(_count(into.cache_write_tokens), prompt - cache_read)
-    return Usage(
+    cache_read = min(whole(into.cached_tokens), prompt)
+    cache_write = min(whole(into.cache_write_tokens), prompt - cache_read)
+    usage = Usage(
         input=prompt - cache_read - cache_write,
         output=output,
         cache_read=cache_read,
         cache_write_5m=cache_write,
-        reasoning=min(_count(out.reasoning_tokens), output),
+        reasoning=min(whole(out.reasoning_tokens), output),
     )
+    return believable(usage)
+
+
+def reported_usage(ending: Ending) -> list[Piece]:
+    """The usage that a response told at its end, if any."""
+    usage = None if ending.usage is None else read_usage(ending.usage)
+    return [] if usage is None else [UsageReport(usage=usage)]
 
 
 def write_usage(usage: Usage) -> Json:
@@ -87,10 +97,6 @@ def write_usage(usage: Usage) -> Json:
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.total,
     }
-
-
-def _count(value: int | float | None) -> int:
-    return 0 if value is None else max(0, int(value))
 
 
 ABSENT = msgspec.Raw(b"null")
@@ -306,8 +312,7 @@ def decode_answer(body: bytes) -> list[Piece]:
     if ending.status in ("queued", "in_progress"):
         raise malformed("a response that is not finished", body)
     pieces = [start_of(response), *read_output(_objects(response["output"])), finish_of(ending)]
-    if ending.usage is not None:
-        pieces.append(UsageReport(usage=read_usage(ending.usage)))
+    pieces += reported_usage(ending)
     return pieces
 
 

@@ -33,7 +33,7 @@ from isthmus.core.call import (
     ToolUse,
 )
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.dialects.anthropic import seals
+from isthmus.dialects import seals
 from isthmus.dialects.fields import Fields, data_url, decode_raw, invalid
 
 DIALECT = "responses"

@@ -23,7 +23,8 @@ from isthmus.core.pieces import (
     ToolArgumentsDelta,
     ToolCallStart,
 )
-from isthmus.dialects.anthropic import seals
+from isthmus.dialects import seals
+from isthmus.dialects.faults import malformed
 from isthmus.dialects.responses.decode_call import DIALECT
 
 Json = dict[str, Any]
@@ -291,13 +292,25 @@ class Output:
         return f"{prefix}_{self._suffix}_{len(self._items)}"
 
 
-def _logprob(entry: Json) -> Json:
+class _Token(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class _Logprob(_Token):
+    top_logprobs: list[_Token] | None = None
+
+
+def _logprob(entry: Any) -> Json:
     """A token's log-probability; Chat Completions may leave out the bytes and the alternatives."""
-    alternatives = [_token(one) for one in entry.get("top_logprobs") or ()]
-    return _token(entry) | {"top_logprobs": alternatives}
+    try:
+        said = msgspec.convert(entry, _Logprob)
+    except msgspec.ValidationError:
+        raise malformed("log-probabilities of a wrong form") from None
+    return _token(said) | {"top_logprobs": [_token(one) for one in said.top_logprobs or ()]}
 
 
-def _token(entry: Json) -> Json:
-    token, spelled = entry["token"], entry.get("bytes")
-    spelled = list(token.encode()) if spelled is None else spelled
-    return {"token": token, "logprob": entry["logprob"], "bytes": spelled}
+def _token(said: _Token) -> Json:
+    spelled = list(said.token.encode("utf-8", "surrogatepass")) if said.bytes is None else said.bytes
+    return {"token": said.token, "logprob": said.logprob, "bytes": spelled}

@@ -12,9 +12,8 @@ from typing import Any
 import msgspec
 
 from isthmus.core.call import Call
-from isthmus.core.codec import Reading
 from isthmus.core.errors import IsthmusError
-from isthmus.core.pieces import Piece, UsageReport
+from isthmus.core.pieces import Piece
 from isthmus.dialects import sse
 from isthmus.dialects.faults import broken_stream, malformed, not_a_stream
 from isthmus.dialects.responses.answer import (
@@ -27,9 +26,11 @@ from isthmus.dialects.responses.answer import (
     finish_of,
     read_output,
     read_usage,
+    reported_usage,
     start_of,
 )
 from isthmus.dialects.responses.errors import decode_failure, error_event
+from isthmus.dialects.watching import EventWatch
 
 _OPENINGS = ("response.created", "response.in_progress", "response.queued")
 _ENDINGS = ("response.completed", "response.incomplete", "response.failed")
@@ -158,9 +159,7 @@ class ResponsesStreamDecoder:
         if not self._readers and isinstance(output, list):
             pieces += read_output([item for item in output if isinstance(item, dict)])
         pieces.append(finish_of(ending, any(reader.calls for reader in self._readers)))
-        if ending.usage is not None:
-            pieces.append(UsageReport(usage=read_usage(ending.usage)))
-        return pieces
+        return pieces + reported_usage(ending)
 
 
 def _is_whole(event: sse.Event) -> bool:
@@ -266,105 +265,36 @@ _glance = msgspec.json.Decoder(_Glance).decode
 _BARE = ("message", "reasoning")
 
 
-class ResponsesWatch:
-    """Watches a passed-through stream (core.codec.Watch) by byte search; events are parsed only where they
-    matter.
+class ResponsesWatch(EventWatch):
+    """Watches a passed-through stream (core.codec.Watch)."""
 
-    Until the first content every event is read and held back. After it, only a read whose last event may be
-    an end or an error is looked into.
-    """
+    MARKS = (*(kind.encode() for kind in _ENDINGS), b"error")
 
-    def __init__(self) -> None:
-        self.reading = Reading()
-        self._rest = b""
-        self._held: list[bytes] = []
-        self._seen_event = False
-
-    def feed(self, data: bytes) -> bytes:
-        """What may be forwarded now."""
-        reading = self.reading
-        if reading.error is not None:
-            return b""
-        if self._rest:
-            data = self._rest + data
-        end = sse.whole_events(data)
-        if end == len(data):
-            self._rest = b""
-        else:
-            self._rest = data[end:]
-            if len(self._rest) > sse.MAX_EVENT_BYTES:
-                reading.error = malformed(f"a stream event of more than {sse.MAX_EVENT_BYTES} bytes")
-            data = data[:end]
-        if not end:
-            return b""
-        if reading.committed and _is_plain(data):
-            return data
-        return self._look(data)
-
-    def close(self) -> bytes:
-        """The rest, where it is a whole event that lacks only its blank line."""
-        rest, self._rest = self._rest, b""
-        reading = self.reading
-        if reading.error is not None or reading.ended or not rest.strip():
-            return b""
-        if any(event is not None and _is_whole(event) for _, event in sse.parse(rest)):
-            last = self._look(rest)
-            return last + b"\n\n" if last else b""
-        if not self._seen_event:
-            self._refuse_page(b"".join(self._held) + rest)
-        return b""
-
-    def _refuse_page(self, received: bytes) -> None:
-        """Sets the error for a page or a JSON error that came in place of any event."""
-        splitter = sse.Splitter()
-        splitter.feed(received)
-        splitter.close()
-        if splitter.stray:
-            self.reading.error = not_a_stream(splitter.stray)
-
-    def _look(self, block: bytes) -> bytes:
-        """The whole slow way: every event of `block` is parsed, and left out or kept."""
-        for raw, event in sse.parse(block):
-            if event is not None:
-                self._seen_event = True
-                self.reading.error = self._read(event)
-            if self.reading.error is not None:
-                break
-            self._held.append(raw)
-        if not self.reading.committed:
-            return b""
-        kept = b"".join(self._held)
-        self._held.clear()
-        return kept
-
-    def _read(self, event: sse.Event) -> IsthmusError | None:
-        """Reads one event; returns the error that it tells of."""
+    def _note(self, event: sse.Event) -> None:
         reading, data = self.reading, event.data.strip()
-        if reading.ended or data in (b"[DONE]", b""):
-            return None
+        if data in (b"[DONE]", b""):
+            return
         try:
             glance = _glance(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return malformed("a stream event that is not one of the Responses API")
+            raise malformed("a stream event that is not one of the Responses API") from None
         kind = glance.type or event.event
         if kind == "error" or (not kind and bytes(glance.error) != b"null"):
-            return decode_failure(data)
+            raise decode_failure(data)
         if kind in _ENDINGS:
-            return self._end(kind, glance.response or Ending(), data)
-        if not reading.committed:
+            self._end(kind, glance.response or Ending(), data)
+        elif not reading.committed:
             reading.committed = _says_something(kind, glance.item)
-        return None
 
-    def _end(self, kind: str, ending: Ending, data: bytes) -> IsthmusError | None:
+    def _end(self, kind: str, ending: Ending, data: bytes) -> None:
         reading = self.reading
         ending.status = ending.status or kind.removeprefix("response.")
         if ending.failed:
-            return decode_failure(data)
+            raise decode_failure(data)
         finish = finish_of(ending)
         reading.finish, reading.finish_raw = finish.reason, finish.raw
         reading.usage = None if ending.usage is None else read_usage(ending.usage)
         reading.committed = reading.ended = True
-        return None
 
 
 def _says_something(kind: str, item: Kind | None) -> bool:
@@ -372,26 +302,3 @@ def _says_something(kind: str, item: Kind | None) -> bool:
     if item is not None:
         return kind.endswith(".done") or item.type not in _BARE
     return kind.endswith((".delta", "_text.done", "refusal.done", "arguments.done"))
-
-
-def _is_plain(block: bytes) -> bool:
-    """True where `block` surely holds no end and no error: most reads of a stream.
-
-    Ends and errors stand in a stream's last events, so the last event of the read tells of them: by its name,
-    where that is a delta, else by its data. Quotes inside a text are escaped, so text cannot look like a
-    field.
-    """
-    before = block.rfind(b"\n\n", 0, -2)
-    start = before + 2 if before >= 0 else 0
-    named = block.startswith(b"event: response.", start)
-    if named and block.endswith(b".delta", start, block.find(b"\n", start)):
-        return True
-    last = block[block.rfind(b"\ndata:") + 1 :]
-    return (
-        last.startswith(b"data:")
-        and b'"error"' not in last
-        and b'"response.completed"' not in last
-        and b'"response.incomplete"' not in last
-        and b'"response.failed"' not in last
-        and b"[DONE]" not in last
-    )

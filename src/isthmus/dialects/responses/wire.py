@@ -11,8 +11,7 @@ from isthmus.core.call import Call, Envelope, Operation
 from isthmus.core.codec import Encoded, Reading, StreamDecoder, StreamEncoder, Watch
 from isthmus.core.errors import IsthmusError
 from isthmus.core.pieces import Piece
-from isthmus.dialects import faults
-from isthmus.dialects.anthropic import seals
+from isthmus.dialects import faults, seals
 from isthmus.dialects.fields import flag_of, model_of, open_body, text_of
 from isthmus.dialects.responses.answer import decode_answer, encode_answer, read_answer
 from isthmus.dialects.responses.decode_call import DIALECT, decode_call
@@ -24,7 +23,6 @@ from isthmus.dialects.responses.stream import (
     ResponsesWatch,
 )
 
-_SEAL = b'"' + seals.PREFIX.encode()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -81,7 +79,7 @@ class OpenAIResponses:
         fields = dict(envelope.fields)
         fields["model"] = msgspec.Raw(_encode(model_id))
         given = fields.get("input")
-        if given is not None and _SEAL in bytes(given):
+        if given is not None and seals.holds_foreign(given):
             fields["input"] = _without_foreign_thoughts(given)
         return _encode(fields)
 

@@ -1,8 +1,9 @@
-"""Carries the opaque tokens of other dialects through a conversation with an Anthropic client.
+"""Carries the opaque tokens of other dialects through a conversation with a client.
 
-An Anthropic client returns `thinking` and `redacted_thinking` blocks unchanged. A signature that Gemini or
-OpenAI issued travels inside such a block, wrapped so that it is recognised on its way back: it then reaches
-its own dialect byte for byte, and never Anthropic, which would refuse it.
+A client returns reasoning unchanged: Anthropic's `thinking` and `redacted_thinking` blocks, the reasoning
+items of Responses. A signature that another dialect issued travels inside them, wrapped so that it is
+recognised on its way back: it then reaches its own dialect byte for byte, and never the vendor of this one,
+who would refuse it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import binascii
 import msgspec
 
 PREFIX = "isthmus."
+_MARK = b'"' + PREFIX.encode()
 
 
 class Seal(msgspec.Struct, frozen=True, array_like=True):
@@ -26,7 +28,7 @@ class Seal(msgspec.Struct, frozen=True, array_like=True):
 
 
 def wrap(seal: Seal) -> str:
-    """The seal as a string that an Anthropic client keeps."""
+    """The seal as a string that a client keeps."""
     return PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(seal)).decode()
 
 
@@ -38,3 +40,8 @@ def unwrap(text: str) -> Seal | None:
         return msgspec.json.decode(base64.urlsafe_b64decode(text[len(PREFIX) :]), type=Seal)
     except (binascii.Error, ValueError, msgspec.DecodeError):
         return None
+
+
+def holds_foreign(raw: msgspec.Raw) -> bool:
+    """Whether this JSON holds a string that `wrap` made; found by its bytes, without decoding."""
+    return _MARK in bytes(raw)
