@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -91,11 +91,11 @@ class Workshop:
         }
 
     async def close(self) -> None:
-        """End every engine and connection."""
-        for lease in self._leases.values():
-            lease.close()
+        """End every engine and connection; one that will not end keeps none of the others."""
+        for key, lease in self._leases.items():
+            _close(key, lease)
         self._leases.clear()
-        await asyncio.gather(*self._ending)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     def _upstream(self, model: Model, provider: Provider, prices: PriceBook, number: int) -> Upstream:
         breaker = self._lease(
@@ -178,12 +178,44 @@ class Workshop:
                 lease.holders.remove(number)
             if not lease.holders:
                 del self._leases[key]
-                lease.close()
+                _close(key, lease)
 
-    def _end(self, ending: Any) -> None:
-        task = asyncio.get_running_loop().create_task(ending)
+    def _end(self, ending: Coroutine[Any, Any, None]) -> None:
+        task = in_background(ending, "stopping an engine")
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+
+def _close(key: Hashable, lease: _Lease) -> None:
+    try:
+        lease.close()
+    except Exception as error:
+        what = " ".join(map(str, key[:2])) if isinstance(key, tuple) else "a lease"
+        log.error("%s was not closed: %s", what, type(error).__name__)
+
+
+def why(error: BaseException) -> str:
+    """What may be told of an error: its text where that is ours, else its kind: the rest may be secret."""
+    return error.text if isinstance(error, IsthmusError) else type(error).__name__
+
+
+def in_background(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """The work as a task, whose end by an error is logged."""
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    task.add_done_callback(_tell_of_failure)
+    return task
+
+
+def _tell_of_failure(task: asyncio.Task[None]) -> None:
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    log.error("%s has failed: %s", task.get_name(), why(error))
+
+
+async def _end_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _place(provider: Provider) -> Origin | str | None:
@@ -225,13 +257,16 @@ class House(NamedTuple):
 async def open_house(
     config: Config, config_path: Path | None = None, report: Callable[[Progress], None] = lambda _: None
 ) -> AsyncIterator[House]:
-    """Everything that a gateway needs, opened, and closed again in good order."""
+    """Everything that a gateway needs, opened, and closed again in good order: the ledger last, whatever else
+    fails to close."""
     path = ledger_path(config, config_path)
-    ledger = await asyncio.to_thread(SqliteLedger, path, config.ledger.mode)
-    workshop = Workshop(state_dir(config_path), report)
-    try:
+    async with AsyncExitStack() as closing:
+        ledger = await asyncio.to_thread(SqliteLedger, path, config.ledger.mode)
+        closing.push_async_callback(ledger.close)
+        workshop = Workshop(state_dir(config_path), report)
+        closing.push_async_callback(workshop.close)
         ring = await asyncio.to_thread(lambda: KeyRing(SqliteKeys(path)))
-        tally = _tally(ledger, workshop)
+        tally = _tally(ledger, workshop, ring)
         snapshot = workshop.snapshot(config)
         gateway = Gateway(
             snapshot=snapshot,
@@ -241,29 +276,24 @@ async def open_house(
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
         )
         tally.config_hash = config.hash
-        chores = [asyncio.create_task(ring.keep_fresh())]
+        chores = [in_background(ring.keep_fresh(), "keeping the keys fresh")]
         if config.ledger.keep_days is not None:
-            chores.append(asyncio.create_task(_forget_old_records(ledger, config.ledger.keep_days)))
-        try:
-            yield House(gateway, workshop, ledger, path)
-        finally:
-            for chore in chores:
-                chore.cancel()
-    finally:
-        await workshop.close()
-        await ledger.close()
+            forgetting = _forget_old_records(ledger, config.ledger.keep_days)
+            chores.append(in_background(forgetting, "forgetting old records"))
+        closing.push_async_callback(_end_all, chores)
+        yield House(gateway, workshop, ledger, path)
 
 
 async def _forget_old_records(ledger: SqliteLedger, keep_days: int) -> None:
     while True:
         try:
             await ledger.delete_before(time.time_ns() // 1000 - keep_days * DAY_US)
-        except IsthmusError as error:
-            log.error("old records were not deleted: %s", error.text)
+        except Exception as error:
+            log.error("old records were not deleted: %s", why(error))
         await asyncio.sleep(FORGET_EVERY_S)
 
 
-def _tally(ledger: SqliteLedger, workshop: Workshop) -> Tally:
+def _tally(ledger: SqliteLedger, workshop: Workshop, ring: KeyRing) -> Tally:
     """The counts, and what is to be asked for when they are scraped."""
     tally = Tally()
 
@@ -279,6 +309,11 @@ def _tally(ledger: SqliteLedger, workshop: Workshop) -> Tally:
         "ledger_queued_records": ("Records that wait to be committed.", (), health("queued")),
         "ledger_lost_records": ("Records that could not be kept.", (), health("lost")),
         "ledger_lag_milliseconds": ("How long the last batch's oldest record waited.", (), health("lag_ms")),
+        "keys_stale": (
+            "1 while the keys cannot be read, so that new and revoked ones do not count.",
+            (),
+            lambda: {(): float(ring.stale)},
+        ),
         "engine_ready": (
             "1 where an engine of ours answers.",
             ("model",),

@@ -212,6 +212,30 @@ async def test_while_the_file_cannot_be_read_the_last_keys_stay(
     assert [entry.levelno for entry in caplog.records] == [logging.ERROR, logging.WARNING]
 
 
+async def test_no_fault_whatever_ends_the_watch_over_the_keys(caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(MemoryKeys):
+        broken = False
+
+        def revision(self) -> int:
+            if self.broken:
+                raise RuntimeError("hush")
+            return super().revision()
+
+    keys = Faulty()
+    new = keys.create("team a", (), NOW_US)
+    ring = KeyRing(keys)
+    watching = asyncio.create_task(ring.keep_fresh(every_s=0.001))
+    keys.broken = True
+    await until(lambda: ring.stale)
+    keys.revoke(new.key.id, NOW_US)
+    keys.broken = False
+    await until(lambda: revoked(ring, new.secret))
+    watching.cancel()
+    assert [entry.levelno for entry in caplog.records] == [logging.ERROR, logging.WARNING]
+    assert "RuntimeError" in caplog.text
+    assert "hush" not in caplog.text
+
+
 def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     keys = SqliteKeys(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import socket
 import ssl
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from isthmus.providers import http1
 from isthmus.providers.http1 import Http1Transport
 from isthmus.providers.http_aiohttp import AiohttpTransport, environment_proxy
 from isthmus.providers.transport import (
@@ -63,6 +65,12 @@ def answers(wire: bytes) -> Script:
             await talk.write(wire)
 
     return script
+
+
+async def serves_one_and_dies_under_the_next(talk: Conversation) -> None:
+    await talk.request()
+    await talk.write(OK)
+    await talk.request()
 
 
 async def rest_of(stream: Stream) -> bytes:
@@ -299,20 +307,6 @@ async def test_a_connection_that_the_peer_closed_while_idle_is_not_used_again(op
         await within(5, peer.conversations[0].closed_by_client.wait())
         assert (await transport.send(ask())).body == b"ok"
         assert len(peer.conversations) == 2
-
-
-async def test_a_reused_connection_that_dies_under_a_request_says_so(open_transport: Open) -> None:
-    async def script(talk: Conversation) -> None:
-        await talk.request()
-        await talk.write(OK)
-        await talk.request()
-
-    async with Peer(script) as peer:
-        transport = open_transport(peer.url)
-        await transport.send(ask())
-        with pytest.raises(ConnectionLostError) as caught:
-            await transport.send(ask())
-    assert (caught.value.reused, caught.value.received, caught.value.code) == (True, 0, "connection_lost")
 
 
 async def test_an_idle_connection_is_closed_in_time(open_transport: Open) -> None:
@@ -894,6 +888,16 @@ def test_the_environment_names_the_proxy_and_its_exceptions(monkeypatch: pytest.
     assert environment_proxy(Origin.from_url("https://vllm.inside.example")) is None
 
 
+async def test_a_reused_connection_that_dies_under_a_request_says_so() -> None:
+    async with Peer(serves_one_and_dies_under_the_next) as peer:
+        transport = AiohttpTransport(Origin.from_url(peer.url))
+        await transport.send(ask())
+        with pytest.raises(ConnectionLostError) as caught:
+            await transport.send(ask())
+        await transport.aclose()
+    assert (caught.value.reused, caught.value.received, caught.value.code) == (True, 0, "connection_lost")
+
+
 # -- what our own client promises beyond that (aiohttp does not, and `http_aiohttp` says so)
 
 
@@ -901,13 +905,140 @@ def test_the_environment_names_the_proxy_and_its_exceptions(monkeypatch: pytest.
 async def open_http1() -> AsyncIterator[Callable[[str], Http1Transport]]:
     opened: list[Http1Transport] = []
 
-    def open_one(url: str) -> Http1Transport:
-        opened.append(Http1Transport(Origin.from_url(url)))
+    def open_one(url: str, **limits: Any) -> Http1Transport:
+        opened.append(Http1Transport(Origin.from_url(url), **limits))
         return opened[-1]
 
     yield open_one
     for transport in opened:
         await transport.aclose()
+
+
+@pytest.mark.parametrize("violently", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("method", [b"POST", b"GET"])
+@pytest.mark.parametrize("verb", ["send", "stream"])
+async def test_a_request_that_a_dying_connection_swallowed_is_made_again_on_a_new_one(
+    open_http1: Open, verb: str, method: bytes, violently: bool
+) -> None:
+    async def script(talk: Conversation) -> None:
+        await talk.request()
+        await talk.write(OK)
+        await talk.request()
+        if violently:
+            talk.reset()
+
+    async with Peer(script) as peer:
+        transport = open_http1(peer.url, max_connections=1)
+        for number in range(3):
+            outgoing = ask(body=b"%d" % number, method=method)
+            if verb == "send":
+                assert (await within(5, transport.send(outgoing))).body == b"ok"
+            else:
+                assert await within(5, rest_of(await transport.stream(outgoing))) == b"ok"
+        bodies = [[request.body for request in each.requests] for each in peer.conversations]
+    assert bodies == [[b"0", b"1"], [b"1", b"2"], [b"2"]]
+
+
+async def test_a_repeated_request_does_without_the_other_idle_connections(open_http1: Open) -> None:
+    both = asyncio.Barrier(2)
+
+    async def script(talk: Conversation) -> None:
+        if (await talk.request()).body == b"first":
+            await both.wait()
+        await talk.write(OK)
+        await talk.request()
+
+    async with Peer(script) as peer:
+        transport = open_http1(peer.url, max_connections=2)
+        await within(5, asyncio.gather(*(transport.send(ask(body=b"first")) for _ in range(2))))
+        assert (await within(5, transport.send(ask()))).body == b"ok"
+        assert len(peer.conversations) == 3
+
+
+async def test_a_request_is_made_again_once_and_only_where_nothing_had_come(open_http1: Open) -> None:
+    async def script(talk: Conversation) -> None:
+        if len(peer.conversations) == 1:
+            await talk.request()
+            await talk.write(OK)
+        request = await talk.request()
+        if request.body == b"begun":
+            await talk.write(OK[:10])
+
+    for body, conversations, reused in ((b"{}", 2, False), (b"begun", 1, True)):
+        async with Peer(script) as peer:
+            transport = open_http1(peer.url)
+            await transport.send(ask())
+            with pytest.raises(ConnectionLostError) as caught:
+                await within(5, transport.send(ask(body=body)))
+            assert (len(peer.conversations), caught.value.reused) == (conversations, reused)
+
+
+async def test_a_transport_that_is_closed_makes_no_request_again(open_http1: Open) -> None:
+    asked = asyncio.Event()
+
+    async def script(talk: Conversation) -> None:
+        await talk.request()
+        await talk.write(OK)
+        await talk.request()
+        asked.set()
+        await talk.end_of_client()
+
+    async with Peer(script) as peer:
+        transport = open_http1(peer.url)
+        await transport.send(ask())
+        waiting = asyncio.create_task(transport.send(ask()))
+        await within(5, asked.wait())
+        await transport.aclose()
+        with pytest.raises(ConnectionLostError):
+            await waiting
+        assert len(peer.conversations) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL])
+async def test_a_machine_without_sockets_is_not_blamed_on_the_upstream(
+    open_http1: Open, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async def exhausted(*_: object, **__: object) -> socket.socket:
+        raise OSError(number, "none left")
+
+    monkeypatch.setattr(http1, "start_connection", exhausted)
+    with pytest.raises(PoolExhaustedError) as caught:
+        await open_http1("http://127.0.0.1:1").send(ask())
+    assert (caught.value.sent, "none left" in str(caught.value)) == (False, True)
+
+
+@pytest.mark.parametrize(("files_left", "kind"), [(False, PoolExhaustedError), (True, ConnectError)])
+async def test_a_name_that_is_not_found_for_want_of_files_is_not_blamed_on_the_upstream(
+    open_http1: Open, monkeypatch: pytest.MonkeyPatch, files_left: bool, kind: type[TransportError]
+) -> None:
+    async def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    transport = open_http1("http://upstream.invalid")
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
+    with monkeypatch.context() as exhausted:
+        if not files_left:
+            exhausted.setattr(socket, "socket", refused)
+        with pytest.raises(TransportError) as caught:
+            await transport.send(ask())
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(("scheme", "kind"), [("http", ConnectError), ("https", TlsError)])
+async def test_only_tls_fails_for_tls(
+    open_http1: Open, monkeypatch: pytest.MonkeyPatch, scheme: str, kind: type[TransportError]
+) -> None:
+    async def broken_off(*_: object, **__: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    async with Peer(answers(OK)) as peer:
+        monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", broken_off)
+        with pytest.raises(TransportError) as caught:
+            await open_http1(peer.url.replace("http", scheme)).send(ask())
+    assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize("stray", [OK.replace(b"ok", b"no"), b"H"], ids=["an-answer", "a-byte"])

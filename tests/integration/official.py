@@ -1,7 +1,7 @@
 """Conversations held through the vendors' own clients: one class a client API, the same few verbs in each.
 
-Whatever a client keeps of an answer goes back into its next request as that client itself would write it, so a
-second turn shows whether anything was lost. Streams are folded by the clients' own helpers.
+Whatever a client keeps of an answer goes back into its next request as that client itself would write it,
+so a second turn shows whether anything was lost. Streams are folded by the clients' own helpers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ToolAsk(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """Usage in any dialect: the whole prompt, what of it came from a cache, the whole answer, what was thought."""
+    """Usage in any dialect: the prompt, what of it was cached; the answer, what of it was thought."""
 
     prompt: int
     cached: int

@@ -30,13 +30,9 @@ CITY = {
 
 
 class World(NamedTuple):
-    """A simulator, a gateway with a route `r` to one of its models, and the clients, all of them shared by the module.
-
-    `model` is what the upstream is asked for.
-    """
+    """A simulator that speaks as one upstream, a gateway with a route to it, and the clients."""
 
     upstream: str
-    model: str
     sim: Simulator
     served: Served
     clients: Clients
@@ -69,7 +65,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple
 def world(request: pytest.FixtureRequest, house: tuple[Simulator, Served, Clients]) -> World:
     sim, served, clients = house
     sim.script = None
-    return World(request.param, MODEL.get(request.param, "sim"), sim, served, clients)
+    return World(request.param, sim, served, clients)
 
 
 @pytest.fixture(params=TALKS)
@@ -134,7 +130,7 @@ async def test_parallel_tool_calls_and_their_results(world: World, api: str, str
 
 
 async def test_thinking_comes_back_to_the_model_that_thought(world: World, api: str, stream: bool) -> None:
-    """The simulator refuses a seal of its own that comes back altered, and a missing one where it is required."""
+    """The simulator refuses a seal that comes back altered, and the lack of one where it is required."""
     world.says(reasoning=("I must ", "look."), tools=(ToolCall("weather", '{"city":"Oslo"}'),))
     talk = world.talk(api, stream=stream, **_thinking(api))
     offer = {"tools": [talk.tool("weather", CITY)]}

@@ -11,6 +11,7 @@ import pytest
 from isthmus.config.config import Config
 from isthmus.config.faults import Code, ConfigError
 from isthmus.config.load import DEFAULT_FILE, load, locate, parse, read
+from isthmus.config.urls import what_is_wrong
 from isthmus.core.portfolio import EngineSettings, SecretRef
 from isthmus.strategies.plan import CallModel, Fallback, Node, Split
 from isthmus.strategies.plan.split import Arm
@@ -209,6 +210,19 @@ def test_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         sound("ledger: {path: ~/isthmus.db}", "/etc/isthmus.yaml").ledger.path == "/home/someone/isthmus.db"
     )
+
+
+@pytest.mark.parametrize("host", ["a..b", ".a", f"{'a' * 70}.example"])
+def test_a_host_that_no_resolver_can_be_asked_for_is_refused(host: str) -> None:
+    text = f"providers: {{p: {{dialect: openai, kind: open, base_url: 'http://{host}/v1'}}}}"
+    config, faults = parse(text, "isthmus.yaml")
+    assert config is None
+    assert Code.BAD_URL in [fault.code for fault in faults]
+
+
+@pytest.mark.parametrize("host", ["a.example", "a.example.", "[::1]", "[fe80::1%25eth0]", "a" * 63, "a_b"])
+def test_a_host_that_resolvers_take_is_accepted(host: str) -> None:
+    assert what_is_wrong(f"http://{host}:8000/v1") is None
 
 
 def test_the_hash_is_of_the_meaning(tmp_path: Path) -> None:

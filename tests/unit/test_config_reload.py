@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from isthmus.config import reload
 from isthmus.config.config import Config
 from isthmus.config.faults import Code, ConfigFault
 from isthmus.config.load import load
@@ -165,6 +166,44 @@ async def test_run_notices_by_itself(path: Path) -> None:
     config = await asyncio.wait_for(seen.get(), 10)
     watching.cancel()
     assert config.gateway.port == 5002
+
+
+async def test_a_config_that_cannot_be_taken_is_told_of_once_and_ends_nothing(path: Path) -> None:
+    taken: list[int] = []
+    errors: list[Exception] = []
+
+    def take(config: Config) -> None:
+        if config.gateway.port == 5002:
+            raise UnicodeError("hush")
+        taken.append(config.gateway.port)
+
+    watcher = Watcher(
+        path, current=load(path), on_config=take, on_faults=lambda _: None, on_error=errors.append
+    )
+    replace(path, TWO)
+    for _ in range(3):
+        await watcher.check()
+    assert [type(error) for error in errors] == [UnicodeError]
+    replace(path, ONE)
+    await watcher.check()
+    assert taken == [5001]
+
+
+async def test_a_look_that_fails_is_told_of_by_its_kind_alone(
+    path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: Path) -> None:
+        raise RecursionError("hush")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(reload, "read", fail)
+        replace(path, TWO)
+        for _ in range(3):
+            await heard.watcher.check()
+    assert [record.getMessage().endswith("RecursionError") for record in caplog.records] == [True]
+    replace(path, f"# mended\n{TWO}")
+    await heard.watcher.check()
+    assert heard.ports == [5002]
 
 
 def test_a_file_that_is_written_while_it_is_read_is_read_again(path: Path) -> None:

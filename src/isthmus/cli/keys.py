@@ -18,18 +18,25 @@ from isthmus.config.places import ledger_path
 from isthmus.store.keys import Key, NewKey, SqliteKeys
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+LONGEST_S = 36_525 * UNITS_S["d"]
 
 
 class Span(click.ParamType[float]):
-    """A length of time such as 90d, 12h or 30m, in seconds."""
+    """A length of time such as 90d, 12h or 30m, in seconds: 100 years at most, and some, unless `or_none`."""
 
     name = "duration"
+
+    def __init__(self, *, or_none: bool = False) -> None:
+        self._or_none = or_none
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", str(value).strip())
         if match is None:
             self.fail(f"{value!r} is not a length of time; write it like 90d, 12h or 30m", param, ctx)
-        return float(match[1]) * UNITS_S[match[2]]
+        seconds = float(match[1]) * UNITS_S[match[2]]
+        if seconds > LONGEST_S or (seconds == 0 and not self._or_none):
+            self.fail(f"{value!r} is out of range; say more than 0 and at most 36525d, 100 years", param, ctx)
+        return seconds
 
 
 @click.group()
@@ -93,7 +100,11 @@ def revoke(key: str, config_path: Path | None) -> None:
 @keys.command()
 @click.argument("key")
 @click.option(
-    "--grace", type=Span(), default="1h", show_default=True, help="How long the old one stays valid."
+    "--grace",
+    type=Span(or_none=True),
+    default="1h",
+    show_default=True,
+    help="How long the old one stays valid.",
 )
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")

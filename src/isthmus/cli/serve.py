@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import ipaddress
 import logging
 import signal
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import click
 
 from isthmus import __version__
-from isthmus.bootstrap import House, open_house
+from isthmus.bootstrap import House, in_background, open_house, why
 from isthmus.cli.greeting import greet
 from isthmus.cli.options import config_option, load_or_exit
 from isthmus.cli.progress import ProgressLine
@@ -43,6 +44,7 @@ def serve(config_path: Path | None, host: str | None, port: int | None, greeting
     logging.getLogger("uvicorn.error").addFilter(lambda line: "graceful shutdown" not in line.getMessage())
     path = locate(config_path)
     config = load_or_exit(path)
+    raise_file_limit()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         try:
             status = runner.run(_serve(config, path, host, port, greeting))
@@ -61,6 +63,21 @@ def _not_listening(error: OSError, config: Config, host: str | None, port: int |
     return f"cannot listen on {where}: {error.strerror or error}.{hint}"
 
 
+def raise_file_limit() -> None:
+    """Let this process open as many files as it is allowed to: every connection is one, and the usual soft
+    limits (1,024, or 256) are meant for programs that cannot count beyond them."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        # macOS says "unlimited" and means kern.maxfilesperproc.
+        log.warning("at most %d files and connections may be open: %s", soft, error)
+
+
 def _new_loop() -> asyncio.AbstractEventLoop:
     if sys.platform == "win32":
         return asyncio.new_event_loop()
@@ -76,20 +93,25 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _ask_to_stop, loop, number, stop)
+    # Until somebody heeds it, and where there is no file to read again, a hangup must not end the process.
+    loop.add_signal_handler(signal.SIGHUP, log.info, "no config file is watched: nothing is read again")
     progress = ProgressLine()
     bound = (host or config.gateway.host, config.gateway.port if port is None else port)
     async with open_house(config, path, progress) as house, listening(house.gateway, *bound) as url:
         _settle_memory()
         _announce(house, path, url)
-        tasks = [asyncio.create_task(_announce_engines(house, progress))]
+        if house.gateway.ring.empty and (warning := warning_without_keys(bound[0])):
+            click.echo(click.style(warning, fg="red", bold=True), err=True)
+        tasks = [in_background(_announce_engines(house, progress), "telling of the engines")]
         if path is not None:
-            tasks.append(asyncio.create_task(_reload_when_changed(house, path)))
+            tasks.append(in_background(_reload_when_changed(house, path), "watching the config"))
         if greeting:
-            tasks.append(asyncio.create_task(_greet(house, url, tasks[0])))
+            tasks.append(in_background(_greet(house, url, tasks[0]), "greeting"))
         await stop.wait()
         click.echo("\nDraining: open requests may end, new ones are refused.", err=True)
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     click.echo("Stopped.", err=True)
     return 0
 
@@ -119,9 +141,36 @@ def _announce(house: House, path: Path | None, url: str) -> None:
         click.echo(f"  keys               {note}", err=True)
 
 
+def warning_without_keys(host: str) -> str | None:
+    """What to say where the gateway can be reached from elsewhere and no key exists; None where it cannot."""
+    if _is_loopback(host):
+        return None
+    return (
+        f"WARNING: listening on {host} without any key. Callers from other machines are refused, but "
+        "whatever runs on this one is served, a proxy or a tunnel for others included. Create a key now: "
+        "isthmus keys create --name NAME"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 async def _announce_engines(house: House, progress: ProgressLine) -> None:
     for engine in house.workshop.engines().values():
-        await engine.ready()
+        try:
+            await engine.ready()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # A reload has ended this engine's life, not ours.
+            continue
         progress.end()
         click.echo(f"  model {engine.name} is ready", err=True)
 
@@ -129,21 +178,23 @@ async def _announce_engines(house: House, progress: ProgressLine) -> None:
 async def _reload_when_changed(house: House, path: Path) -> None:
     def adopt(config: Config) -> None:
         fixed = _fixed_at_start(house.gateway.snapshot.config, config)
-        try:
-            house.reload(config)
-        except IsthmusError as error:
-            reject(error.text)
-        else:
-            log.info("config reloaded: %s", config.hash[:12])
-            if fixed:
-                log.warning("only the next start will heed the changes of: %s", ", ".join(fixed))
+        house.reload(config)
+        log.info("config reloaded: %s", config.hash[:12])
+        if fixed:
+            log.warning("only the next start will heed the changes of: %s", ", ".join(fixed))
 
     def reject(reason: str) -> None:
         house.gateway.tally.reloads["rejected"] += 1
         log.error("the new config is not used, the last good one stays:\n%s", reason)
 
     current = house.gateway.snapshot.config
-    watcher = Watcher(path, on_config=adopt, on_faults=lambda faults: reject(render(faults)), current=current)
+    watcher = Watcher(
+        path,
+        on_config=adopt,
+        on_faults=lambda faults: reject(render(faults)),
+        on_error=lambda error: reject(why(error)),
+        current=current,
+    )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watcher.wake)
     await watcher.run()
 

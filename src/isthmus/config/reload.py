@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import msgspec
 from isthmus.config.config import Config
 from isthmus.config.faults import ConfigFault
 from isthmus.config.load import Parsed, read
+
+log = logging.getLogger("isthmus.config")
 
 INTERVAL_S = 1.0
 
@@ -62,11 +65,18 @@ def look(path: Path, last: Sighting | None, *, anyway: bool = False) -> Look:
     return Look(now, read(path))
 
 
+def log_kind(error: Exception) -> None:
+    """Log that a change was not taken, and what kind of error kept it from being so: its text may be
+    secret."""
+    log.error("the config's change was not taken: %s", type(error).__name__)
+
+
 class Watcher:
     """Keeps a running gateway's config up to date with its file.
 
-    `on_config` gets every new valid config, `on_faults` all that is wrong with an invalid one; both run
-    in the event loop and should be quick. A file that changed in looks only (comments, order) calls neither.
+    `on_config` gets every new valid config, `on_faults` all that is wrong with an invalid one, `on_error`
+    whatever a look at the file or `on_config` raised; they run in the event loop and should be quick. A file
+    that changed in looks only (comments, order) calls none. No error ends the watch.
     `current` is the config that was loaded: with it, a change made since is noticed, too.
     """
 
@@ -76,12 +86,14 @@ class Watcher:
         *,
         on_config: Callable[[Config], None],
         on_faults: Callable[[tuple[ConfigFault, ...]], None],
+        on_error: Callable[[Exception], None] = log_kind,
         current: Config | None = None,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._path = path
         self._on_config = on_config
         self._on_faults = on_faults
+        self._on_error = on_error
         self._interval_s = interval_s
         self._hash = current.hash if current is not None else None
         self._last = sight(path) if current is None else None
@@ -106,6 +118,15 @@ class Watcher:
         """Look once. The file is read in a thread, so that a slow disk delays nobody."""
         woken = self._woken.is_set()
         self._woken.clear()
+        try:
+            await self._look(woken)
+        except Exception as error:
+            # The same content would fail in the same way: only another one is looked at again.
+            self._last = await asyncio.to_thread(sight, self._path)
+            self._faulty = True
+            self._on_error(error)
+
+    async def _look(self, woken: bool) -> None:
         seen = await asyncio.to_thread(look, self._path, self._last, anyway=woken)
         self._last = seen.sighting
         if seen.parsed is None:

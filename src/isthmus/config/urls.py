@@ -21,6 +21,8 @@ def what_is_wrong(url: str) -> tuple[str, str] | None:
         return "A base URL begins with `http://` or `https://`.", ""
     if not parts.hostname or port == 0:
         return "A base URL needs a host, and a port other than 0 if it has one.", ""
+    if not _can_be_looked_up(parts.hostname):
+        return "No host can have this name.", "Its labels, between the dots, have 1 to 63 characters each."
     if parts.query or parts.fragment or "?" in url or "#" in url:
         return "A base URL has no `?` and no `#`.", "Say `query:` for what is added to every URL."
     if parts.path.rstrip("/").endswith(_CALL_PATHS):
@@ -45,6 +47,15 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """True where resolvers can be asked for the name: they raise UnicodeError, no OSError, for others."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _call_path(path: str) -> str:

@@ -74,5 +74,5 @@ def _response(endpoint: Endpoint, status: int) -> dict[str, Any]:
         }
         properties = endpoint.request["properties"] if endpoint.request else {}
         if "stream" in properties:
-            response["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+            response["content"]["text/event-stream"] = {}
     return response

@@ -11,6 +11,7 @@ alarm per pool rings at the earliest.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections import deque
@@ -49,6 +50,8 @@ _NEXT_ADDRESS_AFTER_S = 0.25
 # The alarm rings no more often than this, so that many short deadlines cannot make it a busy loop.
 _ALARM_GRAIN_S = 0.01
 _NEVER = float("inf")
+# What dialling says where it is this machine that has run out: of files, of buffers, of local ports.
+_OUT_OF_SOCKETS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 
 
 class Http1Transport:
@@ -88,17 +91,14 @@ class Http1Transport:
 
     async def send(self, outgoing: Outgoing) -> Reply:
         """The whole answer; see `Transport.send`."""
-        exchange = await self._begin(outgoing, whole=True)
-        await exchange.change()
+        exchange = await self._begun(outgoing, whole=True)
         return exchange.reply()
 
     async def stream(self, outgoing: Outgoing) -> _Exchange:
         """The answer as soon as its head is there; see `Transport.stream`."""
-        exchange = await self._begin(outgoing, whole=False)
-        while not exchange.status:
-            if exchange.failure is not None:
-                raise exchange.failure
-            await exchange.change()
+        exchange = await self._begun(outgoing, whole=False)
+        if exchange.failure is not None and not exchange.status:
+            raise exchange.failure
         return exchange
 
     def retire(self) -> None:
@@ -121,10 +121,26 @@ class Http1Transport:
         if self._alarm is not None:
             self._alarm.cancel()
 
-    async def _begin(self, outgoing: Outgoing, *, whole: bool) -> _Exchange:
+    async def _begun(self, outgoing: Outgoing, *, whole: bool) -> _Exchange:
+        """The exchange with its head there, or at its end where the answer is wanted whole.
+
+        Repeated once, at once, on another connection where a reused one ended before a byte of the answer
+        came. RFC 9112, section 9.3.1, leaves that to the client where the method is idempotent, or where it
+        is known that the request can be made again. Go repeats the former alone, browsers every method; so do
+        we: a server that closes an idle connection never reads what is just then on its way, most servers
+        do close them, and to generate an answer again changes nothing upstream but, at the rarest, the bill.
+        """
         exchange = _Exchange(self, asyncio.get_running_loop(), outgoing, whole)
+        request = self._render(outgoing)
         connection = self._idle.popitem()[0] if self._idle else await self._connection(exchange)
-        connection.begin(exchange, self._render(outgoing))
+        connection.begin(exchange, request)
+        await exchange.begun()
+        if exchange.unread and not self._closed:
+            self._make_room()
+            connection = await self._connection(exchange)
+            exchange.failure = None
+            connection.begin(exchange, request)
+            await exchange.begun()
         return exchange
 
     def _render(self, outgoing: Outgoing) -> tuple[bytes, ...]:
@@ -153,6 +169,12 @@ class Http1Transport:
             # A connection can end between its being handed over and its taker's waking up.
             if connection.open:
                 return connection
+
+    def _make_room(self) -> None:
+        """Give an idle connection up where no other can be opened: it may be as dead as the one just lost."""
+        if self._idle and len(self._connections) >= self._max_connections:
+            connection = next(iter(self._idle))
+            connection.fail(connection.lost("was given up for a new one"))
 
     def _new_connection(self, loop: asyncio.AbstractEventLoop) -> _Connection:
         connection = _Connection(self, loop)
@@ -212,6 +234,8 @@ class Http1Transport:
         try:
             await loop.create_connection(lambda: connection, sock=sock, ssl=self._tls, server_hostname=name)
         except ConnectionError as fault:
+            if self._tls is None:
+                raise
             # TCP stood, so it was the handshake that the other side broke off.
             raise ssl.SSLError("the handshake was broken off") from fault
 
@@ -219,8 +243,14 @@ class Http1Transport:
         if isinstance(fault, TimeoutError):
             return ConnectTimeoutError(self.origin, "accepted no connection within connect_s")
         if isinstance(fault, ssl.SSLError):
-            why = getattr(fault, "verify_message", "") or fault.reason or fault.args[-1]
+            why = getattr(fault, "verify_message", "") or getattr(fault, "reason", "") or fault.args[-1]
             return TlsError(self.origin, f"did not agree on TLS ({why})")
+        shortage = _shortage(fault)
+        if shortage is not None:
+            # No fault of the upstream's.
+            return PoolExhaustedError(
+                self.origin, f"was not called: this machine has no socket left ({shortage})"
+            )
         return ConnectError(self.origin, f"cannot be connected to ({fault.strerror or fault})")
 
     def _closed_error(self) -> ConnectError:
@@ -357,6 +387,18 @@ class _Exchange:
         if self.failure is not None:
             raise self.failure
         return Reply(self.status, self.headers, self._take())
+
+    @property
+    def unread(self) -> bool:
+        """True where a connection that had served others ended before a byte of this answer came: the
+        upstream most likely closed it for being idle, and never read the request."""
+        failure = self.failure
+        return isinstance(failure, ConnectionLostError) and failure.reused and failure.received == 0
+
+    async def begun(self) -> None:
+        """Waits for the head, or for the end where the answer is wanted whole."""
+        while self.failure is None and not self.complete and (self.whole or not self.status):
+            await self.change()
 
     async def change(self) -> None:
         """Waits for more, or the end: for the end only where the answer is wanted whole."""
@@ -645,6 +687,22 @@ class _Connection(asyncio.Protocol):
 
 class _ParsingEndedError(Exception):
     """Tells the parser to stop: nothing that follows belongs to the answer."""
+
+
+def _shortage(fault: OSError) -> str | None:
+    """What this machine has run out of, where that is why nobody could be called.
+
+    A resolver that finds no file to ask the name's server with says that the name is not known: whether that
+    is so, opening a socket tells.
+    """
+    if isinstance(fault, socket.gaierror):
+        try:
+            socket.socket().close()
+        except OSError as refused:
+            fault = refused
+        else:
+            return None
+    return (fault.strerror or str(fault)) if fault.errno in _OUT_OF_SOCKETS else None
 
 
 def _is_framed(headers: list[tuple[bytes, bytes]]) -> bool:

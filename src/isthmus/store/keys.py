@@ -220,16 +220,18 @@ class KeyRing:
     async def keep_fresh(self, every_s: float = 0.5) -> None:
         """Refreshes for ever, in a thread.
 
-        While the keys cannot be read the last ones stay in force, and the log says so once.
+        While the keys cannot be read, for whatever reason, the last ones stay in force, and the log says so
+        once. It must never end: a revoked key would stay valid for ever.
         """
         while True:
             await asyncio.sleep(every_s)
             was_stale = self._stale
             try:
                 await asyncio.to_thread(self.refresh)
-            except IsthmusError as error:
+            except Exception as error:
                 if not was_stale:
-                    _log.error("the keys cannot be read, the last known ones stay in force: %s", error)
+                    why = error.text if isinstance(error, IsthmusError) else type(error).__name__
+                    _log.error("the keys cannot be read, the last known ones stay in force: %s", why)
             else:
                 if was_stale:
                     _log.warning("the keys can be read again")

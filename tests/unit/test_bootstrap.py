@@ -1,0 +1,101 @@
+"""The house is closed in good order, and what runs in it in the background does not end in silence."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from isthmus.bootstrap import House, in_background, open_house
+from isthmus.config.config import Config
+from isthmus.config.load import parse
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.store.ledger import SqliteLedger
+
+TEXT = """
+providers: {p: {dialect: openai, kind: open, base_url: "http://127.0.0.1:9/v1"}}
+models: {m: {provider: p}, n: {provider: p}}
+routes: {r: m, s: n}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    config, faults = parse(f"{TEXT}\nledger: {{path: {tmp_path / 'ledger.db'}}}", "isthmus.yaml")
+    assert config is not None, faults
+    return config
+
+
+def gauge(house: House, name: str) -> float:
+    _, _, read = house.gateway.tally.gauges[name]
+    return read()[()]
+
+
+async def test_the_ledger_is_closed_whatever_else_will_not(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: object) -> NoReturn:
+        raise RuntimeError("hush")
+
+    monkeypatch.setattr("isthmus.bootstrap.Workshop.close", fail)
+    with pytest.raises(RuntimeError):
+        async with open_house(config):
+            pass
+    reopened = SqliteLedger(tmp_path / "ledger.db", "batched")
+    await reopened.close()
+
+
+async def test_a_transport_that_will_not_close_keeps_nothing_open(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> NoReturn:
+        raise RuntimeError("hush")
+
+    monkeypatch.setattr("isthmus.bootstrap.Http1Transport.retire", fail)
+    async with open_house(config):
+        pass
+    assert [record.getMessage() for record in caplog.records] == ["transport p was not closed: RuntimeError"]
+
+
+async def test_the_chores_have_ended_when_the_house_is_closed(config: Config) -> None:
+    before = asyncio.all_tasks()
+    async with open_house(config):
+        assert asyncio.all_tasks() > before
+    assert asyncio.all_tasks() == before
+
+
+async def test_stale_keys_are_seen_in_the_metrics(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_house(config) as house:
+        assert gauge(house, "keys_stale") == 0
+        monkeypatch.setattr(house.gateway.ring, "_keys", None)
+        with pytest.raises(AttributeError):
+            house.gateway.ring.refresh()
+        assert gauge(house, "keys_stale") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("hush"), "the work has failed: RuntimeError"),
+        (IsthmusError(Fault.INTERNAL, "It broke.", code="c"), "the work has failed: It broke."),
+    ],
+)
+async def test_work_in_the_background_never_dies_silently(
+    caplog: pytest.LogCaptureFixture, error: Exception, told: str
+) -> None:
+    async def work() -> None:
+        raise error
+
+    await asyncio.wait([in_background(work(), "the work")])
+    await asyncio.sleep(0)
+    assert [record.getMessage().strip() for record in caplog.records] == [told]
+
+
+async def test_cancelled_work_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    task = in_background(asyncio.sleep(60), "the work")
+    task.cancel()
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    assert not caplog.records
