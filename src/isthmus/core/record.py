@@ -12,6 +12,11 @@ from isthmus.core.usage import Charge, Usage
 Outcome: TypeAlias = Literal["ok", "error", "cancelled", "interrupted"]
 
 
+def milliseconds(seconds: float) -> float:
+    """Seconds as the milliseconds that records report."""
+    return seconds * 1000
+
+
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream call. Times are milliseconds; `started_ms` counts from the request's arrival.
 

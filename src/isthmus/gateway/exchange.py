@@ -23,7 +23,7 @@ from isthmus.core.events import AttemptEnded, Delta, Finished
 from isthmus.core.ids import request_id
 from isthmus.core.money import format_usd
 from isthmus.core.pieces import Piece
-from isthmus.core.record import AttemptRecord, Intent, Outcome, Record, Timings
+from isthmus.core.record import AttemptRecord, Intent, Outcome, Record, Timings, milliseconds
 from isthmus.core.usage import Usage
 from isthmus.gateway.asgi import ClientGoneError, HeaderList, Receive, Scope, Send, read_body, respond
 from isthmus.gateway.auth import authenticate
@@ -381,16 +381,16 @@ class Exchange:
     def _timings(self, now: float) -> Timings:
         first = self._attempts.trace.first_token if self._attempts and self._attempts.trace else None
         return Timings(
-            queue_ms=_ms(self._queued),
+            queue_ms=milliseconds(self._queued),
             overhead_ms=self._overhead_ms(self._first_out or now),
-            first_token_ms=None if first is None else _ms(first - self._arrived),
-            total_ms=_ms(now - self._arrived),
+            first_token_ms=None if first is None else milliseconds(first - self._arrived),
+            total_ms=milliseconds(now - self._arrived),
         )
 
     def _overhead_ms(self, answered: float) -> float:
         """What of the time until `answered` was the gateway's own: not the upload, the queue or the model."""
         waited = self._attempts.waited if self._attempts else 0.0
-        return max(0.0, _ms(answered - self._arrived - self._uploading - self._queued - waited))
+        return max(0.0, milliseconds(answered - self._arrived - self._uploading - self._queued - waited))
 
     def _answer_headers(self, attempts: Attempts) -> HeaderList:
         trace = attempts.trace
@@ -485,7 +485,3 @@ def _receipt(record: Record) -> bytes:
         "output_tokens": record.usage.output if record.usage else None,
     }
     return b": isthmus " + msgspec.json.encode(receipt) + b"\n\n"
-
-
-def _ms(seconds: float) -> float:
-    return seconds * 1000

@@ -27,7 +27,7 @@ from isthmus.core.pieces import (
     ToolArgumentsDelta,
     UsageReport,
 )
-from isthmus.core.record import AttemptRecord, Outcome
+from isthmus.core.record import AttemptRecord, Outcome, milliseconds
 from isthmus.core.usage import Usage
 from isthmus.dialects.constrained_tools import ToolReader, constrain
 from isthmus.dialects.counting import BYTES_PER_TOKEN, estimate_tokens
@@ -375,9 +375,11 @@ class Attempts:
             provider=upstream.provider.name,
             model_id=upstream.model.id,
             outcome=_outcome(error),
-            started_ms=_ms(trace.started - self._arrived),
-            first_token_ms=None if trace.first_token is None else _ms(trace.first_token - trace.started),
-            total_ms=_ms(now - trace.started),
+            started_ms=milliseconds(trace.started - self._arrived),
+            first_token_ms=None
+            if trace.first_token is None
+            else milliseconds(trace.first_token - trace.started),
+            total_ms=milliseconds(now - trace.started),
             fault=error.fault.value if error else None,
             code=error.code if error else None,
             upstream_status=trace.status,
@@ -489,10 +491,6 @@ def _outcome(error: IsthmusError | None) -> Outcome:
     if error is None:
         return "ok"
     return "cancelled" if error.fault is Fault.CANCELLED else "error"
-
-
-def _ms(seconds: float) -> float:
-    return seconds * 1000
 
 
 def _dated(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -145,7 +145,12 @@ attempts = Table(
     Column("model_id", Text, nullable=False, comment="the provider's name of the model"),
     Column("outcome", Text, nullable=False, comment="ok, error, cancelled or interrupted"),
     Column("started_ms", Double, nullable=False, comment="milliseconds from the request's arrival"),
-    Column("queue_ms", Double, nullable=False, comment="milliseconds of waiting for a connection"),
+    Column(
+        "queue_ms",
+        Double,
+        nullable=False,
+        comment="0 in this version: waiting for a connection counts as waiting for the model",
+    ),
     Column("first_token_ms", Double, comment="milliseconds from the attempt's start to the first content"),
     Column("total_ms", Double, nullable=False, comment="milliseconds of the whole attempt"),
     Column("fault", Text, comment="the class of the failure, where it failed"),
