@@ -20,8 +20,8 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Client, Model, Provider
 from isthmus.dialects import endpoint_wires
 from isthmus.gateway.app import Gateway
-from isthmus.gateway.exchange import clock
 from isthmus.gateway.snapshot import Snapshot
+from isthmus.gateway.story import clock
 from isthmus.providers import anyllm
 from isthmus.providers.engines.fetch import Progress, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine

@@ -19,7 +19,8 @@ from isthmus.bootstrap import House, open_house
 from isthmus.config.config import Config
 from isthmus.config.load import parse
 from isthmus.core.record import Record
-from isthmus.gateway.server import listening
+from isthmus.gateway.http1 import Bounds
+from isthmus.gateway.server import BOUNDS, listening
 from isthmus.store.records import SqliteRecords
 from isthmus.testing import Simulator
 
@@ -267,11 +268,11 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(text: str, folder: Path) -> AsyncIterator[Served]:
+async def serving(text: str, folder: Path, bounds: Bounds = BOUNDS) -> AsyncIterator[Served]:
     """The gateway of this config, with its state in `folder`."""
     async with (
         open_house(config_of(text), folder / "isthmus.yaml") as house,
-        listening(house.gateway, "127.0.0.1", 0) as url,
+        listening(house.gateway, "127.0.0.1", 0, bounds) as url,
         aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(20)
         ) as session,
@@ -281,10 +282,10 @@ async def serving(text: str, folder: Path) -> AsyncIterator[Served]:
 
 @asynccontextmanager
 async def simulated(
-    routes: Mapping[str, Any], folder: Path, **more: Any
+    routes: Mapping[str, Any], folder: Path, bounds: Bounds = BOUNDS, **more: Any
 ) -> AsyncIterator[tuple[Simulator, Served]]:
     """A simulator, and a gateway in front of it with these routes; `more` goes into the config."""
-    async with Simulator() as sim, serving(config_text(sim.url, routes, **more), folder) as served:
+    async with Simulator() as sim, serving(config_text(sim.url, routes, **more), folder, bounds) as served:
         yield sim, served
 
 

@@ -32,6 +32,7 @@ from isthmus.providers.transport import (
     Timeouts,
     TotalTimeoutError,
     TransportError,
+    as_target,
     render_headers,
 )
 from isthmus.testing import Simulator
@@ -143,7 +144,7 @@ def asking(model: str, *, stream: bool = False, key: str = KEY, **more: Any) -> 
     timeouts = more.pop("timeouts", Timeouts())
     body = {"model": f"openai:{model}", "messages": [{"role": "user", "content": PROMPT}], **more}
     return Outgoing(
-        target=b"/v1/chat/completions",
+        target=as_target("/v1/chat/completions"),
         body=msgspec.json.encode(body | ({"stream": True} if stream else {})),
         headers=render_headers([("authorization", f"Bearer {key}")]) if key else HeaderBlock(b""),
         timeouts=timeouts,

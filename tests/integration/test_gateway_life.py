@@ -14,8 +14,8 @@ from isthmus.bootstrap import open_house
 from isthmus.config.config import Config
 from isthmus.config.reload import Watcher
 from isthmus.core.errors import IsthmusError
-from isthmus.gateway.exchange import clock
 from isthmus.gateway.server import listening
+from isthmus.gateway.story import clock
 from isthmus.store.records import SqliteRecords
 from isthmus.testing import Fault, Refusal, Script, Simulator, words
 
@@ -248,15 +248,6 @@ def _body(raw: bytes) -> Answer:
     return Answer(200, {"content-type": "text/event-stream"}, body)
 
 
-async def _refused(served: Served) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", served.port)
-    except ConnectionError:
-        return True
-    writer.close()
-    return False
-
-
 async def test_open_streams_may_end_and_nobody_new_comes_in(tmp_path: Path) -> None:
     async with Simulator() as sim:
         sim.script = SLOW
@@ -266,18 +257,22 @@ async def test_open_streams_may_end_and_nobody_new_comes_in(tmp_path: Path) -> N
             await caller.until(b"\r\n\r\n")
             await sim.wait_held()
             ending.stop()
-            while not await _refused(served):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            ready, why = served.house.gateway.readiness()
-            assert (ready, why["status"]) == (False, "draining")
+            await eventually(lambda: served.house.gateway.draining)
+            async with aiohttp.ClientSession() as session:
+                others = Served(served.house, served.url, session)
+                ready = await others.get("/readyz")
+                assert (ready.status, ready.json["status"]) == (503, "draining")
+                late = await others.ask("r")
+                assert (late.status, late.error["code"]) == (503, "shutting_down")
+                assert late.headers["connection"] == "close"
             releasing = asyncio.create_task(_release(sim))
             answer = _body(await caller.rest())
             releasing.cancel()
             assert OPENAI.text(answer) == PROMPT
             assert OPENAI.ended(answer.events)
             await ending.stopped()
-        (record,) = await ending.records()
-        assert record.outcome == "ok"
+        records = await ending.records()
+        assert sorted(record.outcome for record in records) == ["error", "ok"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.gateway import asgi
+from isthmus.gateway import server
+from isthmus.gateway.http1 import Bounds
 
 from .gateway import OPENAI, config_text, serving, simulated
 
@@ -63,8 +64,9 @@ async def test_the_last_word_ends_an_answer_whatever_the_connection_does(tmp_pat
 async def test_a_request_that_stops_half_way_gives_its_place_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asgi, "UPLOAD_IDLE_S", 0.05)
-    async with simulated({"r": "openai/sim-echo"}, tmp_path) as (_, served):
+    monkeypatch.setattr(server, "LOOK_S", 0.01)
+    bounds = Bounds(upload_idle_s=0.05)
+    async with simulated({"r": "openai/sim-echo"}, tmp_path, bounds) as (_, served):
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         writer.write(
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n" + b"{"

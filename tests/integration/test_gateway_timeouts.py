@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from isthmus.accounting.breaker import Breaker
-from isthmus.gateway.exchange import clock
+from isthmus.gateway.story import clock
 from isthmus.testing import Asked, Fault, Refusal, Script, echo
 
 from .gateway import ANTHROPIC, OPENAI, PROMPT, Served, config_text, eventually, failure, serving, simulated

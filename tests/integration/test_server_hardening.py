@@ -7,13 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import uvicorn
 
-from isthmus.bootstrap import open_house
-from isthmus.gateway import exchange, server
+from isthmus.gateway import server
+from isthmus.gateway.http1 import Bounds, Connection
 from isthmus.testing import Script
 
-from .gateway import OPENAI, Caller, Served, config_of, config_text, eventually, serving, simulated
+from .gateway import OPENAI, Caller, Served, eventually, simulated
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
 ROUTES = {"r": "openai/sim-echo", "slow": "openai/sim-stall"}
@@ -52,7 +51,7 @@ async def test_a_head_without_end_is_refused(tmp_path: Path, before: bytes, floo
         if before:
             writer.write(before)
             await reader.readuntil(b"}")
-        writer.write(flood.ljust(server.LONGEST_HEAD, b"a"))
+        writer.write(flood.ljust(server.BOUNDS.head_bytes, b"a"))
         assert (await _told(reader)).startswith(b"HTTP/1.1 431 ")
         writer.close()
 
@@ -62,7 +61,7 @@ async def test_trailers_without_end_are_refused(tmp_path: Path) -> None:
         reader, writer = await _connected(served)
         writer.write(b"POST /healthz HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"0\r\nx-long: ".ljust(server.LONGEST_HEAD, b"a"))
+        writer.write(b"0\r\nx-long: ".ljust(server.BOUNDS.head_bytes, b"a"))
         assert b"HTTP/1.1 431 " in await _told(reader)
         writer.close()
 
@@ -70,10 +69,10 @@ async def test_trailers_without_end_are_refused(tmp_path: Path) -> None:
 async def test_a_head_of_just_the_length_and_a_longer_body_are_served(tmp_path: Path) -> None:
     async with simulated(ROUTES, tmp_path) as (_, served):
         reader, writer = await _connected(served)
-        writer.write(_head(server.LONGEST_HEAD))
+        writer.write(_head(server.BOUNDS.head_bytes))
         assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         writer.close()
-        long = "long " * server.LONGEST_HEAD
+        long = "long " * server.BOUNDS.head_bytes
         answer = await served.ask("r", messages=[{"role": "user", "content": long}])
         assert OPENAI.text(answer) == long
 
@@ -83,7 +82,7 @@ async def test_a_head_too_long_does_not_speak_into_the_answer_before_it(tmp_path
         reader, writer = await _connected(served)
         writer.write(_request("slow"))
         await reader.readuntil(b'"the"')
-        writer.write(b"GET /".ljust(server.LONGEST_HEAD, b"a"))
+        writer.write(b"GET /".ljust(server.BOUNDS.head_bytes, b"a"))
         assert b"431" not in await _told(reader)
         await sim.wait_aborted()
         writer.close()
@@ -94,8 +93,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     monkeypatch.setattr(server, "LOOK_S", 0.01)
-    monkeypatch.setattr(server, "HEAD_S", 0.2)
-    async with simulated(ROUTES, tmp_path) as (_, served):
+    async with simulated(ROUTES, tmp_path, Bounds(head_s=0.2)) as (_, served):
         reader, writer = await _connected(served)
         if sent.startswith(HEALTH):
             writer.write(HEALTH)
@@ -109,18 +107,16 @@ async def test_a_request_that_runs_and_a_connection_between_two_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "LOOK_S", 0.01)
-    monkeypatch.setattr(server, "HEAD_S", 0.0)
-    monkeypatch.setattr(server, "CLIENT_IDLE_S", 0.0)
     looks = 0
-    look = server._Protocol._look
+    look = Connection.look
 
-    def counted(protocol: server._Protocol) -> None:
+    def counted(connection: Connection, now: float) -> None:
         nonlocal looks
         looks += 1
-        look(protocol)
+        look(connection, now)
 
-    monkeypatch.setattr(server._Protocol, "_look", counted)
-    async with simulated(ROUTES, tmp_path) as (sim, served):
+    monkeypatch.setattr(Connection, "look", counted)
+    async with simulated(ROUTES, tmp_path, Bounds(head_s=1.0, unread_s=0.0)) as (sim, served):
         running, between = await Caller.ask(served, "slow"), await _connected(served)
         between[1].write(HEALTH)
         await between[0].readuntil(b"}")
@@ -142,8 +138,7 @@ async def test_a_client_that_reads_nothing_loses_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "LOOK_S", 0.01)
-    monkeypatch.setattr(server, "CLIENT_IDLE_S", 0.2)
-    async with simulated({"r": "openai/big"}, tmp_path) as (sim, served):
+    async with simulated({"r": "openai/big"}, tmp_path, Bounds(unread_s=0.2)) as (sim, served):
         sim.script = Script(text=("x" * 100_000,) * 500)
         caller = await Caller.ask(served, "r")
         gateway = served.house.gateway
@@ -158,16 +153,15 @@ async def test_a_client_that_reads_nothing_loses_its_place(
 async def test_a_client_that_leaves_with_requests_in_line_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: bool
 ) -> None:
-    monkeypatch.setattr(exchange, "WATCH_AFTER_S", 0.0)
     heads = 0
-    on_headers_complete = server._Protocol.on_headers_complete
+    on_headers_complete = Connection.on_headers_complete
 
-    def counted(protocol: server._Protocol) -> None:
+    def counted(connection: Connection) -> None:
         nonlocal heads
-        on_headers_complete(protocol)
+        on_headers_complete(connection)
         heads += 1
 
-    monkeypatch.setattr(server._Protocol, "on_headers_complete", counted)
+    monkeypatch.setattr(Connection, "on_headers_complete", counted)
     async with simulated(ROUTES, tmp_path) as (sim, served):
         reader, writer = await _connected(served)
         writer.write(_request("slow") * (1 if later else 2))
@@ -183,7 +177,7 @@ async def test_a_client_that_leaves_with_requests_in_line_is_missed(
 
 async def test_requests_in_line_are_answered_in_turn(tmp_path: Path) -> None:
     async with simulated(ROUTES, tmp_path) as (sim, served):
-        count = 2 * server.MOST_PIPELINED + 3
+        count = 2 * server.BOUNDS.pipelined + 3
         reader, writer = await _connected(served)
         writer.write(_request("r") * count)
         for _ in range(count):
@@ -191,45 +185,6 @@ async def test_requests_in_line_are_answered_in_turn(tmp_path: Path) -> None:
                 await reader.readuntil(b"[DONE]")
         assert len(sim.requests) == count
         writer.close()
-
-
-async def test_what_is_written_for_a_client_that_has_left_is_dropped() -> None:
-    transport = _Recorder()
-    gathering = server._Gathering(transport, asyncio.get_running_loop())
-    gathering.write(b"one")
-    gathering.write(b"two")
-    assert gathering.get_write_buffer_size() == 6
-    gathering.abort()
-    await asyncio.sleep(0)
-    assert transport.written == []
-    assert gathering.get_write_buffer_size() == 0
-    assert gathering.can_write_eof()
-    assert gathering.get_write_buffer_limits() == (1, 2)
-
-
-class _Recorder(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[bytes] = []
-        self.closed = False
-
-    def write(self, data: bytes) -> None:  # type: ignore[override]
-        self.written.append(data)
-
-    def abort(self) -> None:
-        self.closed = True
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return (1, 2)
 
 
 # -- connections, and the server itself
@@ -254,39 +209,122 @@ async def test_connections_beyond_all_reason_are_closed_at_once(
             writer.close()
 
 
-async def test_a_server_that_cannot_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(*_: object) -> None:
-        raise RuntimeError("no start")
-
-    monkeypatch.setattr(uvicorn.Server, "startup", fail)
-    with pytest.raises(RuntimeError, match="no start"):
-        async with asyncio.timeout(10), serving(config_text("http://127.0.0.1:9", ROUTES), tmp_path):
-            pass
+# -- HTTP itself
 
 
-async def test_a_server_that_dies_takes_its_owner_along(
+async def test_a_body_is_asked_for_where_the_client_waits_to_be(tmp_path: Path) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        reader, writer = await _connected(served)
+        head, _, body = _request("r").partition(b"\r\n\r\n")
+        writer.write(head + b"\r\nexpect: 100-continue\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        await reader.readuntil(b"[DONE]")
+        writer.close()
+
+
+async def test_a_body_that_nobody_asked_for_ends_the_connection(tmp_path: Path) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        reader, writer = await _connected(served)
+        writer.write(
+            b"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n"
+        )
+        told = await _told(reader)
+        assert told.startswith(b"HTTP/1.1 404 ")
+        assert b"\r\nconnection: close\r\n" in told
+        writer.close()
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["first", "in-line"])
+async def test_a_proposal_of_another_protocol_is_passed_over(tmp_path: Path, later: bool) -> None:
+    async with simulated(ROUTES, tmp_path) as (sim, served):
+        reader, writer = await _connected(served)
+        proposing = (
+            b"\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n"
+        )
+        writer.write(_request("r") * later + _request("r").replace(b"\r\n\r\n", proposing, 1) + _request("r"))
+        for _ in range(2 + later):
+            async with asyncio.timeout(10):
+                await reader.readuntil(b"[DONE]")
+        assert len(sim.requests) == 2 + later
+        writer.close()
+
+
+async def test_what_is_no_http_is_refused(tmp_path: Path) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        for noise in (
+            b"\x16\x03\x01\x02\x00",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n",
+        ):
+            reader, writer = await _connected(served)
+            writer.write(noise)
+            assert (await _told(reader)).startswith(b"HTTP/1.1 400 ")
+            writer.close()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"content-length: 9\r\ncontent-length: 8\r\n", b"content-length: 9\r\ntransfer-encoding: chunked\r\n"],
+)
+async def test_a_body_framed_in_two_ways_is_refused(tmp_path: Path, frame: bytes) -> None:
+    async with simulated(ROUTES, tmp_path) as (sim, served):
+        reader, writer = await _connected(served)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n" + frame + b"\r\n0\r\n\r\nGET /"
+        )
+        told = await _told(reader)
+        assert told == b"" or told.startswith(b"HTTP/1.1 400 ")
+        assert sim.requests == []
+        writer.close()
+
+
+async def test_an_old_client_gets_its_stream_unframed_and_the_end_of_the_connection(tmp_path: Path) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        reader, writer = await _connected(served)
+        writer.write(_request("r").replace(b"HTTP/1.1", b"HTTP/1.0"))
+        told = await _told(reader)
+        assert b"transfer-encoding" not in told
+        assert told.endswith(b"data: [DONE]\n\n")
+        writer.close()
+
+
+async def test_a_head_is_answered_without_a_body_and_a_path_in_its_absolute_form_is_understood(
+    tmp_path: Path,
+) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        reader, writer = await _connected(served)
+        writer.write(b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        writer.write(
+            b"GET http://localhost/healthz?x=1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        )
+        first, _, second = (await _told(reader)).partition(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\ncontent-length: 15" in first
+        assert b"\r\ndate: " in first
+        assert second.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert second.endswith(b'{"status":"ok"}')
+        writer.close()
+
+
+async def test_what_is_left_of_a_refused_body_is_passed_over(tmp_path: Path) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        reader, writer = await _connected(served)
+        length = 3 * server.BOUNDS.head_bytes
+        writer.write(b"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % length)
+        await reader.readuntil(b"unknown_endpoint")
+        writer.write(b"x" * length + HEALTH)
+        await reader.readuntil(b'{"status":"ok"}')
+        writer.close()
+
+
+async def test_a_connection_without_requests_is_not_kept_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dead = asyncio.Event()
-
-    async def die(*_: object) -> bool:
-        await dead.wait()
-        raise RuntimeError("dead")
-
-    monkeypatch.setattr(uvicorn.Server, "on_tick", die)
-    config = config_of(config_text("http://127.0.0.1:9", ROUTES))
-
-    async def own() -> None:
-        async with (
-            open_house(config, tmp_path / "isthmus.yaml") as house,
-            server.listening(house.gateway, "127.0.0.1", 0),
-        ):
-            dead.set()
-            await asyncio.Event().wait()
-
-    owner = asyncio.create_task(own())
-    done, _ = await asyncio.wait({owner}, timeout=10)
-    assert done, "it need not wait for anybody's wish to stop"
-    with pytest.raises(RuntimeError, match="dead"):
-        owner.result()
-    assert owner.cancelling() == 0
+    monkeypatch.setattr(server, "LOOK_S", 0.01)
+    async with simulated(ROUTES, tmp_path, Bounds(keep_alive_s=0.05)) as (_, served):
+        reader, writer = await _connected(served)
+        writer.write(HEALTH)
+        assert (await _told(reader)).endswith(b'{"status":"ok"}')
+        writer.close()

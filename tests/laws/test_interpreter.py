@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,13 +31,18 @@ class Script:
     def __init__(self, draw: Callable[[], tuple[int, Fault | None, float | None]]) -> None:
         self._draw = draw
         self.performed: list[str] = []
+        self.closed: list[str] = []
         self.said = 0
         self.slept: list[float] = []
 
-    async def attempt(self, model: str, number: int) -> AsyncGenerator[Delta | AttemptEnded, None]:
+    def attempt(self, model: str, number: int) -> Scripted:
         assert self.said == 0, "an attempt after something was said to the client"
+        assert self.closed == self.performed, "an attempt is closed before the next one begins"
         self.performed.append(model)
         assert number == len(self.performed)
+        return Scripted(self, self._events(model, number))
+
+    async def _events(self, model: str, number: int) -> AsyncGenerator[Delta | AttemptEnded, None]:
         deltas, fault, retry_after = self._draw()
         for _ in range(deltas):
             self.said += 1
@@ -58,11 +64,29 @@ class Script:
         self.slept.append(seconds)
 
 
-def _events(plan: Node, script: Script, permits: Callable[[str], bool]) -> list[Event]:
-    async def collect() -> list[Event]:
-        return [event async for event in run(plan, script, permits, script.sleep)]
+class Scripted:
+    """One attempt that a script plays."""
 
-    return asyncio.run(collect())
+    def __init__(self, script: Script, events: AsyncGenerator[Delta | AttemptEnded, None]) -> None:
+        self._script = script
+        self._events = events
+
+    async def next(self) -> Delta | AttemptEnded:
+        return await anext(self._events)
+
+    def close(self) -> None:
+        self._script.closed.append(self._script.performed[-1])
+
+
+def _events(plan: Node, script: Script, permits: Callable[[str], bool]) -> list[Event]:
+    heard: list[Event] = []
+
+    async def listen(event: Event) -> None:
+        heard.append(event)
+
+    asyncio.run(run(plan, script, permits, script.sleep, listen))
+    assert script.closed == script.performed
+    return heard
 
 
 @given(settled, st.sets(st.sampled_from(NAMES)), st.data())
@@ -123,24 +147,15 @@ def test_waits_are_performed_between_the_attempts() -> None:
     assert events[-1] == Finished("b", None)
 
 
-def test_an_attempt_is_ended_when_nobody_listens_any_more() -> None:
-    left: list[str] = []
+def test_an_attempt_is_closed_when_nobody_listens_any_more() -> None:
+    class DeafError(Exception):
+        pass
 
-    class Endless(Script):
-        async def attempt(self, model: str, number: int) -> AsyncGenerator[Delta | AttemptEnded, None]:
-            try:
-                while True:
-                    await asyncio.sleep(0)
-                    yield Delta(data=b"x")
-            finally:
-                left.append(model)
+    async def listen(event: Event) -> None:
+        if isinstance(event, Delta):
+            raise DeafError
 
-    async def listen_once() -> None:
-        script = Endless(lambda: (0, None, None))
-        events = run(CallModel(model="a"), script, lambda _: True, script.sleep)
-        assert isinstance(await anext(events), AttemptStarted)
-        assert isinstance(await anext(events), Delta)
-        await events.aclose()
-        assert left == ["a"]
-
-    asyncio.run(listen_once())
+    script = Script(lambda: (2, None, None))
+    with pytest.raises(DeafError):
+        asyncio.run(run(CallModel(model="a"), script, lambda _: True, script.sleep, listen))
+    assert (script.closed, script.said) == (["a"], 1)

@@ -6,12 +6,25 @@ import pytest
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.gateway.auth import authenticate, is_local
+from isthmus.gateway.http1 import Request
 from isthmus.store.keys import KeyRing
 from isthmus.store.memory import MemoryKeys
 
 NOW_US = 1_800_000_000_000_000
-HERE = {"client": ("127.0.0.1", 50000)}
+HERE = "127.0.0.1"
 HOST = {b"host": b"localhost:4141"}
+
+
+class Peer:
+    """As much of a connection as a request's head needs."""
+
+    def __init__(self, client: str | None) -> None:
+        self.client = client
+
+
+def request(client: str | None, headers: dict[bytes, bytes]) -> Request:
+    """A request of that peer."""
+    return Request(Peer(client), "GET", "/v1/models", headers, chunked=True, keep_alive=True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +40,7 @@ HOST = {b"host": b"localhost:4141"}
     ],
 )
 def test_a_program_on_this_machine_is_local(client: str, headers: dict[bytes, bytes]) -> None:
-    assert is_local({"client": (client, 50000)}, headers)
+    assert is_local(request(client, headers))
 
 
 @pytest.mark.parametrize(
@@ -49,26 +62,25 @@ def test_a_program_on_this_machine_is_local(client: str, headers: dict[bytes, by
     ],
 )
 def test_a_proxied_or_lured_request_is_not(client: str, headers: dict[bytes, bytes]) -> None:
-    assert not is_local({"client": (client, 50000)}, headers)
+    assert not is_local(request(client, headers))
     with pytest.raises(IsthmusError) as refused:
-        authenticate({"client": (client, 50000)}, headers, KeyRing(MemoryKeys()), NOW_US)
+        authenticate(request(client, headers), KeyRing(MemoryKeys()), NOW_US)
     assert (refused.value.fault, refused.value.code) == (Fault.FORBIDDEN, "keys_required")
 
 
 def test_a_caller_without_an_address_is_not_local() -> None:
-    assert not is_local({"client": None}, {b"host": b"localhost"})
-    assert not is_local({}, {b"host": b"localhost"})
+    assert not is_local(request(None, {b"host": b"localhost"}))
 
 
 @pytest.mark.parametrize("trace", [b"via", b"x-forwarded-host", b"x-forwarded-proto"])
 def test_any_trace_of_a_proxy_is_heeded(trace: bytes) -> None:
-    assert not is_local(HERE, HOST | {trace: b"anything"})
+    assert not is_local(request(HERE, HOST | {trace: b"anything"}))
 
 
 def test_without_keys_this_machine_is_served_whatever_it_shows() -> None:
     ring = KeyRing(MemoryKeys())
-    assert authenticate(HERE, HOST, ring, NOW_US) is None
-    assert authenticate(HERE, {**HOST, b"authorization": b"Bearer anything"}, ring, NOW_US) is None
+    assert authenticate(request(HERE, HOST), ring, NOW_US) is None
+    assert authenticate(request(HERE, {**HOST, b"authorization": b"Bearer anything"}), ring, NOW_US) is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +97,7 @@ def test_a_key_is_found_where_official_clients_put_it(carry: object) -> None:
     keys = MemoryKeys()
     made = keys.create("app", (), NOW_US)
     headers = carry(made.secret.encode())  # type: ignore[operator]
-    assert authenticate({"client": ("192.0.2.7", 1)}, headers, KeyRing(keys), NOW_US) == made.key
+    assert authenticate(request("192.0.2.7", headers), KeyRing(keys), NOW_US) == made.key
 
 
 @pytest.mark.parametrize(
@@ -102,7 +114,7 @@ def test_with_keys_nobody_is_served_without_one(headers: dict[bytes, bytes], cod
     keys = MemoryKeys()
     keys.create("app", (), NOW_US)
     with pytest.raises(IsthmusError) as refused:
-        authenticate(HERE, {**HOST, **headers}, KeyRing(keys), NOW_US)
+        authenticate(request(HERE, {**HOST, **headers}), KeyRing(keys), NOW_US)
     assert (refused.value.fault, refused.value.code) == (Fault.UNAUTHENTICATED, code)
     assert "isk_wrong" not in refused.value.text
 
@@ -112,5 +124,5 @@ def test_the_last_key_revoked_does_not_open_the_gateway() -> None:
     made = keys.create("app", (), NOW_US)
     keys.revoke(made.key.id, NOW_US)
     with pytest.raises(IsthmusError) as refused:
-        authenticate(HERE, HOST, KeyRing(keys), NOW_US)
+        authenticate(request(HERE, HOST), KeyRing(keys), NOW_US)
     assert refused.value.code == "missing_key"

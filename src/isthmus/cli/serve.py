@@ -39,9 +39,8 @@ def serve(config_path: Path | None, host: str | None, port: int | None, greeting
     SIGHUP reads the config again; so does a change of the file.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)-7s %(name)s: %(message)s")
-    # The client of --greet tells of each request, uvicorn of each that outlasts the drain: no news here.
+    # The client of --greet tells of each request: no news here.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(lambda line: "graceful shutdown" not in line.getMessage())
     path = locate(config_path)
     config = load_or_exit(path)
     raise_file_limit()

@@ -1,11 +1,10 @@
-"""The ASGI application: it finds the endpoint, and answers what needs no model."""
+"""The application: it finds the endpoint of a request, and answers what needs no model."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -15,22 +14,22 @@ from isthmus.core.codec import ClientWire
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.dialects import CLIENT_WIRES
 from isthmus.gateway.admission import Admission
-from isthmus.gateway.asgi import HeaderList, Receive, Scope, Send, respond
+from isthmus.gateway.answer import JSON
 from isthmus.gateway.auth import authenticate
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
 from isthmus.gateway.exchange import Exchange
+from isthmus.gateway.http1 import Request
 from isthmus.gateway.openapi import openapi
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.store.keys import Key, KeyRing
 from isthmus.store.ledger import Ledger
 from isthmus.telemetry.metrics import Tally
 
-JSON_HEADER = (b"content-type", b"application/json")
 MODEL_PAGE = "/v1/models/"
 
 
 class Gateway:
-    """Everything that lives longer than a request. Call it as an ASGI application.
+    """Everything that lives longer than a request; `serve` serves one.
 
     `engines` tells the state of each engine that the gateway runs, by the model's name; `ready` is every
     state `ready`.
@@ -75,41 +74,39 @@ class Gateway:
         self.tally.config_hash = snapshot.config.hash
         old.release()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise RuntimeError(f"this application speaks HTTP, not {scope['type']}")
-        wire = self._wires.get((scope["method"], scope["path"]))
+    async def serve(self, request: Request) -> None:
+        """Answer one request."""
+        wire = self._wires.get((request.method, request.path))
         if wire is None:
-            await self._page(scope, send)
+            await self._page(request)
             return
         self.tally.in_flight += 1
         try:
-            await Exchange(self, wire, scope, receive, send).serve()
+            await Exchange(self, wire, request).serve()
         finally:
             self.tally.in_flight -= 1
 
-    async def _page(self, scope: Scope, send: Send) -> None:
+    async def _page(self, request: Request) -> None:
         """Answer an endpoint that needs no model, or say that there is none."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
         try:
-            page = self._find_page(scope)
+            page = self._find_page(request)
             key = None
             if page.access == "key":
-                key = authenticate(scope, headers, self.ring, time.time_ns() // 1000)
-            status, body, content_type = self._render(page, scope, headers, key)
-            await respond(send, status, body, [(b"content-type", content_type)])
+                key = authenticate(request, self.ring, time.time_ns() // 1000)
+            status, body, content_type = self._render(page, request, key)
+            await request.respond(status, body, [(b"content-type", content_type)])
         except IsthmusError as error:
-            extra: HeaderList = [JSON_HEADER]
+            extra = [JSON]
             if error.fault is Fault.METHOD_NOT_ALLOWED:
-                extra.append((b"allow", ", ".join(self._methods[_pattern(scope["path"])]).encode()))
+                extra.append((b"allow", ", ".join(self._methods[_pattern(request.path)]).encode()))
             if error.fault is Fault.UNAUTHENTICATED:
                 extra.append((b"www-authenticate", b"Bearer"))
-            wire = CLIENT_WIRES["anthropic" if _speaks_anthropic(scope["path"], headers) else "openai"]
-            await respond(send, error.status, wire.encode_error(error, ""), extra)
+            wire = CLIENT_WIRES["anthropic" if _speaks_anthropic(request.path, request.headers) else "openai"]
+            await request.respond(error.status, wire.encode_error(error, ""), extra)
 
-    def _find_page(self, scope: Scope) -> Endpoint:
-        path = _pattern(scope["path"])
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    def _find_page(self, request: Request) -> Endpoint:
+        path = _pattern(request.path)
+        method = "GET" if request.method == "HEAD" else request.method
         page = self._pages.get((method, path))
         if page is not None:
             return page
@@ -126,10 +123,9 @@ class Gateway:
             hint="See /openapi.json; base_url ends in /v1 for OpenAI's clients, but not for Anthropic's.",
         )
 
-    def _render(
-        self, page: Endpoint, scope: Scope, headers: Mapping[bytes, bytes], key: Key | None
-    ) -> tuple[int, bytes, bytes]:
+    def _render(self, page: Endpoint, request: Request, key: Key | None) -> tuple[int, bytes, bytes]:
         json = b"application/json"
+        headers = request.headers
         match page.page:
             case "healthz":
                 return 200, b'{"status":"ok"}', json
@@ -145,7 +141,7 @@ class Gateway:
                 names = self.snapshot.visible(key)
                 return 200, _model_list(names, _speaks_anthropic("", headers)), json
             case "model":
-                name = self.snapshot.route(unquote(scope["path"][len(MODEL_PAGE) :]), key).name
+                name = self.snapshot.route(request.path[len(MODEL_PAGE) :], key).name
                 return 200, msgspec.json.encode(_model_card(name, _speaks_anthropic("", headers))), json
             case _:
                 raise AssertionError(f"no page {page.page}")

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
 
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.gateway.http1 import Request
 from isthmus.store.keys import Key, KeyRing
 
 _FORWARDED = frozenset({b"forwarded", b"via", b"x-real-ip"})
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
-def authenticate(
-    scope: Mapping[str, Any], headers: Mapping[bytes, bytes], ring: KeyRing, at_us: int
-) -> Key | None:
+def authenticate(request: Request, ring: KeyRing, at_us: int) -> Key | None:
     """The key that the request carries; None while no key exists and the request comes from this machine
     itself.
 
     Raises IsthmusError(UNAUTHENTICATED or FORBIDDEN).
     """
     if ring.empty:
-        _require_local(scope, headers)
+        _require_local(request)
         return None
-    secret = _presented(headers)
+    secret = _presented(request.headers)
     if secret is None:
         raise IsthmusError(
             Fault.UNAUTHENTICATED,
@@ -35,15 +34,15 @@ def authenticate(
     return ring.verify(secret, at_us)
 
 
-def is_local(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
+def is_local(request: Request) -> bool:
     """True where the request was made on this machine, by a program and not by some web page's script.
 
     A proxy's traces mean that the peer is not the caller. A foreign Host or Origin means that a browser was
     lured here (DNS rebinding, cross-site requests).
     """
-    client = scope.get("client")
+    headers = request.headers
     # A peer that hung up at once has no address left to be known by: it is nobody of ours.
-    if client is None or not _is_loopback(client[0]):
+    if request.client is None or not _is_loopback(request.client):
         return False
     if any(name in _FORWARDED or name.startswith(b"x-forwarded-") for name in headers):
         return False
@@ -54,8 +53,8 @@ def is_local(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
     )
 
 
-def _require_local(scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> None:
-    if not is_local(scope, headers):
+def _require_local(request: Request) -> None:
+    if not is_local(request):
         raise IsthmusError(
             Fault.FORBIDDEN,
             "No key has been created yet, so only programs on the gateway's own machine are served.",
@@ -73,6 +72,7 @@ def _presented(headers: Mapping[bytes, bytes]) -> bytes | None:
     return headers.get(b"x-api-key")
 
 
+@lru_cache(maxsize=1024)
 def _is_loopback(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)

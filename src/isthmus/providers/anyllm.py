@@ -330,6 +330,7 @@ class _Exchange:
         self._received = 0
         self._ended = False
         self._failure: TransportError | None = None
+        self.complete = False
 
     # -- the caller's side
 
@@ -344,6 +345,7 @@ class _Exchange:
                 self.close()
                 if self._failure is not None:
                     raise self._failure
+                self.complete = True
                 return b""
             await self._wait(self._timeouts.idle_s, IdleTimeoutError, "fell silent for")
         data = bytes(self._buffer)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from email.utils import formatdate
 from types import TracebackType
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import msgspec
 
 from isthmus.accounting.charge import charge
 from isthmus.core.call import Call, Envelope
-from isthmus.core.codec import ClientWire, EndpointWire, Reading, Wire
+from isthmus.core.codec import ClientWire, EndpointWire, Reading, StreamDecoder, Watch, Wire
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import AttemptEnded, Delta
 from isthmus.core.pieces import (
@@ -47,56 +47,6 @@ MAX_ERROR_BODY = 64 * 1024
 EVENT_SAMPLE = 4096
 
 
-class Trace:
-    """An attempt while it runs: what its record will say.
-
-    `said` estimates the tokens of the answer so far; `heard` tells that the endpoint has begun to speak.
-    """
-
-    __slots__ = (
-        "_bytes_per_event",
-        "_relayed",
-        "committed",
-        "dropped",
-        "first_token",
-        "heard",
-        "number",
-        "passthrough",
-        "reading",
-        "said",
-        "started",
-        "status",
-        "upstream",
-    )
-
-    def __init__(self, upstream: Upstream, number: int, started: float) -> None:
-        self.upstream = upstream
-        self.number = number
-        self.started = started
-        self.first_token: float | None = None
-        self.status: int | None = None
-        self.heard = False
-        self.reading = Reading()
-        self.committed = False
-        self.passthrough = False
-        self.dropped: tuple[str, ...] = ()
-        self.said = 0
-        self._relayed = 0
-        self._bytes_per_event = 0.0
-
-    @property
-    def tokens_said(self) -> int:
-        """About how many tokens of an answer came, for where its end, and so its usage, did not."""
-        return self.said + (round(self._relayed / self._bytes_per_event) if self._relayed else 0)
-
-    def relay(self, data: bytes) -> None:
-        """Note bytes that pass through unread: a token an event, and events as long as the first ones."""
-        if not self._relayed:
-            sample = data[:EVENT_SAMPLE]
-            self._bytes_per_event = len(sample) / max(1, sample.count(b"\n\n") + sample.count(b"\r\n\r\n"))
-        self._relayed += len(data)
-
-
 class _Spoken(NamedTuple):
     """What is said to an endpoint: in which wire, and `shared` where that is the client's own, so that bytes
     pass.
@@ -110,306 +60,445 @@ class _Spoken(NamedTuple):
     reader: ToolReader | None
 
 
-class Attempts:
-    """Calls models on behalf of one request, one attempt after the other.
+class Question:
+    """What one request asks, as every attempt at it needs it.
 
     `waited` sums the seconds in which the gateway had nothing to do but wait for a model, up to the first
-    content: what is left of the request's time is the gateway's own. `trace` is the attempt that runs, or ran
-    last.
+    content: what is left of the request's time is the gateway's own.
     """
+
+    __slots__ = ("_call", "arrived", "at_us", "client_headers", "clock", "envelope", "waited", "wire")
 
     def __init__(
         self,
         *,
         envelope: Envelope,
         wire: ClientWire,
-        upstreams: Mapping[str, Upstream],
         client_headers: Mapping[bytes, bytes],
         arrived: float,
         at_us: int,
         clock: Callable[[], float],
     ) -> None:
-        self._envelope = envelope
-        self._wire = wire
-        self._upstreams = upstreams
-        self._client_headers = client_headers
-        self._arrived = arrived
-        self._at_us = at_us
-        self._clock = clock
-        self._call: Call | None = None
-        self._open = False
+        self.envelope = envelope
+        self.wire = wire
+        self.client_headers = client_headers
+        self.arrived = arrived
+        self.at_us = at_us
+        self.clock = clock
         self.waited = 0.0
-        self.trace: Trace | None = None
+        self._call: Call | None = None
 
     @property
     def call(self) -> Call:
         """The whole request; it is decoded when somebody first needs more than its envelope."""
         if self._call is None:
-            self._call = self._wire.decode_call(self._envelope)
+            self._call = self.wire.decode_call(self.envelope)
         return self._call
 
-    async def attempt(self, model: str, number: int) -> AsyncGenerator[Delta | AttemptEnded, None]:
-        """Call `model` once; see `strategies.run.Performer`."""
-        upstream = self._upstreams[model]
-        trace = self.trace = Trace(upstream, number, self._clock())
+
+class Attempts:
+    """Calls models on behalf of one request, one attempt after the other; `last` runs, or ran last."""
+
+    # An attempt knows the question, and not these: a cycle would keep each request until the next collection.
+    __slots__ = ("_upstreams", "last", "question")
+
+    def __init__(self, question: Question, upstreams: Mapping[str, Upstream]) -> None:
+        self.question = question
+        self.last: Attempt | None = None
+        self._upstreams = upstreams
+
+    def attempt(self, model: str, number: int) -> Attempt:
+        """The model, about to be called once; see `strategies.run.Performer`."""
+        self.last = Attempt(self.question, self._upstreams[model], number)
+        return self.last
+
+    def abandon(self, outcome: Outcome, error: IsthmusError) -> AttemptRecord | None:
+        """The story of the attempt that was running at the request's sudden end; None where none was."""
+        return self.last.abandon(outcome, error) if self.last is not None else None
+
+
+class Attempt:
+    """One call of one model: an `Answering` of `strategies.run`, and the facts that its record will say.
+
+    `heard` tells that the endpoint has begun to speak, `said` estimates the tokens of the answer so far.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_bytes_per_event",
+        "_decoder",
+        "_held",
+        "_next",
+        "_open",
+        "_question",
+        "_reader",
+        "_relayed",
+        "_stream",
+        "_watch",
+        "committed",
+        "dropped",
+        "first_token",
+        "heard",
+        "number",
+        "passthrough",
+        "reading",
+        "said",
+        "started",
+        "status",
+        "upstream",
+    )
+
+    def __init__(self, question: Question, upstream: Upstream, number: int) -> None:
+        self.upstream = upstream
+        self.number = number
+        self.started = question.clock()
+        self.first_token: float | None = None
+        self.status: int | None = None
+        self.heard = False
+        self.reading = Reading()
+        self.committed = False
+        self.passthrough = False
+        self.dropped: tuple[str, ...] = ()
+        self.said = 0
+        self._question = question
+        self._asked = False
         self._open = True
+        self._relayed = 0
+        self._bytes_per_event = 0.0
+        self._stream: Stream | None = None
+        self._watch: Watch
+        self._decoder: StreamDecoder
+        self._reader: ToolReader | None = None
+        self._held: list[Piece] = []
+        # What there is to do next: it gives a part of the answer, or None at the end.
+        self._next: Callable[[], Awaitable[Delta | None]] = self._begin
+
+    async def next(self) -> Delta | AttemptEnded:
+        """See `strategies.run.Answering`."""
         error: IsthmusError | None = None
         try:
-            refusal = upstream.refusal(trace.started)
-            if refusal is not None:
-                error = refusal
-            elif self._envelope.stream:
-                async with aclosing(self._streamed(upstream, trace)) as deltas:
-                    async for delta in deltas:
-                        yield delta
-            else:
-                yield await self._whole(upstream, trace)
+            delta = await self._next()
+            if delta is not None:
+                return delta
         except IsthmusError as fault:
             # An error outlives its attempt; with its traceback it would hold the whole request, in a cycle.
             error = fault.with_traceback(None)
             error.__context__ = None
         except TransportError as failure:
-            error = as_error(failure, upstream)
+            error = as_error(failure, self.upstream)
         except Exception as bug:
             # The text of an exception may quote the prompt, so only its kind is logged.
-            log.error("attempt at %s failed by a bug: %s", model, type(bug).__name__, exc_info=_place(bug))
-            error = _bug(trace)
+            name = self.upstream.model.name
+            log.error("attempt at %s failed by a bug: %s", name, type(bug).__name__, exc_info=_place(bug))
+            error = self._bug()
         self._open = False
-        if error is None or error is not refusal:
-            self._tell_breaker(trace, error)
-        yield AttemptEnded(self._record(trace, error), error)
+        if self._asked:
+            self._tell_breaker(error)
+        return AttemptEnded(self._record(error), error)
+
+    def close(self) -> None:
+        """See `strategies.run.Answering`."""
+        stream, self._stream = self._stream, None
+        if stream is None or stream.complete:
+            return
+        if self.reading.ended:
+            _linger(stream)
+        else:
+            stream.close()
 
     def abandon(self, outcome: Outcome, error: IsthmusError) -> AttemptRecord | None:
-        """The story of the attempt that was running at the request's sudden end; None where none was."""
-        if not self._open or self.trace is None:
+        """The story of an attempt that was running at the request's sudden end; None where it had ended."""
+        if not self._open:
             return None
         self._open = False
-        self.trace.upstream.breaker.released()
-        return msgspec.structs.replace(self._record(self.trace, error), outcome=outcome)
+        self.upstream.breaker.released()
+        return msgspec.structs.replace(self._record(error), outcome=outcome)
 
-    async def _whole(self, upstream: Upstream, trace: Trace) -> Delta:
-        """An answer that is wanted in one piece."""
-        spoken = self._prepare(upstream, trace)
+    # -- what is done, step by step
+
+    async def _begin(self) -> Delta | None:
+        refusal = self.upstream.refusal(self.started)
+        if refusal is not None:
+            raise refusal
+        self._asked = True
+        spoken = self._prepare()
+        if self._question.envelope.stream:
+            assert spoken is not None, "only counting, which is never streamed, does without a wire"
+            return await self._begin_stream(spoken)
+        self._next = _nothing_more
         if spoken is None:
-            trace.committed = True
-            return Delta(pieces=(Start(), estimate_tokens(self.call)), last=True)
-        wire, reader = spoken.wire, spoken.reader
-        outgoing = upstream.outgoing(wire, spoken.body, False, self._client_headers)
-        began = self._clock()
+            self.committed = True
+            return Delta(pieces=(Start(), estimate_tokens(self._question.call)), last=True)
+        return await self._whole(spoken)
+
+    async def _whole(self, spoken: _Spoken) -> Delta:
+        """An answer that is wanted in one piece."""
+        question, wire = self._question, spoken.wire
+        outgoing = self.upstream.outgoing(wire, spoken.body, False, question.client_headers)
+        began = question.clock()
         try:
-            reply = await upstream.transport.send(outgoing)
+            reply = await self.upstream.transport.send(outgoing)
         finally:
-            self.waited += self._clock() - began
-        trace.status = reply.status
+            now = question.clock()
+            question.waited += now - began
+        self.status = reply.status
         if reply.status != 200:
             said = reply.body if len(reply.body) <= MAX_ERROR_BODY else b""
             raise wire.decode_error(reply.status, _dated(reply.headers), said)
-        trace.first_token = self._clock()
+        self.first_token = now
         if spoken.shared is not None:
-            self._read_whole(spoken.shared, reply.body, trace)
-            trace.committed = True
+            self._read_whole(spoken.shared, reply.body)
+            self.committed = True
             return Delta(data=reply.body, last=True)
         pieces = wire.decode_answer(reply.body)
-        if reader is not None:
-            pieces = [*reader.feed(pieces), *reader.close()]
-        self._note(pieces, trace)
-        trace.committed = True
+        if spoken.reader is not None:
+            pieces = [*spoken.reader.feed(pieces), *spoken.reader.close()]
+        self._note(pieces)
+        self.committed = True
         return Delta(pieces=pieces, last=True)
 
-    def _read_whole(self, wire: Wire, body: bytes, trace: Trace) -> None:
+    def _read_whole(self, wire: Wire, body: bytes) -> None:
         """Read what must be known of an answer that passes through."""
-        reading = trace.reading = wire.read_answer(body)
+        reading = self.reading = wire.read_answer(body)
         if reading.error is not None:
             raise reading.error
         if reading.usage is None and wire.operation == "chat":
             with suppress(IsthmusError):
                 # Only to estimate what was said: an answer that others understand passes all the same.
-                self._note(wire.decode_answer(body), trace)
+                self._note(wire.decode_answer(body))
 
-    async def _streamed(self, upstream: Upstream, trace: Trace) -> AsyncGenerator[Delta, None]:
+    async def _begin_stream(self, spoken: _Spoken) -> Delta | None:
         """An answer that is wanted as it comes."""
-        spoken = self._prepare(upstream, trace)
-        assert spoken is not None, "only counting, which is never streamed, does without a wire"
-        wire = spoken.wire
-        outgoing = upstream.outgoing(wire, spoken.body, True, self._client_headers)
-        began = self._clock()
+        question, wire = self._question, spoken.wire
+        outgoing = self.upstream.outgoing(wire, spoken.body, True, question.client_headers)
+        began = question.clock()
         try:
-            stream = await upstream.transport.stream(outgoing)
+            stream = self._stream = await self.upstream.transport.stream(outgoing)
         finally:
-            self.waited += self._clock() - began
-        try:
-            trace.status = stream.status
-            await _check_stream(stream, wire)
-            if spoken.shared is not None:
-                deltas = self._relay(stream, spoken.shared, trace)
-            else:
-                deltas = self._translate(stream, wire, spoken.reader, trace)
-            async for delta in deltas:
-                yield delta
-        finally:
-            if trace.reading.ended:
-                _linger(stream)
-            else:
-                stream.close()
+            question.waited += question.clock() - began
+        self.status = stream.status
+        await _check_stream(stream, wire)
+        if spoken.shared is not None:
+            self._watch = spoken.shared.watch(strip_usage=not question.envelope.include_usage)
+            self.reading = self._watch.reading
+            self._next = self._relay
+        else:
+            self._decoder, self._reader = wire.stream_decoder(), spoken.reader
+            self._next = self._translate
+        return await self._next()
 
-    async def _relay(self, stream: Stream, wire: Wire, trace: Trace) -> AsyncIterator[Delta]:
+    async def _relay(self) -> Delta | None:
         """The endpoint's own bytes, whole events at a time."""
-        watch = wire.watch(strip_usage=not self._envelope.include_usage)
-        reading = trace.reading = watch.reading
-        while not reading.ended and (chunk := await self._next(stream, trace)):
+        watch, reading = self._watch, self.reading
+        while reading.error is None and not reading.ended and (chunk := await self._chunk()):
             data = watch.feed(chunk)
             if data:
-                self._commit(trace)
-                trace.relay(data)
-                yield Delta(data, last=reading.ended)
-            if reading.error is not None:
-                raise reading.error
+                self._pass(data)
+                return Delta(data, last=reading.ended)
         rest = watch.close()
         if reading.error is not None:
             raise reading.error
         if not reading.ended:
-            raise _broken(trace)
-        if rest:
-            self._commit(trace)
-            yield Delta(rest, last=True)
+            raise self._broken()
+        self._next = _nothing_more
+        if not rest:
+            return None
+        self._commit()
+        return Delta(rest, last=True)
 
-    async def _translate(
-        self, stream: Stream, wire: EndpointWire, reader: ToolReader | None, trace: Trace
-    ) -> AsyncIterator[Delta]:
+    def _pass(self, data: bytes) -> None:
+        """Note bytes that pass through unread: a token an event, and events as long as the first ones."""
+        self._commit()
+        if not self._relayed:
+            sample = data[:EVENT_SAMPLE]
+            self._bytes_per_event = len(sample) / max(1, sample.count(b"\n\n") + sample.count(b"\r\n\r\n"))
+        self._relayed += len(data)
+
+    async def _translate(self) -> Delta | None:
         """The endpoint's answer as pieces, none before the first content."""
-        decoder = wire.stream_decoder()
-        held: list[Piece] = []
+        decoder, held = self._decoder, self._held
         while True:
-            chunk = b"" if decoder.ended else await self._next(stream, trace)
+            chunk = b"" if decoder.ended else await self._chunk()
             try:
                 pieces = decoder.feed(chunk) if chunk else decoder.close()
-            except IsthmusError:
-                pieces = self._understood(decoder.salvage, reader, trace)
-                if pieces and trace.committed:
-                    yield Delta(pieces=pieces)
-                raise
-            pieces = self._understood(pieces, reader, trace)
-            if not chunk and reader is not None:
-                pieces = [*pieces, *self._understood(reader.close(), None, trace)]
+            except IsthmusError as fault:
+                return self._salvage(fault)
+            pieces = self._understood(pieces)
+            if not chunk and self._reader is not None:
+                pieces = [*pieces, *self._noted(self._reader.close())]
             held.extend(pieces)
-            if held and (trace.committed or any(_is_content(piece) for piece in held)):
-                self._commit(trace)
-                yield Delta(pieces=held)
-                held = []
             if not chunk:
-                trace.reading.ended = decoder.ended
-                return
+                self.reading.ended = decoder.ended
+                self._next = _nothing_more
+            if held and (self.committed or any(_is_content(piece) for piece in held)):
+                self._commit()
+                self._held = []
+                return Delta(pieces=held)
+            if not chunk:
+                return None
 
-    def _understood(self, pieces: list[Piece], reader: ToolReader | None, trace: Trace) -> list[Piece]:
-        if reader is not None:
-            pieces = reader.feed(pieces)
-        self._note(pieces, trace)
+    def _salvage(self, fault: IsthmusError) -> Delta:
+        """What was understood before the fault, which is raised after it; at once where nothing was."""
+        pieces = self._understood(self._decoder.salvage)
+        if not pieces or not self.committed:
+            raise fault
+
+        async def fail() -> None:
+            raise fault
+
+        self._next = fail
+        return Delta(pieces=pieces)
+
+    def _understood(self, pieces: list[Piece]) -> list[Piece]:
+        return self._noted(pieces if self._reader is None else self._reader.feed(pieces))
+
+    def _noted(self, pieces: list[Piece]) -> list[Piece]:
+        self._note(pieces)
         return pieces
 
-    async def _next(self, stream: Stream, trace: Trace) -> bytes:
-        if trace.committed:
+    async def _chunk(self) -> bytes:
+        stream, question = self._stream, self._question
+        assert stream is not None
+        if self.committed:
             return await stream.next_chunk()
-        began = self._clock()
+        began = question.clock()
         try:
-            if trace.heard:
-                return await _next_in_time(stream, trace, began)
+            if self.heard:
+                return await self._chunk_in_time(stream, began)
             # For the first byte, the transport itself waits no longer than for the first token.
-            trace.heard = True
+            self.heard = True
             return await stream.next_chunk()
         finally:
-            self.waited += self._clock() - began
+            question.waited += question.clock() - began
 
-    def _commit(self, trace: Trace) -> None:
-        if not trace.committed:
-            trace.committed = True
-            trace.first_token = self._clock()
+    async def _chunk_in_time(self, stream: Stream, now: float) -> bytes:
+        """The next chunk of a stream that has begun and said nothing yet: roles, pings and the like."""
+        bound = self.upstream.provider.timeouts.first_token
+        try:
+            async with asyncio.timeout(self.started + bound - now):
+                return await stream.next_chunk()
+        except TimeoutError:
+            raise IsthmusError(
+                Fault.TIMEOUT,
+                f"The model {self.upstream.model.name} said nothing within {bound:g} s.",
+                code=FirstByteTimeoutError.code,
+                hint="It is overloaded or thinks for long; raise timeouts.first_token if that is its way.",
+            ) from None
 
-    def _prepare(self, upstream: Upstream, trace: Trace) -> _Spoken | None:
+    def _commit(self) -> None:
+        if not self.committed:
+            self.committed = True
+            self.first_token = self._question.clock()
+
+    def _prepare(self) -> _Spoken | None:
         """What to say and in which wire; None where there is no wire, which only a count can do without."""
-        envelope = self._envelope
+        question, upstream = self._question, self.upstream
+        envelope = question.envelope
         constrained = "constrained_tools" in upstream.provider.quirks and self._has_tools()
-        shared = None if constrained else upstream.shared_wire(self._wire.name)
+        shared = None if constrained else upstream.shared_wire(question.wire.name)
         if shared is not None:
-            trace.passthrough = True
+            self.passthrough = True
             return _Spoken(shared, shared.patch(envelope, upstream.model.id), shared, None)
         wire = upstream.wire_for(envelope.operation)
         if wire is None:
             return None
-        encoded = wire.encode_call(constrain(self.call) if constrained else self.call, upstream.model.id)
-        trace.dropped = encoded.dropped
-        return _Spoken(wire, encoded.body, None, ToolReader(self.call) if constrained else None)
+        call = question.call
+        encoded = wire.encode_call(constrain(call) if constrained else call, upstream.model.id)
+        self.dropped = encoded.dropped
+        return _Spoken(wire, encoded.body, None, ToolReader(call) if constrained else None)
 
     def _has_tools(self) -> bool:
         # Also a conversation that used tools before must be told to such a model in plain words.
-        fields = self._envelope.fields
+        fields = self._question.envelope.fields
         turns = fields.get("messages") or fields.get("input")
         return "tools" in fields or (turns is not None and b'"tool' in bytes(turns))
 
-    def _note(self, pieces: Sequence[Piece], trace: Trace) -> None:
+    # -- what is told of it
+
+    def _note(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
             match piece:
                 case UsageReport(usage=usage):
-                    trace.reading.usage = usage
+                    self.reading.usage = usage
                 case Finish(reason=reason, raw=raw):
-                    trace.reading.finish, trace.reading.finish_raw = reason, raw
+                    self.reading.finish, self.reading.finish_raw = reason, raw
                 case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolArgumentsDelta():
-                    trace.said += 1 + len(piece.text) // BYTES_PER_TOKEN
+                    self.said += 1 + len(piece.text) // BYTES_PER_TOKEN
 
-    def _tell_breaker(self, trace: Trace, error: IsthmusError | None) -> None:
-        breaker = trace.upstream.breaker
+    def _tell_breaker(self, error: IsthmusError | None) -> None:
+        breaker, now = self.upstream.breaker, self._question.clock
         if error is not None and error.fault.trips_breaker:
-            breaker.failed(self._clock(), error.retry_after_s)
-        elif trace.status is None:
+            breaker.failed(now(), error.retry_after_s)
+        elif self.status is None:
             # Whatever it was, the endpoint was not heard.
             breaker.released()
         else:
-            breaker.succeeded(self._clock())
+            breaker.succeeded(now())
 
-    def _record(self, trace: Trace, error: IsthmusError | None) -> AttemptRecord:
-        now = self._clock()
-        usage = self._usage(trace, error)
-        upstream = trace.upstream
+    def _record(self, error: IsthmusError | None) -> AttemptRecord:
+        question, upstream, reading = self._question, self.upstream, self.reading
+        usage = self._usage(error)
+        started, first = self.started, self.first_token
         return AttemptRecord(
-            number=trace.number,
+            number=self.number,
             model=upstream.model.name,
             provider=upstream.provider.name,
             model_id=upstream.model.id,
             outcome=_outcome(error),
-            started_ms=milliseconds(trace.started - self._arrived),
-            first_token_ms=None
-            if trace.first_token is None
-            else milliseconds(trace.first_token - trace.started),
-            total_ms=milliseconds(now - trace.started),
+            started_ms=milliseconds(started - question.arrived),
+            first_token_ms=None if first is None else milliseconds(first - started),
+            total_ms=milliseconds(question.clock() - started),
             fault=error.fault.value if error else None,
             code=error.code if error else None,
-            upstream_status=trace.status,
-            finish=trace.reading.finish,
+            upstream_status=self.status,
+            finish=reading.finish,
             usage=usage,
-            charge=charge(upstream.price, usage, self._at_us) if usage is not None else None,
-            committed=trace.committed,
-            passthrough=trace.passthrough,
-            dropped=trace.dropped,
+            charge=charge(upstream.price, usage, question.at_us) if usage is not None else None,
+            committed=self.committed,
+            passthrough=self.passthrough,
+            dropped=self.dropped,
         )
 
-    def _usage(self, trace: Trace, error: IsthmusError | None) -> Usage | None:
+    def _usage(self, error: IsthmusError | None) -> Usage | None:
         """What was consumed: what the endpoint told in the end, else an estimate; None where it refused."""
-        told = trace.reading.usage
+        told = self.reading.usage
         if told is not None and error is None:
             return told
         if told is not None:
             # Told on the way: the answer grew on until it broke.
-            return msgspec.structs.replace(told, output=max(told.output, trace.tokens_said), estimated=True)
-        refused = error is not None and error.fault is not Fault.CANCELLED and not trace.committed
-        if refused or self._envelope.operation == "count_tokens":
+            return msgspec.structs.replace(told, output=max(told.output, self._tokens_said), estimated=True)
+        refused = error is not None and error.fault is not Fault.CANCELLED and not self.committed
+        if refused or self._question.envelope.operation == "count_tokens":
             return None
-        return Usage(input=self._prompt_tokens(), output=trace.tokens_said, estimated=True)
+        return Usage(input=self._prompt_tokens(), output=self._tokens_said, estimated=True)
+
+    @property
+    def _tokens_said(self) -> int:
+        """About how many tokens of an answer came, for where its end, and so its usage, did not."""
+        return self.said + (round(self._relayed / self._bytes_per_event) if self._relayed else 0)
 
     def _prompt_tokens(self) -> int:
         try:
-            return estimate_tokens(self.call).tokens
+            return estimate_tokens(self._question.call).tokens
         except IsthmusError:
             # The endpoint took what our codec would have refused.
-            return sum(map(len, self._envelope.fields.values())) // BYTES_PER_TOKEN
+            return sum(map(len, self._question.envelope.fields.values())) // BYTES_PER_TOKEN
+
+    def _bug(self) -> IsthmusError:
+        """A failure of our own; once the endpoint has answered, its answer had a part in it."""
+        fault = Fault.INTERNAL if self.status is None else Fault.MALFORMED_ANSWER
+        return IsthmusError(fault, "The gateway failed at this request; its log says where.")
+
+    def _broken(self) -> IsthmusError:
+        return IsthmusError(
+            Fault.BROKEN_STREAM,
+            f"The stream of {self.upstream.model.name} ended before the answer did.",
+            hint="What was received is incomplete; ask again.",
+        )
+
+
+async def _nothing_more() -> None:
+    """The end of an answer."""
 
 
 async def _check_stream(stream: Stream, wire: EndpointWire) -> None:
@@ -452,35 +541,6 @@ def _linger(stream: Stream) -> None:
     task = asyncio.get_running_loop().create_task(drain())
     _lingering.add(task)
     task.add_done_callback(_lingering.discard)
-
-
-async def _next_in_time(stream: Stream, trace: Trace, now: float) -> bytes:
-    """The next chunk of a stream that has begun and said nothing yet: roles, pings and the like."""
-    bound = trace.upstream.provider.timeouts.first_token
-    try:
-        async with asyncio.timeout(trace.started + bound - now):
-            return await stream.next_chunk()
-    except TimeoutError:
-        raise IsthmusError(
-            Fault.TIMEOUT,
-            f"The model {trace.upstream.model.name} said nothing within {bound:g} s.",
-            code=FirstByteTimeoutError.code,
-            hint="It is overloaded or thinks for long; raise timeouts.first_token if that is its way.",
-        ) from None
-
-
-def _bug(trace: Trace) -> IsthmusError:
-    """A failure of our own; once the endpoint has answered, its answer had a part in it."""
-    fault = Fault.INTERNAL if trace.status is None else Fault.MALFORMED_ANSWER
-    return IsthmusError(fault, "The gateway failed at this request; its log says where.")
-
-
-def _broken(trace: Trace) -> IsthmusError:
-    return IsthmusError(
-        Fault.BROKEN_STREAM,
-        f"The stream of {trace.upstream.model.name} ended before the answer did.",
-        hint="What was received is incomplete; ask again.",
-    )
 
 
 def _is_content(piece: Piece) -> bool:

@@ -208,7 +208,7 @@ class _Exchange:
         self._response: aiohttp.ClientResponse | None = None
         self._reused = False
         self._received = 0
-        self._complete = False
+        self.complete = False
         self._failure: TransportError | None = None
 
     # -- the caller's side
@@ -219,7 +219,7 @@ class _Exchange:
 
     async def next_chunk(self) -> bytes:
         """What has come since the last call; see `Stream.next_chunk`."""
-        if self._complete:
+        if self.complete:
             return b""
         response = self._response
         if response is None:
@@ -232,7 +232,7 @@ class _Exchange:
             self._received += len(chunk)
             self._phase = _Phase.IDLE
         else:
-            self._complete = True
+            self.complete = True
             self.close()
         return chunk
 

@@ -20,13 +20,16 @@ import msgspec
 HeaderBlock = NewType("HeaderBlock", bytes)
 """Header lines, each ended by CRLF, as `render_headers` makes them. Two blocks may be joined with `+`."""
 
+Target = NewType("Target", bytes)
+"""The path and query of a request, as `as_target` makes them."""
+
 Headers = Sequence[tuple[bytes, bytes]]
 """An answer's headers in order of arrival, names in lower case."""
 
 DEFAULT_MAX_BODY_BYTES = 64 * 1024 * 1024
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_TARGET = re.compile(rb"/[!-~]*")
+_TARGET = re.compile(r"/[!-~]*")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Visible characters, space and tab (RFC 9110, 5.5): CR, LF and NUL would start a header of someone else's
 # choice.
@@ -46,6 +49,17 @@ OWNED_HEADERS = frozenset(
         "upgrade",
     }
 )
+
+
+def as_target(path: str) -> Target:
+    """The path and query as they go over the wire; made once where they never change.
+
+    Raises ValueError for one that does not start with a slash, or holds a space, a control character or a
+    letter outside ASCII.
+    """
+    if not _TARGET.fullmatch(path):
+        raise ValueError("a request's target must start with '/' and be percent-encoded ASCII")
+    return Target(path.encode("ascii"))
 
 
 def render_headers(headers: Iterable[tuple[str, str]]) -> HeaderBlock:
@@ -138,21 +152,13 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
-    """A request, ready to be written: `target` is path and query in ASCII, `headers` come from
-    `render_headers`.
+    """A request, ready to be written: `target` comes from `as_target`, `headers` from `render_headers`."""
 
-    Raises ValueError for a target with a space, a control character or a letter outside ASCII.
-    """
-
-    target: bytes
+    target: Target
     body: bytes = b""
     headers: HeaderBlock = HeaderBlock(b"")
     method: bytes = b"POST"
     timeouts: Timeouts = Timeouts()
-
-    def __post_init__(self) -> None:
-        if not _TARGET.fullmatch(self.target):
-            raise ValueError("a request's target must start with '/' and be percent-encoded ASCII")
 
     def __repr__(self) -> str:
         """The method and the path: headers, query and body may hold secrets and prompts."""
@@ -189,6 +195,10 @@ class Stream(Protocol):
     @property
     def headers(self) -> Headers:
         """The headers with lower-case names."""
+
+    @property
+    def complete(self) -> bool:
+        """True once the body has come to its clean end: its connection serves others already."""
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None where it is absent. `name` is in lower case."""

@@ -23,10 +23,12 @@ from isthmus.providers.transport import (
     Outgoing,
     PoolExhaustedError,
     ResponseTooLargeError,
+    Target,
     Timeouts,
     TotalTimeoutError,
     Transport,
     TransportError,
+    as_target,
     render_headers,
 )
 
@@ -75,7 +77,7 @@ class Upstream:
         self._headers = _static_headers(provider, key)
         self._block = render_headers(self._headers.items())
         self._forward = tuple(name.lower().encode("ascii") for name in provider.forward_headers)
-        self._targets: dict[tuple[str, bool], bytes] = {}
+        self._targets: dict[tuple[str, bool], Target] = {}
         waits = provider.timeouts
         self._timeouts = Timeouts(
             connect_s=waits.connect, first_byte_s=waits.first_token, idle_s=waits.idle, total_s=waits.total
@@ -119,11 +121,11 @@ class Upstream:
             target=target, headers=self._request_headers(client), body=body, timeouts=self._timeouts
         )
 
-    def _target(self, wire: EndpointWire, stream: bool) -> bytes:
+    def _target(self, wire: EndpointWire, stream: bool) -> Target:
         path = self._base_path + wire.target(self.model.id, stream)
         if self.provider.query:
             path += ("&" if "?" in path else "?") + urlencode(self.provider.query)
-        return path.encode("ascii")
+        return as_target(path)
 
     def _request_headers(self, client: Mapping[bytes, bytes]) -> HeaderBlock:
         passed = {name.decode(): client[name].decode("latin-1") for name in self._forward if name in client}

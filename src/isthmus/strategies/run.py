@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeAlias
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import AttemptEnded, AttemptStarted, Delta, Event, Finished
-from isthmus.strategies.plan.node import Attempt, Node, Result, Wait
+from isthmus.strategies.plan.node import Node, Result, Wait
+
+Listener: TypeAlias = Callable[[Event], Awaitable[None]]
+
+
+class Answering(Protocol):
+    """One model that has been asked. It is asked for events until it has ended, and closed in any case."""
+
+    async def next(self) -> Delta | AttemptEnded:
+        """The next part of the answer as soon as it is there, then exactly one AttemptEnded. Raises only
+        CancelledError."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the model; where its answer has not ended, that is cut off."""
+        ...
 
 
 class Performer(Protocol):
     """Who really calls models, on behalf of one request."""
 
-    def attempt(self, model: str, number: int) -> AsyncGenerator[Delta | AttemptEnded, None]:
-        """Call the model once: deltas as they come, then exactly one AttemptEnded. Raises only
-        CancelledError.
-        """
+    def attempt(self, model: str, number: int) -> Answering:
+        """The model, about to be called once; the call itself begins with the first `next`."""
         ...
 
 
@@ -26,10 +38,11 @@ async def run(
     performer: Performer,
     permits: Callable[[str], bool],
     sleep: Callable[[float], Awaitable[None]],
-) -> AsyncGenerator[Event, None]:
-    """The events of a plan, in order, ended by exactly one Finished.
+    listen: Listener,
+) -> None:
+    """Tells `listen` the events of a plan, in order, ended by exactly one Finished.
 
-    Whoever stops listening earlier closes it.
+    What `listen` raises ends the run, and whatever model is being asked then.
     `permits` is asked before every attempt of every strategy, whatever led to it; a model that it refuses is
     not called.
     """
@@ -42,21 +55,28 @@ async def run(
         except StopIteration as stop:
             result: Result = stop.value
             break
-        match effect:
-            case Attempt(model=model) if not permits(model):
-                reply = Result(model, _not_permitted(model))
-            case Attempt(model=model):
-                number += 1
-                yield AttemptStarted(model, number)
-                async with aclosing(performer.attempt(model, number)) as events:
-                    async for event in events:
-                        yield event
-                        if type(event) is AttemptEnded:
-                            reply = Result(model, event.error, event.record.committed)
-            case Wait(seconds=seconds):
-                await sleep(seconds)
-                reply = None
-    yield Finished(result.model, result.error)
+        if isinstance(effect, Wait):
+            await sleep(effect.seconds)
+            reply = None
+        elif permits(effect.model):
+            number += 1
+            reply = await _attempt(effect.model, number, performer, listen)
+        else:
+            reply = Result(effect.model, _not_permitted(effect.model))
+    await listen(Finished(result.model, result.error))
+
+
+async def _attempt(model: str, number: int, performer: Performer, listen: Listener) -> Result:
+    await listen(AttemptStarted(model, number))
+    answering = performer.attempt(model, number)
+    try:
+        while True:
+            event = await answering.next()
+            await listen(event)
+            if type(event) is AttemptEnded:
+                return Result(model, event.error, event.record.committed)
+    finally:
+        answering.close()
 
 
 def _not_permitted(model: str) -> IsthmusError:

@@ -1,0 +1,197 @@
+"""The client's fold: what an exchange tells becomes bytes in the caller's dialect, streamed or whole."""
+
+from __future__ import annotations
+
+import math
+from urllib.parse import quote
+
+import msgspec
+
+from isthmus.core.codec import ClientWire, StreamEncoder
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.events import Delta
+from isthmus.core.money import format_usd
+from isthmus.core.pieces import Piece
+from isthmus.core.record import Record
+from isthmus.gateway.http1 import Request
+from isthmus.gateway.story import Story, clock
+
+EVENT_STREAM = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+JSON = (b"content-type", b"application/json")
+
+READ_REQUEST_ID = frozenset({"anthropic", "anthropic-count"})
+"""The wires whose clients look for the request's id under `request-id`, without an x."""
+
+RECEIPT_HEADER = b"x-isthmus-receipt"
+"""Who sends this header gets, at the end of a stream, what headers can only say of a whole answer."""
+
+LONGEST_HEADER = 1000
+
+
+class Answer:
+    """The answer to one request. A stream `started` when its head went out; nothing else can be said then
+    but its rest, or that it broke.
+
+    `holds_end` keeps the bytes that end a stream back until `end`, so that a ledger can commit before them.
+    """
+
+    __slots__ = (
+        "_encoder",
+        "_held",
+        "_parts",
+        "_pieces",
+        "_request",
+        "_story",
+        "_wire",
+        "holds_end",
+        "started",
+    )
+
+    def __init__(self, request: Request, wire: ClientWire, story: Story, *, holds_end: bool) -> None:
+        self.started = False
+        self.holds_end = holds_end
+        self._request = request
+        self._wire = wire
+        self._story = story
+        self._encoder: StreamEncoder | None = None
+        self._parts: list[bytes] = []
+        self._pieces: list[Piece] = []
+        self._held = b""
+
+    def gather(self, delta: Delta) -> None:
+        """Keep a part of an answer that is wanted whole."""
+        if delta.data:
+            self._parts.append(delta.data)
+        else:
+            self._pieces.extend(delta.pieces)
+
+    async def stream(self, delta: Delta) -> None:
+        """Pass on a part of an answer that is wanted as it comes."""
+        if not self.started:
+            self.start()
+        data = delta.data
+        if not data:
+            data = self._encoded(delta)
+        elif delta.last and self.holds_end:
+            self._held += data
+            return
+        if data:
+            self._keep(data)
+            await self._request.write(data)
+
+    def start(self) -> None:
+        """Begin a stream."""
+        self._story.first_out = clock()
+        self.started = True
+        self._request.begin(200, [*self._headers(), *EVENT_STREAM])
+
+    def last_of_stream(self, error: IsthmusError | None) -> bytes:
+        """How the stream ends; what is held back for a good end is not said before a bad one."""
+        if self._encoder is not None:
+            last = self._encoder.error(error) if error else self._encoder.close()
+        else:
+            last = self._wire.stream_error(error, self._story.id) if error else self._held
+        self._keep(last)
+        return last
+
+    async def end_stream(self, last: bytes, record: Record) -> None:
+        """Say the last of a stream, now that its record is kept."""
+        if RECEIPT_HEADER in self._request.headers:
+            last += _receipt(record)
+        await self._request.end(last)
+
+    async def break_stream(self, error: IsthmusError) -> None:
+        """End a stream as broken."""
+        await self._request.end(self.last_of_stream(error))
+
+    def whole(self) -> bytes:
+        """The body of an answer that is wanted whole, now that all of it is here."""
+        body = b"".join(self._parts) if self._parts else self._encoded_whole()
+        self._story.first_out = clock()
+        self._keep(body)
+        return body
+
+    async def respond(self, body: bytes, record: Record) -> None:
+        """Say a whole answer, now that its record is kept."""
+        headers = self._headers()
+        headers.append(JSON)
+        if record.charge is not None:
+            headers.append((b"x-isthmus-cost-usd", format_usd(record.charge.nanousd).encode()))
+        await self._request.respond(200, body, headers)
+
+    async def refuse(self, error: IsthmusError) -> None:
+        """Say an error instead of an answer."""
+        headers = [*self._identity(), JSON]
+        if error.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+        elif not error.fault.retryable and error.status >= 500:
+            # The official clients would ask again; here that cannot help.
+            headers.append((b"x-should-retry", b"false"))
+        if error.fault is Fault.UNAUTHENTICATED:
+            headers.append((b"www-authenticate", b"Bearer"))
+        await self._request.respond(error.status, self._wire.encode_error(error, self._story.id), headers)
+
+    def _encoded(self, delta: Delta) -> bytes:
+        if self._encoder is None:
+            story = self._story
+            assert story.attempts is not None
+            self._encoder = self._wire.stream_encoder(
+                story.attempts.question.call, story.id, story.at_us // 1_000_000
+            )
+        return self._encoder.feed(delta.pieces)
+
+    def _encoded_whole(self) -> bytes:
+        story = self._story
+        assert story.attempts is not None
+        return self._wire.encode_answer(
+            self._pieces, story.attempts.question.call, story.id, story.at_us // 1_000_000
+        )
+
+    def _keep(self, data: bytes) -> None:
+        if self._story.keeps_bodies:
+            self._story.said.append(data)
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        story = self._story
+        assert story.attempts is not None
+        assert story.first_out is not None
+        attempt = story.attempts.last
+        assert attempt is not None
+        headers = [
+            *self._identity(),
+            (b"x-isthmus-model", attempt.upstream.model.name.encode()),
+            (b"x-isthmus-overhead-ms", b"%.3f" % story.overhead_ms(story.first_out)),
+        ]
+        if attempt.dropped:
+            headers.append((b"x-isthmus-dropped", _in_a_header(attempt.dropped)))
+        return headers
+
+    def _identity(self) -> list[tuple[bytes, bytes]]:
+        name = self._story.id.encode()
+        if self._wire.name in READ_REQUEST_ID:
+            return [(b"x-request-id", name), (b"request-id", name)]
+        return [(b"x-request-id", name)]
+
+
+def _in_a_header(names: tuple[str, ...]) -> bytes:
+    """Names of fields, which the caller chose, as a header may hold them: a percent sign for what is odd."""
+    told = ",".join(quote(name, safe="[]", errors="replace") for name in names)
+    return told[:LONGEST_HEADER].encode("ascii")
+
+
+def _receipt(record: Record) -> bytes:
+    """A comment of the event stream, which every client of the format passes over: `: isthmus {...}`."""
+    receipt = {
+        "request_id": record.id,
+        "model": record.model,
+        "cost_usd": format_usd(record.charge.nanousd if record.charge else None),
+        "overhead_ms": record.timings.overhead_ms,
+        "total_ms": record.timings.total_ms,
+        "prompt_tokens": record.usage.prompt if record.usage else None,
+        "output_tokens": record.usage.output if record.usage else None,
+    }
+    return b": isthmus " + msgspec.json.encode(receipt) + b"\n\n"

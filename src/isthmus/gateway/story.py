@@ -1,0 +1,151 @@
+"""The record's fold: what is known of a request while it is served, and at its end, its record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from random import getrandbits
+
+from isthmus.accounting.charge import total as total_charge
+from isthmus.core.call import Call, Envelope
+from isthmus.core.codec import ClientWire
+from isthmus.core.decision import Decision
+from isthmus.core.errors import IsthmusError
+from isthmus.core.ids import request_id
+from isthmus.core.record import AttemptRecord, Intent, Outcome, Record, Timings, milliseconds
+from isthmus.core.usage import Usage
+from isthmus.providers.attempts import Attempts
+from isthmus.routing.route import Route
+from isthmus.store.keys import Key
+
+LONGEST_USER = 256
+"""How much of the end user's name is recorded: it is a name, and no place for texts."""
+
+clock: Callable[[], float] = time.perf_counter
+
+
+class Story:
+    """What is known of one request so far. Its facts are set as they become known.
+
+    `arrived`, `first_out` are readings of `clock`; `queued` and `uploading` are seconds spent waiting for a
+    place, and for the request's body. `said` gathers the answer's bytes where bodies are recorded.
+    """
+
+    __slots__ = (
+        "arrived",
+        "at_us",
+        "attempts",
+        "body",
+        "config_hash",
+        "decision",
+        "ended",
+        "envelope",
+        "first_out",
+        "id",
+        "key",
+        "queued",
+        "route",
+        "said",
+        "uploading",
+        "wire",
+    )
+
+    def __init__(self, wire: ClientWire, config_hash: str) -> None:
+        self.wire = wire
+        self.config_hash = config_hash
+        self.arrived = clock()
+        self.at_us = time.time_ns() // 1000
+        self.id = request_id(self.at_us, getrandbits(80))
+        self.queued = 0.0
+        self.uploading = 0.0
+        self.first_out: float | None = None
+        self.key: Key | None = None
+        self.envelope: Envelope | None = None
+        self.route: Route | None = None
+        self.decision: Decision | None = None
+        self.attempts: Attempts | None = None
+        self.ended: list[AttemptRecord] = []
+        self.body: bytes | None = None
+        self.said: list[bytes] = []
+
+    @property
+    def call(self) -> Call:
+        """The whole request, decoded."""
+        assert self.attempts is not None
+        return self.attempts.question.call
+
+    @property
+    def keeps_bodies(self) -> bool:
+        """True where the route's config wants the texts recorded."""
+        return self.route is not None and self.route.record_bodies
+
+    def abandon(self, outcome: Outcome, error: IsthmusError) -> None:
+        """End the attempt that is still running, if one is."""
+        unfinished = self.attempts.abandon(outcome, error) if self.attempts is not None else None
+        if unfinished is not None:
+            self.ended.append(unfinished)
+
+    def intent(self) -> Intent:
+        """What a strict ledger must know before the first attempt."""
+        assert self.envelope is not None
+        assert self.route is not None
+        return Intent(
+            id=self.id,
+            at_us=self.at_us,
+            dialect=self.wire.name,
+            operation=self.wire.operation,
+            route=self.route.name,
+            stream=self.envelope.stream,
+            key_id=self.key.id if self.key else None,
+            config_hash=self.config_hash,
+        )
+
+    def record(self, outcome: Outcome, status: int, error: IsthmusError | None) -> Record:
+        """The whole story, now that it is over."""
+        ended, envelope, keeps = self.ended, self.envelope, self.keeps_bodies
+        return Record(
+            id=self.id,
+            at_us=self.at_us,
+            dialect=self.wire.name,
+            operation=self.wire.operation,
+            route=self.route.name if self.route else "",
+            stream=envelope.stream if envelope else False,
+            status=status,
+            outcome=outcome,
+            key_id=self.key.id if self.key else None,
+            user=envelope.user[:LONGEST_USER] if envelope and envelope.user else None,
+            model=ended[-1].model if ended and outcome == "ok" else None,
+            code=error.code if error else None,
+            message=error.message if error and error.upstream_status is None else None,
+            decision=self.decision,
+            attempts=tuple(ended),
+            usage=_total_usage(ended),
+            charge=ended[0].charge if len(ended) == 1 else total_charge([it.charge for it in ended]),
+            timings=self._timings(),
+            config_hash=self.config_hash,
+            request_body=self.body if keeps else None,
+            response_body=b"".join(self.said) if keeps else None,
+        )
+
+    def overhead_ms(self, answered: float) -> float:
+        """What of the time until `answered` was the gateway's own: not the upload, the queue or the model."""
+        waited = self.attempts.question.waited if self.attempts else 0.0
+        return max(0.0, milliseconds(answered - self.arrived - self.uploading - self.queued - waited))
+
+    def _timings(self) -> Timings:
+        now = clock()
+        last = self.attempts.last if self.attempts else None
+        first = last.first_token if last else None
+        return Timings(
+            queue_ms=milliseconds(self.queued),
+            overhead_ms=self.overhead_ms(self.first_out or now),
+            first_token_ms=None if first is None else milliseconds(first - self.arrived),
+            total_ms=milliseconds(now - self.arrived),
+        )
+
+
+def _total_usage(ended: list[AttemptRecord]) -> Usage | None:
+    used = [attempt.usage for attempt in ended if attempt.usage is not None]
+    if len(used) <= 1:
+        return used[0] if used else None
+    return sum(used[1:], used[0])
