@@ -22,4 +22,4 @@ def believable(usage: Usage) -> Usage | None:
 
 def whole(count: Count) -> int:
     """A reported count as a whole number, 0 where it is missing or below."""
-    return 0 if count is None else max(0, int(count))
+    return max(0, int(count)) if count else 0

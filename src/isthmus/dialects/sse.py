@@ -238,10 +238,8 @@ def parse(block: bytes) -> list[tuple[bytes, Event | None]]:
     """
     parsed: list[tuple[bytes, Event | None]] = []
     start = 0
-    ends = [match.end() for match in _BLANK_LINE.finditer(block)]
-    if (ends[-1] if ends else 0) < len(block):
-        ends.append(len(block))
-    for end in ends:
+    while start < len(block):
+        end = end_of_event(block, start)
         raw = block[start:end]
         start = end
         lines = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in raw else raw

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable
 from urllib.parse import quote
 
 import msgspec
@@ -13,15 +14,14 @@ from isthmus.core.events import Delta
 from isthmus.core.money import format_usd
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Record
+from isthmus.core.usage import Charge
 from isthmus.gateway.http1 import Request
 from isthmus.gateway.story import Story, clock
 
 EVENT_STREAM = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
+    b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
-JSON = (b"content-type", b"application/json")
+JSON = b"content-type: application/json\r\n"
 
 READ_REQUEST_ID = frozenset({"anthropic", "anthropic-count"})
 """The wires whose clients look for the request's id under `request-id`, without an x."""
@@ -62,17 +62,63 @@ class Answer:
         self._pieces: list[Piece] = []
         self._held = b""
 
-    def gather(self, delta: Delta) -> None:
-        """Keep a part of an answer that is wanted whole."""
+    def take(self, delta: Delta) -> Awaitable[None] | None:
+        """Take a part of the answer: a stream is passed on, what is wanted whole is kept."""
+        assert self._story.envelope is not None
+        if self._story.envelope.stream:
+            return self._stream(delta)
         if delta.data:
             self._parts.append(delta.data)
         else:
             self._pieces.extend(delta.pieces)
+        return None
 
-    async def stream(self, delta: Delta) -> None:
-        """Pass on a part of an answer that is wanted as it comes."""
+    def last(self, error: IsthmusError | None) -> bytes:
+        """What is still to be said: a stream's end or its error, or all of what is wanted whole.
+
+        What is held back for a good end is not said before a bad one.
+        """
+        assert self._story.envelope is not None
+        if not self._story.envelope.stream:
+            last = b"".join(self._parts) if self._parts else self._encoded_whole()
+            self._story.first_out = clock()
+        else:
+            if not self.started:
+                # A stream without content, ended properly.
+                self._start()
+            last = self._last_of_stream(error)
+        self._keep(last)
+        return last
+
+    async def end(self, last: bytes, record: Record) -> None:
+        """Say the last, now that its record is kept."""
+        request = self._request
         if not self.started:
-            self.start()
+            await request.respond(200, last, b"%b%b" % (self._headers(record.charge), JSON))
+        elif RECEIPT_HEADER in request.headers:
+            await request.end(last + _receipt(record))
+        else:
+            await request.end(last)
+
+    async def break_stream(self, error: IsthmusError) -> None:
+        """End a stream as broken."""
+        await self._request.end(self.last(error))
+
+    async def refuse(self, error: IsthmusError) -> None:
+        """Say an error instead of an answer."""
+        headers = self._identity() + JSON
+        if error.retry_after_s is not None:
+            headers += b"retry-after: %d\r\n" % max(1, math.ceil(error.retry_after_s))
+        elif not error.fault.retryable and error.status >= 500:
+            # The official clients would ask again; here that cannot help.
+            headers += b"x-should-retry: false\r\n"
+        if error.fault is Fault.UNAUTHENTICATED:
+            headers += b"www-authenticate: Bearer\r\n"
+        await self._request.respond(error.status, self._wire.encode_error(error, self._story.id), headers)
+
+    async def _stream(self, delta: Delta) -> None:
+        if not self.started:
+            self._start()
         data = delta.data
         if not data:
             data = self._encoded(delta)
@@ -83,57 +129,15 @@ class Answer:
             self._keep(data)
             await self._request.write(data)
 
-    def start(self) -> None:
-        """Begin a stream."""
+    def _start(self) -> None:
         self._story.first_out = clock()
         self.started = True
-        self._request.begin(200, [*self._headers(), *EVENT_STREAM])
+        self._request.begin(200, self._headers() + EVENT_STREAM)
 
-    def last_of_stream(self, error: IsthmusError | None) -> bytes:
-        """How the stream ends; what is held back for a good end is not said before a bad one."""
+    def _last_of_stream(self, error: IsthmusError | None) -> bytes:
         if self._encoder is not None:
-            last = self._encoder.error(error) if error else self._encoder.close()
-        else:
-            last = self._wire.stream_error(error, self._story.id) if error else self._held
-        self._keep(last)
-        return last
-
-    async def end_stream(self, last: bytes, record: Record) -> None:
-        """Say the last of a stream, now that its record is kept."""
-        if RECEIPT_HEADER in self._request.headers:
-            last += _receipt(record)
-        await self._request.end(last)
-
-    async def break_stream(self, error: IsthmusError) -> None:
-        """End a stream as broken."""
-        await self._request.end(self.last_of_stream(error))
-
-    def whole(self) -> bytes:
-        """The body of an answer that is wanted whole, now that all of it is here."""
-        body = b"".join(self._parts) if self._parts else self._encoded_whole()
-        self._story.first_out = clock()
-        self._keep(body)
-        return body
-
-    async def respond(self, body: bytes, record: Record) -> None:
-        """Say a whole answer, now that its record is kept."""
-        headers = self._headers()
-        headers.append(JSON)
-        if record.charge is not None:
-            headers.append((b"x-isthmus-cost-usd", format_usd(record.charge.nanousd).encode()))
-        await self._request.respond(200, body, headers)
-
-    async def refuse(self, error: IsthmusError) -> None:
-        """Say an error instead of an answer."""
-        headers = [*self._identity(), JSON]
-        if error.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
-        elif not error.fault.retryable and error.status >= 500:
-            # The official clients would ask again; here that cannot help.
-            headers.append((b"x-should-retry", b"false"))
-        if error.fault is Fault.UNAUTHENTICATED:
-            headers.append((b"www-authenticate", b"Bearer"))
-        await self._request.respond(error.status, self._wire.encode_error(error, self._story.id), headers)
+            return self._encoder.error(error) if error else self._encoder.close()
+        return self._wire.stream_error(error, self._story.id) if error else self._held
 
     def _encoded(self, delta: Delta) -> bytes:
         if self._encoder is None:
@@ -155,26 +159,28 @@ class Answer:
         if self._story.keeps_bodies:
             self._story.said.append(data)
 
-    def _headers(self) -> list[tuple[bytes, bytes]]:
+    def _headers(self, charge: Charge | None = None) -> bytes:
         story = self._story
         assert story.attempts is not None
         assert story.first_out is not None
         attempt = story.attempts.last
         assert attempt is not None
-        headers = [
-            *self._identity(),
-            (b"x-isthmus-model", attempt.upstream.model.name.encode()),
-            (b"x-isthmus-overhead-ms", b"%.3f" % story.overhead_ms(story.first_out)),
-        ]
+        headers = b"%bx-isthmus-model: %b\r\nx-isthmus-overhead-ms: %.3f\r\n" % (
+            self._identity(),
+            attempt.upstream.name_in_headers,
+            story.overhead_ms(story.first_out),
+        )
         if attempt.dropped:
-            headers.append((b"x-isthmus-dropped", _in_a_header(attempt.dropped)))
+            headers += b"x-isthmus-dropped: %b\r\n" % _in_a_header(attempt.dropped)
+        if charge is not None:
+            headers += b"x-isthmus-cost-usd: %b\r\n" % format_usd(charge.nanousd).encode()
         return headers
 
-    def _identity(self) -> list[tuple[bytes, bytes]]:
+    def _identity(self) -> bytes:
         name = self._story.id.encode()
         if self._wire.name in READ_REQUEST_ID:
-            return [(b"x-request-id", name), (b"request-id", name)]
-        return [(b"x-request-id", name)]
+            return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (name, name)
+        return b"x-request-id: %b\r\n" % name
 
 
 def _in_a_header(names: tuple[str, ...]) -> bytes:

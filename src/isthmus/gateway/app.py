@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -74,17 +74,10 @@ class Gateway:
         self.tally.config_hash = snapshot.config.hash
         old.release()
 
-    async def serve(self, request: Request) -> None:
+    def serve(self, request: Request) -> Awaitable[None]:
         """Answer one request."""
         wire = self._wires.get((request.method, request.path))
-        if wire is None:
-            await self._page(request)
-            return
-        self.tally.in_flight += 1
-        try:
-            await Exchange(self, wire, request).serve()
-        finally:
-            self.tally.in_flight -= 1
+        return self._page(request) if wire is None else Exchange(self, wire, request).serve()
 
     async def _page(self, request: Request) -> None:
         """Answer an endpoint that needs no model, or say that there is none."""
@@ -94,13 +87,13 @@ class Gateway:
             if page.access == "key":
                 key = authenticate(request, self.ring, time.time_ns() // 1000)
             status, body, content_type = self._render(page, request, key)
-            await request.respond(status, body, [(b"content-type", content_type)])
+            await request.respond(status, body, b"content-type: %b\r\n" % content_type)
         except IsthmusError as error:
-            extra = [JSON]
+            extra = JSON
             if error.fault is Fault.METHOD_NOT_ALLOWED:
-                extra.append((b"allow", ", ".join(self._methods[_pattern(request.path)]).encode()))
+                extra += b"allow: %b\r\n" % ", ".join(self._methods[_pattern(request.path)]).encode()
             if error.fault is Fault.UNAUTHENTICATED:
-                extra.append((b"www-authenticate", b"Bearer"))
+                extra += b"www-authenticate: Bearer\r\n"
             wire = CLIENT_WIRES["anthropic" if _speaks_anthropic(request.path, request.headers) else "openai"]
             await request.respond(error.status, wire.encode_error(error, ""), extra)
 

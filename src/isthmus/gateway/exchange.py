@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from contextlib import suppress
 from random import getrandbits
 from typing import TYPE_CHECKING
@@ -51,13 +52,14 @@ class Exchange:
 
     async def serve(self) -> None:
         """Answer the request, whatever happens, and record it."""
+        gateway, admission = self._gateway, self._gateway.admission
         self._snapshot.hold()
-        admission = self._gateway.admission
+        gateway.tally.in_flight += 1
         inside = False
         try:
-            self._story.key = authenticate(self._request, self._gateway.ring, self._story.at_us)
+            self._story.key = authenticate(self._request, gateway.ring, self._story.at_us)
             self._known = True
-            if self._gateway.draining:
+            if gateway.draining:
                 raise _shutting_down()
             if admission.free:
                 admission.enter()
@@ -86,6 +88,7 @@ class Exchange:
         finally:
             if inside:
                 admission.leave()
+            gateway.tally.in_flight -= 1
             self._snapshot.release()
 
     async def _serve_inside(self) -> None:
@@ -113,36 +116,29 @@ class Exchange:
         attempts = story.attempts = Attempts(question, snapshot.upstreams)
         await run(decision.plan, attempts, decision.allowed.__contains__, self._pause, self._listen)
 
-    async def _listen(self, event: Event) -> None:
+    def _listen(self, event: Event) -> Awaitable[None] | None:
         """The folds over the one stream of events: the client's answer, and the record with its metrics."""
         kind = type(event)
         if kind is Delta:
-            assert self._story.envelope is not None
-            if self._story.envelope.stream:
-                await self._answer.stream(event)  # type: ignore[arg-type]
-            else:
-                self._answer.gather(event)  # type: ignore[arg-type]
-        elif kind is AttemptEnded:
+            return self._answer.take(event)  # type: ignore[arg-type]
+        if kind is AttemptEnded:
             self._story.ended.append(event.record)  # type: ignore[union-attr]
         elif kind is Finished:
-            await self._finish(event.error)  # type: ignore[union-attr]
+            return self._finish(event.error)  # type: ignore[union-attr]
+        return None
 
     async def _finish(self, error: IsthmusError | None) -> None:
         """End the answer: settle first, so that a strict ledger has it before the client does."""
         answer = self._answer
-        assert self._story.envelope is not None
         if error is not None and not answer.started:
             raise error
-        if self._story.envelope.stream:
-            if not answer.started:
-                # A stream without content, ended properly.
-                answer.start()
-            last = answer.last_of_stream(error)
-            record = await self._settle("error" if error else "ok", 200, error)
-            await answer.end_stream(last, record)
+        last = answer.last(error)
+        outcome: Outcome = "error" if error else "ok"
+        if self._gateway.strict:
+            record = await self._commit(outcome, 200, error)
         else:
-            body = answer.whole()
-            await answer.respond(body, await self._settle("ok", 200, None))
+            record = self._record(outcome, 200, error)
+        await answer.end(last, record)
 
     async def _refuse(self, error: IsthmusError) -> None:
         """Answer with an error in the caller's dialect; or, once an answer has begun, end it as broken."""
@@ -159,12 +155,12 @@ class Exchange:
     async def _settle_failure(self, error: IsthmusError) -> None:
         self._story.abandon("error", error)
         status = 200 if self._answer.started else error.status
-        if self._story.attempts is None:
+        if self._story.attempts is None or not self._gateway.strict:
             self._record("error", status, error)
             return
         with suppress(IsthmusError):
             # A ledger that fails shows in /readyz; the caller is told of the request's own failure.
-            await self._settle("error", status, error)
+            await self._commit("error", status, error)
 
     def _abandon(self, outcome: Outcome, error: IsthmusError) -> None:
         """The client left, or the gateway ends: tell the story of what was running, and record."""
@@ -172,27 +168,26 @@ class Exchange:
         if not self._settled and self._known:
             self._record(outcome, 200 if self._answer.started else error.status, error)
 
-    async def _settle(self, outcome: Outcome, status: int, error: IsthmusError | None) -> Record:
+    async def _commit(self, outcome: Outcome, status: int, error: IsthmusError | None) -> Record:
+        """Record, and wait until a strict ledger has it."""
         record = self._story.record(outcome, status, error)
         self._settled = True
-        if self._gateway.strict:
-            try:
-                await self._gateway.ledger.commit(record)
-            except IsthmusError as unkept:
-                failed = {"status": unkept.status, "outcome": "error", "code": unkept.code}
-                self._gateway.tally.count(msgspec.structs.replace(record, **failed))
-                raise
-        else:
-            self._gateway.ledger.append(record)
+        try:
+            await self._gateway.ledger.commit(record)
+        except IsthmusError as unkept:
+            failed = {"status": unkept.status, "outcome": "error", "code": unkept.code}
+            self._gateway.tally.count(msgspec.structs.replace(record, **failed))
+            raise
         self._gateway.tally.count(record)
         return record
 
-    def _record(self, outcome: Outcome, status: int, error: IsthmusError | None) -> None:
-        """Record without waiting, also where the ledger is strict: no answer is held back by it."""
+    def _record(self, outcome: Outcome, status: int, error: IsthmusError | None) -> Record:
+        """Record without waiting."""
         record = self._story.record(outcome, status, error)
         self._settled = True
         self._gateway.tally.count(record)
         self._gateway.ledger.append(record)
+        return record
 
     def _circumstances(self, envelope: Envelope) -> Circumstances:
         key = self._story.key

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TypeAlias, cast
 from urllib.parse import unquote
@@ -22,7 +22,6 @@ import msgspec
 
 from isthmus.core.errors import Fault, IsthmusError
 
-HeaderList: TypeAlias = Sequence[tuple[bytes, bytes]]
 Handler: TypeAlias = "Callable[[Request], Awaitable[None]]"
 
 log = logging.getLogger("isthmus.gateway")
@@ -64,7 +63,8 @@ class Request:
     has no query. `client` is the peer's address, None where it left at once. `left` turns True when the
     client goes: the task that serves the request is cancelled then.
 
-    A handler answers once: with `respond`, or with `begin`, any number of `write`s, and `end`.
+    A handler answers once: with `respond`, or with `begin`, any number of `write`s, and `end`. The headers of
+    an answer are whole lines, each ended by CRLF; those of framing, `date` and `connection` are added.
     """
 
     __slots__ = (
@@ -134,16 +134,16 @@ class Request:
         parts = self._parts
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def respond(self, status: int, body: bytes, headers: HeaderList) -> None:
+    async def respond(self, status: int, body: bytes, headers: bytes) -> None:
         """Answers with a whole body; waits only for a client that is slow to read."""
         head = self._rendered_head(status, headers)
         self.begun = self.answered = True
-        if self.method == "HEAD":
-            await self._connection.write(b"%bcontent-length: %d\r\n\r\n" % (head, len(body)))
-        else:
-            await self._connection.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+        said = b"" if self.method == "HEAD" else body
+        unread = self._connection.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), said))
+        if unread is not None:
+            await unread
 
-    def begin(self, status: int, headers: HeaderList) -> None:
+    def begin(self, status: int, headers: bytes) -> None:
         """Begins a body whose length is not known yet; its head goes out with the first `write`."""
         framing = b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n"
         self._head = self._rendered_head(status, headers) + framing
@@ -156,7 +156,8 @@ class Request:
         elif self._head:
             data = self._head + data
         self._head = b""
-        await self._connection.write(data)
+        if (unread := self._connection.write(data)) is not None:
+            await unread
 
     async def end(self, data: bytes = b"") -> None:
         """Sends the last of a body that was begun, and its end."""
@@ -166,7 +167,8 @@ class Request:
         else:
             last = data
         head, self._head = self._head, b""
-        await self._connection.write(head + last)
+        if (unread := self._connection.write(head + last)) is not None:
+            await unread
 
     # -- the connection's side
 
@@ -215,7 +217,7 @@ class Request:
         self._upload_ends = now + connection.bounds.upload_s
         self.due = min(now + connection.bounds.upload_idle_s, self._upload_ends)
         if self.expects_continue and not self._size:
-            await connection.write(_CONTINUE)
+            connection.write(_CONTINUE)
         self._waiter = connection.loop.create_future()
         await self._waiter
 
@@ -223,20 +225,15 @@ class Request:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _rendered_head(self, status: int, headers: HeaderList) -> bytes:
+    def _rendered_head(self, status: int, headers: bytes) -> bytes:
         if self.expects_continue and self._limit < 0:
             # The client may send its body or not: nobody can tell what the next bytes would be.
             self._keep_alive = False
         if self._connection.draining:
             self._keep_alive = False
-        return b"".join(
-            (
-                _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
-                _date_line(),
-                b"" if self._keep_alive else b"connection: close\r\n",
-                *[b"%b: %b\r\n" % pair for pair in headers],
-            )
-        )
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        closing = b"" if self._keep_alive else b"connection: close\r\n"
+        return b"%b%b%b%b" % (line, _date_line(), closing, headers)
 
 
 class Connection(asyncio.Protocol):
@@ -311,12 +308,12 @@ class Connection(asyncio.Protocol):
         """True where no request is served or waits to be."""
         return self._serving is None
 
-    async def write(self, data: bytes) -> None:
-        """Sends the bytes; waits while the client reads more slowly than they are made."""
-        if not self.gone:
-            self._transport.write(data)
-            if self._writable is not None:
-                await asyncio.shield(self._writable)
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Sends the bytes; what to wait for where the client reads more slowly than they are made."""
+        if self.gone:
+            return None
+        self._transport.write(data)
+        return None if self._writable is None else asyncio.shield(self._writable)
 
     def read_on(self) -> None:
         """Reads from the socket again, where that was paused and not too many requests are in line."""

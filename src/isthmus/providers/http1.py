@@ -134,13 +134,15 @@ class Http1Transport:
         request = self._render(outgoing)
         connection = self._idle.popitem()[0] if self._idle else await self._connection(exchange)
         connection.begin(exchange, request)
-        await exchange.begun()
+        while not exchange.has_begun():
+            await exchange.change()
         if exchange.unread and not self._closed:
             self._make_room()
             connection = await self._connection(exchange)
             exchange.failure = None
             connection.begin(exchange, request)
-            await exchange.begun()
+            while not exchange.has_begun():
+                await exchange.change()
         return exchange
 
     def _render(self, outgoing: Outgoing) -> tuple[bytes, ...]:
@@ -395,10 +397,9 @@ class _Exchange:
         failure = self.failure
         return isinstance(failure, ConnectionLostError) and failure.reused and failure.received == 0
 
-    async def begun(self) -> None:
-        """Waits for the head, or for the end where the answer is wanted whole."""
-        while self.failure is None and not self.complete and (self.whole or not self.status):
-            await self.change()
+    def has_begun(self) -> bool:
+        """True once the head is there, or the end where the answer is wanted whole."""
+        return self.failure is not None or self.complete or (self.status > 0 and not self.whole)
 
     async def change(self) -> None:
         """Waits for more, or the end: for the end only where the answer is wanted whole."""

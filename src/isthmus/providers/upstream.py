@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import cast
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from isthmus.accounting.breaker import Breaker
 from isthmus.catalog.prices import Price
@@ -51,6 +51,7 @@ class Upstream:
     """Everything that one attempt at one model needs, prepared once when the config is read.
 
     `unready` says why the model cannot be called just now (its engine is starting, say), or None.
+    `name_in_headers` is the model's name as a header may hold it.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Upstream:
         self.breaker = breaker
         self.price = price
         self.unready = unready
+        self.name_in_headers = quote(model.name, safe="/:@ ").encode("ascii")
         self._base_path = urlsplit(base_url).path.rstrip("/")
         self._headers = _static_headers(provider, key)
         self._block = render_headers(self._headers.items())
@@ -128,8 +130,11 @@ class Upstream:
         return as_target(path)
 
     def _request_headers(self, client: Mapping[bytes, bytes]) -> HeaderBlock:
-        passed = {name.decode(): client[name].decode("latin-1") for name in self._forward if name in client}
-        return render_headers((self._headers | passed).items()) if passed else self._block
+        names = [name for name in self._forward if name in client]
+        if not names:
+            return self._block
+        passed = {name.decode(): client[name].decode("latin-1") for name in names}
+        return render_headers((self._headers | passed).items())
 
 
 def as_error(failure: TransportError, upstream: Upstream) -> IsthmusError:

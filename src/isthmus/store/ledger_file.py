@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy import Table
@@ -193,5 +194,5 @@ def _insert(connection: sqlite3.Connection, table: Table, some: Collection[rows.
     for size in (size for size in _STATEMENT_ROWS if size <= most):
         statement = schema.insertion(table, size)
         while len(waiting) >= size:
-            connection.execute(statement, [value for row in waiting[:size] for value in row])
+            connection.execute(statement, list(chain.from_iterable(waiting[:size])))
             del waiting[:size]

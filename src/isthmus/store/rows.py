@@ -1,7 +1,7 @@
 """Records as rows of the tables, and back.
 
-Building a row is on the gateway's bill for every request, so it is written out by hand, column by column, in
-the order of `isthmus.store.schema`.
+Building a row is on the gateway's bill for every request. So the columns of `isthmus.store.schema` stand in
+the order of the structs' fields, and most of a row is taken from its struct at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
+from msgspec.structs import astuple
 
 from isthmus.core.decision import Decision
 from isthmus.core.record import AttemptRecord, Intent, Record, Timings
@@ -28,8 +29,11 @@ class Columns(Protocol):
 
 DAY_US = 86_400_000_000
 
-_NO_USAGE = (None,) * 9
-_NO_CHARGE = (None,) * 4
+_NO_USAGE = (None,) * len(Usage.__struct_fields__)
+_NO_CHARGE = (None,) * len(Charge.__struct_fields__)
+# How many of the fields, from the first on, are columns of the same order.
+_RECORD_FACTS = Record.__struct_fields__.index("decision")
+_ATTEMPT_FACTS = AttemptRecord.__struct_fields__.index("usage")
 _to_json = msgspec.json.Encoder(order="deterministic").encode
 _to_decision = msgspec.json.Decoder(Decision).decode
 _to_names = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -37,51 +41,25 @@ _to_names = msgspec.json.Decoder(tuple[str, ...]).decode
 
 def record_row(record: Record, decision: bytes | None) -> Row:
     """The row of `records`; `decision` is what stands in the column of that name."""
-    timings = record.timings
+    fields = astuple(record)
     return (
-        record.id,
-        record.at_us,
-        record.dialect,
-        record.operation,
-        record.route,
-        record.stream,
-        record.status,
-        record.outcome,
-        record.key_id,
-        record.user,
-        record.model,
-        record.code,
-        record.message,
+        *fields[:_RECORD_FACTS],
         decision,
-        *_usage_row(record.usage),
-        *_charge_row(record.charge),
-        timings.queue_ms,
-        timings.overhead_ms,
-        timings.first_token_ms,
-        timings.total_ms,
+        *(_NO_USAGE if record.usage is None else astuple(record.usage)),
+        *(_NO_CHARGE if record.charge is None else astuple(record.charge)),
+        *astuple(record.timings),
         record.config_hash,
     )
 
 
 def attempt_row(record_id: str, attempt: AttemptRecord) -> Row:
     """The row of `attempts`."""
+    fields = astuple(attempt)
     return (
         record_id,
-        attempt.number,
-        attempt.model,
-        attempt.provider,
-        attempt.model_id,
-        attempt.outcome,
-        attempt.started_ms,
-        attempt.queue_ms,
-        attempt.first_token_ms,
-        attempt.total_ms,
-        attempt.fault,
-        attempt.code,
-        attempt.upstream_status,
-        attempt.finish,
-        *_usage_row(attempt.usage),
-        *_charge_row(attempt.charge),
+        *fields[:_ATTEMPT_FACTS],
+        *(_NO_USAGE if attempt.usage is None else astuple(attempt.usage)),
+        *(_NO_CHARGE if attempt.charge is None else astuple(attempt.charge)),
         attempt.committed,
         attempt.passthrough,
         _to_json(attempt.dropped).decode() if attempt.dropped else None,
@@ -208,22 +186,6 @@ def _attempt_of(row: Columns) -> AttemptRecord:
     )
 
 
-def _usage_row(usage: Usage | None) -> Row:
-    if usage is None:
-        return _NO_USAGE
-    return (
-        usage.input,
-        usage.output,
-        usage.cache_read,
-        usage.cache_write_5m,
-        usage.cache_write_1h,
-        usage.reasoning,
-        usage.input_audio,
-        usage.output_audio,
-        usage.estimated,
-    )
-
-
 def _usage_of(row: Columns) -> Usage | None:
     if row["input_tokens"] is None:
         return None
@@ -238,12 +200,6 @@ def _usage_of(row: Columns) -> Usage | None:
         output_audio=row["output_audio_tokens"],
         estimated=row["usage_estimated"],
     )
-
-
-def _charge_row(charge: Charge | None) -> Row:
-    if charge is None:
-        return _NO_CHARGE
-    return charge.nanousd, charge.basis, charge.snapshot, charge.estimated
 
 
 def _charge_of(row: Columns) -> Charge | None:

@@ -9,7 +9,8 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import AttemptEnded, AttemptStarted, Delta, Event, Finished
 from isthmus.strategies.plan.node import Node, Result, Wait
 
-Listener: TypeAlias = Callable[[Event], Awaitable[None]]
+Listener: TypeAlias = Callable[[Event], Awaitable[None] | None]
+"""Is told of an event; where that takes time, it returns what to wait for."""
 
 
 class Answering(Protocol):
@@ -63,16 +64,19 @@ async def run(
             reply = await _attempt(effect.model, number, performer, listen)
         else:
             reply = Result(effect.model, _not_permitted(effect.model))
-    await listen(Finished(result.model, result.error))
+    if (pending := listen(Finished(result.model, result.error))) is not None:
+        await pending
 
 
 async def _attempt(model: str, number: int, performer: Performer, listen: Listener) -> Result:
-    await listen(AttemptStarted(model, number))
+    if (pending := listen(AttemptStarted(model, number))) is not None:
+        await pending
     answering = performer.attempt(model, number)
     try:
         while True:
             event = await answering.next()
-            await listen(event)
+            if (pending := listen(event)) is not None:
+                await pending
             if type(event) is AttemptEnded:
                 return Result(model, event.error, event.record.committed)
     finally:

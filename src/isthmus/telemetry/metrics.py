@@ -64,7 +64,7 @@ class Tally(Collector):
         self.reloads = {"ok": 0, "rejected": 0}
         self.config_hash = ""
         self.gauges: dict[str, tuple[str, tuple[str, ...], Callable[[], dict[tuple[str, ...], float]]]] = {}
-        self._requests: dict[tuple[str, str, str, str], int] = defaultdict(int)
+        self._requests: dict[tuple[str, str, int, str], int] = defaultdict(int)
         self._seconds: dict[str, Histogram] = defaultdict(lambda: Histogram(REQUEST_SECONDS))
         self._overhead: dict[str, Histogram] = defaultdict(lambda: Histogram(OVERHEAD_SECONDS))
         self._queue: dict[str, Histogram] = defaultdict(lambda: Histogram(REQUEST_SECONDS))
@@ -76,9 +76,8 @@ class Tally(Collector):
 
     def count(self, record: Record) -> None:
         """Count one finished request and its attempts."""
-        route = record.route
-        self._requests[route, record.dialect, str(record.status), record.outcome] += 1
-        timings = record.timings
+        route, timings = record.route, record.timings
+        self._requests[route, record.dialect, record.status, record.outcome] += 1
         self._seconds[route].observe(timings.total_ms / 1000)
         self._overhead[route].observe(timings.overhead_ms / 1000)
         self._queue[route].observe(timings.queue_ms / 1000)
@@ -151,7 +150,7 @@ class Tally(Collector):
     ) -> Metric:
         family = CounterMetricFamily(f"isthmus_{name}", text, labels=labels)
         for values, number in counts.items():
-            family.add_metric(values, number)
+            family.add_metric([str(value) for value in values], number)
         return family
 
     def _histogram(self, name: str, text: str, label: str, of: dict[str, Histogram]) -> Metric:

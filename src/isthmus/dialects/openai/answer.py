@@ -87,6 +87,10 @@ class _CompletionDetails(msgspec.Struct):
     audio_tokens: Count = None
 
 
+_NO_PROMPT_DETAILS = _PromptDetails()
+_NO_COMPLETION_DETAILS = _CompletionDetails()
+
+
 class ReportedUsage(msgspec.Struct):
     """The `usage` object of an answer, with the fields of OpenAI and of compatible servers."""
 
@@ -106,8 +110,8 @@ def read_usage(usage: ReportedUsage) -> Usage | None:
     `prompt_tokens_details`, DeepSeek's `prompt_cache_hit_tokens`, Moonshot's `cached_tokens`. Where the total
     shows that reasoning was not counted as completion (xAI), it is added to the output.
     """
-    into = usage.prompt_tokens_details or _PromptDetails()
-    out = usage.completion_tokens_details or _CompletionDetails()
+    into = usage.prompt_tokens_details or _NO_PROMPT_DETAILS
+    out = usage.completion_tokens_details or _NO_COMPLETION_DETAILS
     prompt, output, reasoning = (
         whole(usage.prompt_tokens),
         whole(usage.completion_tokens),
