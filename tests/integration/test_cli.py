@@ -34,7 +34,7 @@ HEAVY = (
     "sqlalchemy",
     "sqlite3",
     "aiohttp",
-    "uvicorn",
+    "httptools",
     "uvloop",
     "genai_prices",
     "asyncio",

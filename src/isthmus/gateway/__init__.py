@@ -1,1 +1,1 @@
-"""The effectful shell around the pure rooms: one ASGI application."""
+"""The effectful shell around the pure rooms: one application on a socket."""
