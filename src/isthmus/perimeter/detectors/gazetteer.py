@@ -1,0 +1,53 @@
+"""The gazetteer: which words are given names, surnames, places, and which of those are everyday words as well.
+
+It is read from gazetteer.txt on first use (tools/gazetteer.py makes that file, and says from what).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from enum import IntFlag
+from functools import lru_cache
+from importlib import resources
+
+import msgspec
+
+
+class Trait(IntFlag):
+    """What is known of a word. `WORD`: it also means something else, so that alone it is no evidence."""
+
+    GIVEN = 1
+    SURNAME = 2
+    WORD = 4
+    PLACE = 8
+
+
+class Gazetteer(msgspec.Struct, frozen=True):
+    """Folded words and phrases, each with its traits. `longest` is the most words that a phrase has."""
+
+    traits: dict[str, int]
+    longest: int
+
+    def of(self, phrase: str) -> int:
+        """The traits of a word or phrase, in any spelling that folds to the same; 0 for an unknown one."""
+        return self.traits.get(fold(phrase), 0)
+
+
+@lru_cache(maxsize=1)
+def load() -> Gazetteer:
+    """The gazetteer, read once."""
+    text = resources.files(__package__).joinpath("gazetteer.txt").read_text(encoding="utf-8")
+    traits: dict[str, int] = {}
+    for section in text.split("\n=")[1:]:
+        trait, _, names = section.partition("\n")
+        traits.update(dict.fromkeys(names.split("\n"), int(trait)))
+    traits.pop("", None)
+    return Gazetteer(traits, max(name.count(" ") for name in traits) + 1)
+
+
+def fold(text: str) -> str:
+    """The text without case, accents and doubled spaces, as the gazetteer spells it."""
+    if text.isascii():
+        return text.lower()
+    bare = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(letter for letter in bare if not unicodedata.combining(letter))
