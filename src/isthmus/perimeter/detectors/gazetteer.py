@@ -6,11 +6,26 @@ It is read from gazetteer.txt on first use (tools/gazetteer.py makes that file, 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from enum import IntFlag
 from functools import lru_cache
 from importlib import resources
 
 import msgspec
+
+
+_ENDINGS = (
+    ("ies", ("y",)),
+    ("ied", ("y",)),
+    ("es", ("", "e")),
+    ("s", ("",)),
+    ("ed", ("", "e")),
+    ("ing", ("", "e")),
+    ("ly", ("",)),
+    ("ers", ("", "e")),
+    ("er", ("", "e")),
+    ("ness", ("",)),
+)
 
 
 class Trait(IntFlag):
@@ -30,7 +45,10 @@ class Gazetteer(msgspec.Struct, frozen=True):
 
     def of(self, phrase: str) -> int:
         """The traits of a word or phrase, in any spelling that folds to the same; 0 for an unknown one."""
-        return self.traits.get(fold(phrase), 0)
+        folded = fold(phrase)
+        if known := self.traits.get(folded, 0):
+            return known
+        return Trait.WORD.value if any(self.traits.get(stem) == Trait.WORD for stem in stems(folded)) else 0
 
 
 @lru_cache(maxsize=1)
@@ -43,6 +61,16 @@ def load() -> Gazetteer:
         traits.update(dict.fromkeys(names.split("\n"), int(trait)))
     traits.pop("", None)
     return Gazetteer(traits, max(name.count(" ") for name in traits) + 1)
+
+
+def stems(word: str) -> Iterator[str]:
+    """What an English word may be a form of: watches → watch, making → make, tried → try."""
+    for ending, others in _ENDINGS:
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            bare = word[: -len(ending)]
+            yield from (bare + other for other in others)
+            if bare[-1] == bare[-2]:
+                yield bare[:-1]
 
 
 def fold(text: str) -> str:

@@ -1,0 +1,167 @@
+"""Places and groups of people by their names: countries, regions, large towns; nationalities, religions, parties."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from isthmus.core.label import Finding
+from isthmus.perimeter.detectors.gazetteer import Gazetteer, Trait, load
+from isthmus.perimeter.detectors.words import Word, split
+
+LOCATION = "pii.location"
+GROUP = "pii.group"
+
+#: What stands before a place, and seldom before a person or a product. Languages: en de fr es it pt nl pl sv.
+_WHERE = frozenset(
+    "in from to at near around across outside inside via throughout towards within nach aus bei en à depuis vers desde "
+    "hasta hacia a da em de naar uit te w z do från till i på".split()
+)
+_WHERE_STRONG = frozenset("in from near outside throughout nach aus depuis desde naar uit från".split())
+#: What comes from, or lies in, a place whose own name nobody knows: "the university of", "originally from".
+_ORIGIN = re.compile(
+    r"(?:\b(?:grew\sup|lives?|lived|living|born|based|moved\s(?:here\s)?|reside[sd]?|located|travel(?:l?ing|led)?|flew|fly"
+    r"|flying|arrived|returned|visit(?:ed|ing)?|originally|headquartered|vacation|trip|stationed|studied)\s(?:in|to|from|at)"
+    r"|\b(?:city|town|village|university|state|province|county|republic|mayor|people|streets)\sof"
+    r"|\b(?:i'm|we're|i\sam|we\sare|he's|she's|is|was|are)\s(?:currently\s)?(?:in|from)|\bvisit(?:ed|ing)?|\bcoming\sto"
+    r"|\b(?:wohnt|lebt|komme|kommt|geboren)\s(?:in|aus)|\b(?:habite|né|née|vit)\sà|\b(?:vive|nacido|nacida|vivo)\sen"
+    r"|\b(?:abito|abita|vive|nato|nata)\sa|\b(?:moro|mora|nasceu)\sem|\bwoont\sin|\bmieszka\sw|\bbor\si)\s$",
+    re.IGNORECASE,
+)
+_COMPASS = frozenset(
+    "north south east west northern southern eastern western central greater upper lower new".split()
+)
+
+_PEOPLES = (
+    "afghan albanian algerian american andorran angolan argentine argentinian armenian australian austrian azerbaijani "
+    "azeri bahamian bahraini bangladeshi barbadian basque bavarian belarusian belgian belizean beninese bermudian "
+    "bhutanese bolivian bosnian brazilian british bruneian bulgarian burmese burundian cambodian cameroonian canadian "
+    "catalan chadian chechen chilean chinese colombian congolese corsican croatian cuban cypriot czech dane danish "
+    "dominican dutch ecuadorian egyptian emirati english eritrean estonian ethiopian faroese fijian filipino finnish "
+    "flemish french gabonese gambian georgian german ghanaian greek greenlandic grenadian guatemalan guinean guyanese "
+    "haitian honduran hungarian icelandic indian indonesian iranian iraqi irish israeli italian ivorian jamaican "
+    "japanese jordanian kazakh kazakhstani kenyan korean kosovan kurdish kuwaiti kyrgyz lao laotian latvian lebanese "
+    "liberian libyan lithuanian luxembourgish macedonian malagasy malawian malaysian maldivian malian maltese maori "
+    "mauritanian mauritian mexican moldovan mongolian montenegrin moroccan mozambican namibian nepalese nepali "
+    "nicaraguan nigerian nigerien norwegian omani pakistani palestinian panamanian paraguayan persian peruvian polish "
+    "portuguese qatari romanian russian rwandan salvadoran samoan sardinian saudi scottish senegalese serbian sicilian "
+    "singaporean slovak slovakian slovene slovenian somali spanish sudanese surinamese swedish swiss syrian taiwanese "
+    "tajik tamil tanzanian thai tibetan togolese tongan trinidadian tunisian turkish turkmen ugandan ukrainian uruguayan "
+    "uzbek venezuelan vietnamese welsh yemeni zambian zimbabwean european asian african arab hispanic latino latina "
+    "caucasian scandinavian roma romani bedouin cherokee navajo inuit berber"
+)
+_FAITHS = (
+    "christian catholic protestant orthodox lutheran anglican methodist baptist evangelical mormon muslim islamic sunni "
+    "shia shiite jewish jew hindu buddhist sikh jain atheist agnostic quaker zoroastrian"
+)
+_PARTIES = "republican democrat communist socialist conservative libertarian marxist anarchist labour tory"
+_ELSEWHERE = (
+    "deutsche deutscher deutschen österreicher österreicherin schweizer schweizerin türke türkin türkischer muslimin "
+    "muslime katholisch evangelisch jüdisch jüdin amerikaner amerikanerin franzose französin italiener italienerin "
+    "français française allemand allemande anglais anglaise américain américaine marocain marocaine algérien algérienne "
+    "musulman musulmane catholique juif juive español española alemán alemana inglés inglesa mexicano mexicana francés "
+    "francesa colombiano colombiana argentino argentina musulmán musulmana católico católica judío judía tedesco tedesca "
+    "italiano italiana francese inglese musulmano musulmana cattolico ebreo ebrea português portuguesa brasileiro "
+    "brasileira nederlandse duitse turkse marokkaanse polka niemiec niemka svensk tysk"
+)
+_GROUPS = frozenset(f"{_PEOPLES} {_FAITHS} {_PARTIES} {_ELSEWHERE}".split())
+#: Words of the parties and faiths that mean much else in small letters, or name a person.
+_ONLY_CAPITAL = frozenset(
+    "labour conservative orthodox republican christian roma polka dane argentina jain lao thai tory tamil jordanian "
+    "methodist baptist evangelical anarchist catholic democrat turkmen georgian polish persian english".split()
+)
+
+
+class Places:
+    """Finds places, of the kind `pii.location`, and what people belong to, of the kind `pii.group`."""
+
+    name = "places"
+
+    def find(self, text: str) -> list[Finding]:
+        """The places and groups in order of their start; none overlaps another."""
+        gazetteer = load()
+        words = split(text, gazetteer)
+        cased = any(word.capital for word in words)
+        return [
+            Finding(kind, words[first].start, words[last - 1].end, self.name, score)
+            for kind, first, last, score in _found(text, words, gazetteer, cased)
+        ]
+
+
+def _found(
+    text: str, words: Sequence[Word], gazetteer: Gazetteer, cased: bool
+) -> Iterator[tuple[str, int, int, float]]:
+    at = 0
+    while at < len(words):
+        if count := _known_place(text, words, at, gazetteer, cased):
+            yield LOCATION, at, at + count, _place_score(words, at, count, cased)
+            at += count
+        elif _is_group(words[at], cased):
+            yield GROUP, at, at + 1, 0.7 if words[at].capital else 0.5
+            at += 1
+        elif count := _announced_place(text, words, at):
+            yield LOCATION, at, at + count, 0.5
+            at += count
+        else:
+            at += 1
+
+
+def _known_place(text: str, words: Sequence[Word], at: int, gazetteer: Gazetteer, cased: bool) -> int:
+    """The number of words of the longest known place that begins here."""
+    if (cased and not words[at].capital) or words[at].acronym:
+        return 0
+    most = 1
+    while most < min(gazetteer.longest, len(words) - at) and words[at + most].gap in (" ", "-"):
+        most += 1
+    for count in range(most, 0, -1):
+        said = text[words[at].start : words[at + count - 1].end]
+        traits = gazetteer.of(said) if count > 1 else words[at].traits
+        if traits & Trait.PLACE and (not cased or words[at + count - 1].capital):
+            return count
+    return 0
+
+
+def _place_score(words: Sequence[Word], at: int, count: int, cased: bool) -> float:
+    """How sure a known place is meant: less where the word is also a name or an everyday word."""
+    before = words[at - 1].key if at and words[at].gap == " " else ""
+    traits = words[at].traits if count == 1 else 0
+    score = 0.7 if cased else 0.55
+    if traits & (Trait.GIVEN | Trait.SURNAME):
+        score = 0.4
+    if traits & Trait.WORD:
+        score -= 0.4
+    if before in _WHERE:
+        score += 0.25 if before in _WHERE_STRONG else 0.15
+    elif before in _COMPASS:
+        score += 0.2
+    return min(score, 0.9)
+
+
+def _announced_place(text: str, words: Sequence[Word], at: int) -> int:
+    """The number of words of a place that nobody knows, where the words before it say that it is one."""
+    word = words[at]
+    if not word.capital or word.acronym or word.traits == Trait.WORD:
+        return 0
+    if not _ORIGIN.search(text[max(0, word.start - 40) : word.start]):
+        return 0
+    count = 1
+    while (
+        at + count < len(words)
+        and count < 4
+        and words[at + count].gap in (" ", "-")
+        and (
+            words[at + count].capital
+            or (words[at + count].key in {"de", "la", "del", "of", "el", "do", "da"})
+        )
+    ):
+        count += 1
+    while not words[at + count - 1].capital:
+        count -= 1
+    return count
+
+
+def _is_group(word: Word, cased: bool) -> bool:
+    key = word.key
+    if key not in _GROUPS and not (key.endswith("s") and key[:-1] in _GROUPS):
+        return False
+    return word.capital or (not cased and key.rstrip("s") not in _ONLY_CAPITAL)
