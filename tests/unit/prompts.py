@@ -1,4 +1,4 @@
-"""Prompts made up for these tests, in several languages: some tell of a person, some only look as if they did."""
+"""Prompts made up for these tests, in many languages: some tell of a person, some only look like it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ PLAIN: tuple[str, ...] = (
     "The Supreme Court ruled on Section 12 of the Act.",
     "Set the port to 8080 and restart Nginx.",
     "for i in range(10):\n    print(i)\n",
-    "class InvoiceService(BaseService):\n    def total(self, lines: list[Line]) -> Money:\n        return sum(lines)",
+    "class InvoiceService(BaseService):\n    def total(self, lines: list[Line]) -> Money:\n        return 0",
     "git rebase -i HEAD~3 && git push --force-with-lease",
     "ERROR 2026-03-01 Connection to Port 5432 refused after 30 seconds",
     "What are the opening hours on Sunday and Monday?",

@@ -1,10 +1,11 @@
 """Postal addresses of many countries, by a grammar: a street line, then what may follow it, as one finding.
 
-A candidate is a street line in one of the orders that the world writes: `12 High Street`, `12 rue de la Paix`,
-`Calle Mayor, 12`, `Hauptstraße 12a`, `12 Any Words` where a flat or a postcode follows, a post box, a military
-post office, and the Chinese, Japanese and Korean orders. What follows it, over several lines, are flats, towns,
-states, postcodes and countries, up to the last that is certain. Only a street's own words or what follows make
-it an address: "12 Angry Men" is none. Every pattern is of RE2, so the time is linear in the text.
+A candidate is a street line in one of the orders that the world writes: `12 High Street`, `12 rue de la
+Paix`, `Calle Mayor, 12`, `Hauptstraße 12a`, `12 Any Words` where a flat or a postcode follows, a post box,
+a military post office, and the Chinese, Japanese and Korean orders. What follows it, over several lines,
+are flats, towns, states, postcodes and countries, up to the last that is certain. Only a street's own words
+or what follows make it an address: "12 Angry Men" is none. Every pattern is of RE2, so the time is linear
+in the text.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re2
 from isthmus.core.label import Finding
 from isthmus.perimeter.detectors.gazetteer import Trait, load
 from isthmus.perimeter.detectors.legible import legible
+from isthmus.perimeter.detectors.vocabulary import vocabulary
 
 KIND = "pii.address"
 
@@ -88,22 +90,27 @@ _SUFFIX_WORD = (
     r"|sokak|sokağı|bulvarı|g\.|gatvė|pr\.|marg|nagar|sector|chowk|улица|ул\.|проспект|проезд|шоссе|переулок)"
 )
 _BOX = (
-    r"(?i:p\.?[ ]?o\.?[ ]?box|post(?:al)?[ ]?box|postboks|postfach|postbus|boîte[ ]postale|b\.?p\.?|c\.?p\.?"
-    r"|apartado(?:[ ]de[ ]correos|[ ]postal)?|apdo\.?(?:[ ]de[ ]correos)?|casella[ ]postale|caixa[ ]postal|skr\.[ ]?poczt\."
-    r"|skrytka[ ]pocztowa|box|pl|абонентский[ ]ящик|а/я|private[ ]bag|locked[ ]bag|gpo[ ]box)"
+    r"(?i:p\.?[ ]?o\.?[ ]?box|post(?:al)?[ ]?box|postboks|postfach|postbus|boîte[ ]postale|b\.?p\.?"
+    r"|c\.?p\.?|apartado(?:[ ]de[ ]correos|[ ]postal)?|apdo\.?(?:[ ]de[ ]correos)?"
+    r"|casella[ ]postale|caixa[ ]postal"
+    r"|skr\.[ ]?poczt\.|skrytka[ ]pocztowa|box|pl|абонентский[ ]ящик|а/я"
+    r"|private[ ]bag|locked[ ]bag|gpo[ ]box)"
 )
 
 _POSTCODE = (
     r"(?:(?:[A-Z]{1,2}-)?\d{4,6}(?:-\d{3,4})?|\d{3}[ ]\d{2}|\d{2}-\d{3}|\d{3}-\d{4}|(?:NL-)?\d{4}[ ]?[A-Z]{2}"
-    r"|[A-Z]{1,2}\d[A-Z\d]?[ ]?\d[A-Z]{2}|[A-Z]\d[A-Z][ ]?\d[A-Z]\d|[A-Z]\d[\dW][ ][A-Z\d]{4}|(?:LV|LT|MD)-\d{4,5})"
+    r"|[A-Z]{1,2}\d[A-Z\d]?[ ]?\d[A-Z]{2}|[A-Z]\d[A-Z][ ]?\d[A-Z]\d|[A-Z]\d[\dW][ ][A-Z\d]{4}"
+    r"|(?:LV|LT|MD)-\d{4,5})"
 )
 _SIDE = rf"(?:{_LEADING})?(?:{_WORD}[ ]){{0,4}}{_WORD}(?:[ ]{_NUMBER}\.?)?"
 _UNIT = (
     r"(?i:(?:apt|apartment|suite|ste|unit|floor|flat|room|rm|bldg|building|block|appt|appartement|app|bât|bâtiment"
     r"|étage|piso|planta|puerta|pta|depto|dpto|departamento|oficina|of|local|interno|int|scala|piano|etage|wohnung|whg"
     r"|bus|lägenhet|lgh|apto|apartamento|bloco|sala|andar|lot|kv|кв|квартира|оф|офис|корп|стр|m|lok|lokal|byt"
-    r"|d|д|дом|hse|house|box|spc|space|trlr)(?:[. ]+|#)(?:#|nr\.?|no\.?|n[º°])?[ ]*(?:\d{1,5}[A-Za-z]?|[A-Za-z]\d{0,4})\b"
-    r"|\d{1,3}(?:st|nd|rd|th|º|ª|er|e|ème)\.?[ ](?:floor|fl|piso|étage|planta|dcha|izq|izda)\b\.?|#[ ]?\d{1,5}[A-Za-z]?"
+    r"|d|д|дом|hse|house|box|spc|space|trlr)(?:[. ]+|#)"
+    r"(?:#|nr\.?|no\.?|n[º°])?[ ]*(?:\d{1,5}[A-Za-z]?|[A-Za-z]\d{0,4})\b"
+    r"|\d{1,3}(?:st|nd|rd|th|º|ª|er|e|ème)\.?[ ](?:floor|fl|piso|étage|planta|dcha|izq|izda)\b\.?"
+    r"|#[ ]?\d{1,5}[A-Za-z]?"
     r"|\d{1,2}[.º°][ ]?(?:og|stock|etage|sal|izq|dcha|[A-Za-z]\b)|(?:ground|first|second|third|top)[ ]floor)"
 )
 _STATE = r"(?:[A-Z]{2,3}|[A-Z]\.[A-Z]\.)"
@@ -112,8 +119,9 @@ _GAP = r"(?:[ \t]*[,;·•|–-]?[ \t]*(?:\n[ \t>|*?#•,-]*){0,3})"
 
 
 class _Form(msgspec.Struct, frozen=True):
-    """A form of a street line. `alone` is its score where nothing follows, `followed` where what follows is
-    at least `needs` certain; a score of 0 means that it is no address then. `lower` is for text without capitals.
+    """A form of a street line: its score `alone`, and `followed` by what is at least `needs` certain.
+
+    A score of 0 means that it is no address then. `lower` is for text without capitals.
     """
 
     pattern: str
@@ -162,8 +170,8 @@ _FORMS = (
         0.9,
     ),
     _Form(
-        r"(?:\p{Hangul}+(?:시|도)[ ])?(?:\p{Hangul}+(?:시|군|구)[ ])+(?:\p{Hangul}+(?:읍|면)[ ])?\p{Hangul}+\d*(?:로|길|동)"
-        r"[ ]?\d+(?:-\d+)?(?:번지)?",
+        r"(?:\p{Hangul}+(?:시|도)[ ])?(?:\p{Hangul}+(?:시|군|구)[ ])+(?:\p{Hangul}+(?:읍|면)[ ])?"
+        r"\p{Hangul}+\d*(?:로|길|동)[ ]?\d+(?:-\d+)?(?:번지)?",
         0.9,
         0.9,
     ),
@@ -191,34 +199,30 @@ _FOLLOWING = (
 _LABEL = r"[ \t]*(?:number|no\.?|#)?[ \t]*[:=]"
 
 #: What stands beside a number without being a street: "Port 8080", "Section 12 Article 3".
-_NO_STREET = frozenset(
-    "port version chapter section page step figure table line lines row column article clause item part phase room "
-    "level python java release build issue ticket case order invoice series model type class grade group team error "
-    "code status http https iso rfc top no number vol volume episode season act scene question answer rule day days "
-    "week month year hours hour minutes minute seconds second percent million billion thousand users people items "
-    "january february march april may june july august september october november december monday tuesday wednesday "
-    "thursday friday saturday sunday jan feb mar apr jun jul aug sep sept oct nov dec spring engineering api sprint "
-    "q1 q2 q3 q4 covid windows iphone cpu gpu ram gb mb kb usd eur gbp".split()
-)
+_NO_STREET = vocabulary("no-street")
 #: What begins a line of a letterhead that is no town.
-_NO_TOWN = frozenset(
-    "phone tel telephone fax mobile cell desk email e-mail mail web website www http https date name subject re "
-    "dear hi hello please thanks thank regards the this that it is i we you he she they if when and or but to for "
-    "from by at in on telefon telefono teléfono tél téléphone handy monday tuesday wednesday thursday friday saturday "
-    "sunday january february march april may june july august september october november december".split()
-)
-_MEASURES = frozenset("feet foot ft meter meters metre metres miles inches km acres".split())
-_LOWER_STOPS = frozenset(
-    "the a an is are was were to for of on in at by with from and or not be been have has had this that these those "
-    "my your his her our their it its more less than per people users items times days hours minutes seconds years "
-    "months weeks percent down across crossing up over about".split()
-)
+_NO_TOWN = vocabulary("no-town")
+_MEASURES = vocabulary("measures")
+_LOWER_STOPS = vocabulary("sentence-words")
 
 
 #: Streets that stand for something else than a place to live.
 _BYWORDS = frozenset(
-    "wall street|main street|high street|fleet street|downing street|sesame street|abbey road|silk road|memory lane"
-    "|fast lane|madison avenue|lombard street|belt and road".split("|")
+    [
+        "wall street",
+        "main street",
+        "high street",
+        "fleet street",
+        "downing street",
+        "sesame street",
+        "abbey road",
+        "silk road",
+        "memory lane",
+        "fast lane",
+        "madison avenue",
+        "lombard street",
+        "belt and road",
+    ]
 )
 
 

@@ -30,8 +30,10 @@ _DAY = r"(?:[12]\d|3[01]|0?[1-9])"
 _MONTH_NUMBER = r"(?:1[0-2]|0?[1-9])"
 _YEAR = r"(?:1[89]|20)\d\d"
 _WHOLE = (
-    rf"(?i){_DAY}[./-]{_MONTH_NUMBER}[./-](?:{_YEAR}|\d\d)|{_MONTH_NUMBER}/{_DAY}/(?:{_YEAR}|\d\d)"
-    rf"|{_YEAR}[-/.]{_MONTH_NUMBER}[-/.]{_DAY}(?:[T ]\d\d:\d\d(?::\d\d)?)?|{_YEAR}年\d{{1,2}}月\d{{1,2}}日"
+    rf"(?i){_DAY}\.{_MONTH_NUMBER}\.{_YEAR}|\d\d\.\d\d\.\d\d|{_DAY}-{_MONTH_NUMBER}-{_YEAR}"
+    rf"|{_DAY}/{_MONTH_NUMBER}/(?:{_YEAR}|\d\d)|{_MONTH_NUMBER}/{_DAY}/(?:{_YEAR}|\d\d)"
+    rf"|{_YEAR}-{_MONTH_NUMBER}-{_DAY}(?:[T ]\d\d:\d\d(?::\d\d)?)?|{_YEAR}[/.]{_MONTH_NUMBER}[/.]{_DAY}"
+    rf"|{_YEAR}年\d{{1,2}}月\d{{1,2}}日"
     rf"|{_DAY}(?:st|nd|rd|th|\.|er|º)?(?:\s(?:of|de|do|di))?\s{_MONTH}(?:,?\s(?:de\s|del\s)?{_YEAR})?"
     rf"|{_MONTH}\s{_DAY}(?:st|nd|rd|th)?(?:,?\s{_YEAR})?|{_MONTH},?\s{_YEAR}"
 )
@@ -39,12 +41,17 @@ _VAGUE = (
     r"\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?i:\b(?:in|since|of|during|by|until|from|early|late|circa|depuis|seit"
     rf"|desde|dal)\s(?:the\s)?)({_YEAR}(?:s|-\d\d)?)|\b((?:the\s)?(?:1[89]|20)\d0s)"
 )
-_BIRTH = r"(?i:\b(?:born|birth(?:day|date)?|dob|d\.o\.b\.|geb(?:oren|\.)?|geburts\w+|née?|naissance|nacid[oa]|nacimiento|nat[oa]|nascita|nascid[oa]|nascimento|geboren|urodz\w+|född)\b[^\n]{0,25})$"
+_BIRTH = (
+    r"(?i:\b(?:born|birth(?:day|date)?|dob|d\.o\.b\.|geb(?:oren|\.)?|geburts\w+|née?|naissance|nacid[oa]|nacimiento|nat[oa]"
+    r"|nascita|nascid[oa]|nascimento|urodz\w+|född)\b[^\n]{0,25})$"
+)
 _AGED = (
     r"(?i)\b(?:age[ds]?(?:\sof|:|\sis)?|turn(?:ed|s|ing)?|i'?\s?a?m|he\sis|she\sis|he's|she's|when\s(?:he|she|i)\swas)\s"
     r"(\d{1,2}|1[01]\d)\b(?:\s?(?:years?(?:[ -]old)?|y/?o|yrs?)\b)?"
-    r"|\b((?:\d{1,2}|1[01]\d)(?:[ -](?:years?|yrs?|months?|weeks?)[ -](?:old|of\sage)|\s?y/?o\b|\syears\sold))"
-    r"|\b((?:\d{1,2}|1[01]\d)\s?(?:Jahre\salt|jährige[rn]?|ans\b|años|anni|anos\sde\sidade|jaar\soud|lat\b|лет\b))"
+    r"|\b((?:\d{1,2}|1[01]\d)(?:[ -](?:years?|yrs?|months?|weeks?)[ -](?:old|of\sage)"
+    r"|\s?y/?o\b|\syears\sold))"
+    r"|\b((?:\d{1,2}|1[01]\d)\s?(?:Jahre\salt|jährige[rn]?|ans\b|años|anni|anos\sde\sidade|jaar\soud"
+    r"|lat\b|лет\b))"
 )
 
 
@@ -73,7 +80,8 @@ class Dates:
             if _is_apart(text, start, end):
                 yield Finding(DATE, start, end, self.name, 0.4)
         for match in aged.finditer(text):
-            yield Finding(AGE, *match.span(match.lastindex or 0), self.name, 0.6)
+            start, end = match.span(match.lastindex or 0)
+            yield Finding(AGE, start, end, self.name, 0.6)
 
 
 def _is_apart(text: str, start: int, end: int) -> bool:

@@ -1,4 +1,4 @@
-"""The gazetteer: which words are given names, surnames, places, and which of those are everyday words as well.
+"""The gazetteer: which words are given names, surnames or places, and which are everyday words as well.
 
 It is read from gazetteer.txt on first use (tools/gazetteer.py makes that file, and says from what).
 """
@@ -12,7 +12,6 @@ from functools import lru_cache
 from importlib import resources
 
 import msgspec
-
 
 _ENDINGS = (
     ("ies", ("y",)),

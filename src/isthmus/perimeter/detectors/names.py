@@ -1,4 +1,4 @@
-"""Names of people, by the company that they keep: titles, phrases that announce a name, known names, and order.
+"""Names of people, by the company that they keep: titles, phrases that announce a name, known names.
 
 A known given name beside a surname is a name; so is what follows "Dr." or "my name is", known or not. A known
 name alone is one if it is no everyday word. What is a name in one place of a text is one in all its places.
@@ -13,6 +13,7 @@ import msgspec
 
 from isthmus.core.label import Finding
 from isthmus.perimeter.detectors.gazetteer import Trait, load
+from isthmus.perimeter.detectors.vocabulary import vocabulary
 from isthmus.perimeter.detectors.words import Word, split
 
 KIND = "pii.name"
@@ -21,42 +22,12 @@ _MOST_WORDS = 5
 _LEAST = 0.2
 _ECHO = 0.75
 
-_TITLES = frozenset(
-    "mr mrs ms miss mx mister dr doctor prof professor sir madam lady lord rev reverend capt captain col colonel lt sgt "
-    "sergeant hon judge justice senator sen congressman herr herrn frau fräulein monsieur mme madame mlle mademoiselle "
-    "maître señor señora señorita sr sra srta don doña dña sig signor signora signorina dott dottore dottoressa avv ing "
-    "senhor senhora dhr mevr meneer mevrouw pan pani fru hr г-н г-жа господин госпожа пан пані κ κα κύριος κυρία "
-    "السيد السيدة श्री श्रीमती".split()
-)
-_PARTICLES = frozenset(
-    "van von vom zu zum zur der den dem de del della di da do dos das du la le el al bin ibn bint ben abu ter ten te 't "
-    "af av y e i st san santa o mac mc".split()
-)
-_SUFFIXES = frozenset("jr sr phd md esq ii iii iv".split())
+_TITLES = vocabulary("titles")
+_PARTICLES = vocabulary("particles")
+_SUFFIXES = vocabulary("suffixes")
 #: What makes a run of capitals something else than a person.
-_OTHERS = frozenset(
-    "inc ltd llc corp corporation company co gmbh ag kg plc sa sarl spa srl bv nv ab oy as group bank university "
-    "college school institute foundation orchestra association partners holdings industries systems solutions "
-    "technologies software services consulting studios records hospital clinic church museum library airport station "
-    "hotel restaurant street road avenue lane boulevard park square bridge river lake mountain island county city "
-    "state province district region republic kingdom union party act law prize award cup league club team theatre "
-    "theater festival conference summit award awards model theorem algorithm method test index effect server api sdk "
-    "protocol framework engine project program programme policy center centre department ministry committee council "
-    "court agency authority times post journal magazine news press weekly daily day week month year war".split()
-)
-_NEVER = frozenset(
-    "i the a an and or but if in on at to of for from by with as is are was were be been am it its this that these those "
-    "he she we you they me my your his her our their who what when where why how which there here hi hello hey dear "
-    "please thanks thank yes no not so do does did can could would should will shall may might must have has had let "
-    "monday tuesday wednesday thursday friday saturday sunday january february march april may june july august "
-    "september october november december team all everyone customer sirs colleagues colleague hiring manager user bot "
-    "assistant world support service name address phone email mobile fax date subject title company city country state "
-    "zip code god jesus christ lord der die das ein eine und oder ich sie wir ihr mein meine ist sind war bitte danke "
-    "hallo guten tag liebe lieber sehr geehrte geehrter le la les un une et ou je tu il elle nous vous mon ma mes "
-    "bonjour merci est sont el los las una y o yo mi mis su sus hola gracias es son il lo gli uno e io mio mia ciao "
-    "grazie sono buongiorno os uma eu meu minha olá obrigado não het een en ik mijn hoi met dank api url http json "
-    "kung hey okay ok error warning note todo none null true false".split()
-)
+_OTHERS = vocabulary("other-than-people")
+_NEVER = vocabulary("never-names")
 _NAMED = re.compile(
     r"(?:\b(?:(?:my|the|his|her|their|whose|maiden|last|first|full|family|middle|sur|user|partner's|wife's|husband's)\s?"
     r"name(?:'s|\sis|\swas)?(?:\s(?:on|in|of)\s(?:the|my)\s\w+)?|name\s(?:is|was)|named(?:\s(?:him|her|it))?"
@@ -91,9 +62,7 @@ _CONTRACTED = re.compile(r"['’](?:m|s|re|ve|ll|d|t)$", re.IGNORECASE)
 #: A capital inside a word, as in ClassVar: Scots and Irish names have it behind Mc, Mac, De, Di and the like.
 _IDENTIFIER = re.compile(r"^(?!(?:Ma?c|De|Di|Du|La|Le|Van|Von|O['’]|D['’]|L['’])[A-Z])[^-]*[a-zß-ÿ][A-Z]")
 #: What is also a name, and much more often something else when it stands alone.
-_RARELY_ALONE = frozenset(
-    "jan jun sep mar apr len latin gregorian doc gt africa else claude watson alexa siri".split()
-)
+_RARELY_ALONE = vocabulary("rarely-alone")
 #: What only a person does.
 _SPEAKING = re.compile(
     r"(?:,?\s(?:said|says|told|asked|wrote|lives|lived|was\sborn|shouted|whispered|laughed|smiled|explained|replied|sang|spoke|thinks"
@@ -223,8 +192,8 @@ def _score(text: str, words: Sequence[Word], titled: bool, cased: bool) -> float
 def _announced(words: Sequence[Word]) -> float:
     """How sure a name is of which nothing is known but that it was announced as one."""
     if all(word.traits == Trait.WORD for word in words):
-        return 0.45
-    return 0.45 if len(words) > 3 and not any(_is_known(word) for word in words) else 0.85
+        return 0.35
+    return 0.35 if len(words) > 3 and not any(_is_known(word) for word in words) else 0.85
 
 
 def _by_gazetteer(words: Sequence[Word]) -> float:
@@ -234,6 +203,9 @@ def _by_gazetteer(words: Sequence[Word]) -> float:
         return 0.0
     if len(real) == 1:
         return min(0.85, _alone(real[0]) + (0.25 if len(words) > 1 else 0.0))
+    if len(real) < len(words) and not any(_is_known(word) for word in real):
+        # German and Romance nouns are joined by the same particles as noble names.
+        return 0.2
     strengths = sorted((_strength(word) for word in real), reverse=True)
     has_given = any(word.traits & Trait.GIVEN for word in real)
     # Two good halves make a whole; a third word that is none takes from it.

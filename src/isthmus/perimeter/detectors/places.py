@@ -1,4 +1,4 @@
-"""Places and groups of people by their names: countries, regions, large towns; nationalities, religions, parties."""
+"""Places and groups by their names: countries, regions, large towns; nationalities, religions, parties."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from collections.abc import Iterator, Sequence
 
 from isthmus.core.label import Finding
 from isthmus.perimeter.detectors.gazetteer import Gazetteer, Trait, load
+from isthmus.perimeter.detectors.vocabulary import vocabulary
 from isthmus.perimeter.detectors.words import Word, split
 
 LOCATION = "pii.location"
 GROUP = "pii.group"
 
 #: What stands before a place, and seldom before a person or a product. Languages: en de fr es it pt nl pl sv.
-_WHERE = frozenset(
-    "in from to at near around across outside inside via throughout towards within nach aus bei en à depuis vers desde "
-    "hasta hacia a da em de naar uit te w z do från till i på".split()
-)
-_WHERE_STRONG = frozenset("in from near outside throughout nach aus depuis desde naar uit från".split())
+_WHERE = vocabulary("where")
+_WHERE_STRONG = vocabulary("where-surely")
 #: What comes from, or lies in, a place whose own name nobody knows: "the university of", "originally from".
 _ORIGIN = re.compile(
     r"(?:\b(?:grew\sup|lives?|lived|living|born|based|moved\s(?:here\s)?|reside[sd]?|located|travel(?:l?ing|led)?|flew|fly"
@@ -28,48 +26,15 @@ _ORIGIN = re.compile(
     r"|\b(?:abito|abita|vive|nato|nata)\sa|\b(?:moro|mora|nasceu)\sem|\bwoont\sin|\bmieszka\sw|\bbor\si)\s$",
     re.IGNORECASE,
 )
-_COMPASS = frozenset(
-    "north south east west northern southern eastern western central greater upper lower new".split()
-)
+_COMPASS = vocabulary("compass")
 
-_PEOPLES = (
-    "afghan albanian algerian american andorran angolan argentine argentinian armenian australian austrian azerbaijani "
-    "azeri bahamian bahraini bangladeshi barbadian basque bavarian belarusian belgian belizean beninese bermudian "
-    "bhutanese bolivian bosnian brazilian british bruneian bulgarian burmese burundian cambodian cameroonian canadian "
-    "catalan chadian chechen chilean chinese colombian congolese corsican croatian cuban cypriot czech dane danish "
-    "dominican dutch ecuadorian egyptian emirati english eritrean estonian ethiopian faroese fijian filipino finnish "
-    "flemish french gabonese gambian georgian german ghanaian greek greenlandic grenadian guatemalan guinean guyanese "
-    "haitian honduran hungarian icelandic indian indonesian iranian iraqi irish israeli italian ivorian jamaican "
-    "japanese jordanian kazakh kazakhstani kenyan korean kosovan kurdish kuwaiti kyrgyz lao laotian latvian lebanese "
-    "liberian libyan lithuanian luxembourgish macedonian malagasy malawian malaysian maldivian malian maltese maori "
-    "mauritanian mauritian mexican moldovan mongolian montenegrin moroccan mozambican namibian nepalese nepali "
-    "nicaraguan nigerian nigerien norwegian omani pakistani palestinian panamanian paraguayan persian peruvian polish "
-    "portuguese qatari romanian russian rwandan salvadoran samoan sardinian saudi scottish senegalese serbian sicilian "
-    "singaporean slovak slovakian slovene slovenian somali spanish sudanese surinamese swedish swiss syrian taiwanese "
-    "tajik tamil tanzanian thai tibetan togolese tongan trinidadian tunisian turkish turkmen ugandan ukrainian uruguayan "
-    "uzbek venezuelan vietnamese welsh yemeni zambian zimbabwean european asian african arab hispanic latino latina "
-    "caucasian scandinavian roma romani bedouin cherokee navajo inuit berber"
-)
-_FAITHS = (
-    "christian catholic protestant orthodox lutheran anglican methodist baptist evangelical mormon muslim islamic sunni "
-    "shia shiite jewish jew hindu buddhist sikh jain atheist agnostic quaker zoroastrian"
-)
-_PARTIES = "republican democrat communist socialist conservative libertarian marxist anarchist labour tory"
-_ELSEWHERE = (
-    "deutsche deutscher deutschen österreicher österreicherin schweizer schweizerin türke türkin türkischer muslimin "
-    "muslime katholisch evangelisch jüdisch jüdin amerikaner amerikanerin franzose französin italiener italienerin "
-    "français française allemand allemande anglais anglaise américain américaine marocain marocaine algérien algérienne "
-    "musulman musulmane catholique juif juive español española alemán alemana inglés inglesa mexicano mexicana francés "
-    "francesa colombiano colombiana argentino argentina musulmán musulmana católico católica judío judía tedesco tedesca "
-    "italiano italiana francese inglese musulmano musulmana cattolico ebreo ebrea português portuguesa brasileiro "
-    "brasileira nederlandse duitse turkse marokkaanse polka niemiec niemka svensk tysk"
-)
-_GROUPS = frozenset(f"{_PEOPLES} {_FAITHS} {_PARTIES} {_ELSEWHERE}".split())
+_PEOPLES = vocabulary("peoples")
+_FAITHS = vocabulary("faiths")
+_PARTIES = vocabulary("parties")
+_ELSEWHERE = vocabulary("groups-elsewhere")
+_GROUPS = _PEOPLES | _FAITHS | _PARTIES | _ELSEWHERE
 #: Words of the parties and faiths that mean much else in small letters, or name a person.
-_ONLY_CAPITAL = frozenset(
-    "labour conservative orthodox republican christian roma polka dane argentina jain lao thai tory tamil jordanian "
-    "methodist baptist evangelical anarchist catholic democrat turkmen georgian polish persian english".split()
-)
+_ONLY_CAPITAL = vocabulary("groups-with-capital")
 
 
 class Places:

@@ -17,7 +17,7 @@ _SHORT = 4
 class Word(msgspec.Struct, frozen=True, gc=False):
     """A word at `start:end` of a text. `gap` is what stands between the word before and this one.
 
-    `said` is without the possessive and the dot of an abbreviation, and so is `end`. `dotted` tells of that dot.
+    `said` is without the possessive and the dot of an abbreviation, and so is `end`.
     """
 
     start: int
@@ -25,7 +25,6 @@ class Word(msgspec.Struct, frozen=True, gc=False):
     said: str
     gap: str
     traits: int
-    dotted: bool
 
     @property
     def capital(self) -> bool:
@@ -58,12 +57,12 @@ def _words(text: str, gazetteer: Gazetteer) -> Iterator[Word]:
     for match in _WORD.finditer(text):
         start, end = match.span()
         said = match.group()
-        if dotted := said.endswith("."):
+        if said.endswith("."):
             said, end = said[:-1], end - 1
         if said.endswith(_POSSESSIVES):
             said, end = said[:-2], end - 2
         if said:
-            yield Word(start, end, said, text[last:start], _traits(said, gazetteer), dotted)
+            yield Word(start, end, said, text[last:start], _traits(said, gazetteer))
             last = end
 
 
