@@ -229,7 +229,7 @@ def _alone(word: Word) -> float:
         return 0.0
     if not _is_known(word):
         unknown = 0.0 if word.traits else 0.2
-        return unknown + (0.15 if unknown and _PATRONYMIC.search(word.key) and len(word.said) > 6 else 0.0)
+        return unknown + (0.1 if unknown and _PATRONYMIC.search(word.key) and len(word.said) > 6 else 0.0)
     if word.traits & Trait.PLACE:
         return 0.3
     if word.traits & Trait.WORD:

@@ -19,7 +19,7 @@ from isthmus.perimeter.detectors.names import Names
 from isthmus.perimeter.detectors.organisations import Organisations
 from isthmus.perimeter.detectors.places import Places
 
-SUSPECTED = 0.4
+SUSPECTED = 0.35
 """From this score on a finding of `DIRECT` makes a text one that tells of a person."""
 
 DIRECT = frozenset({names.KIND, addresses.KIND})
