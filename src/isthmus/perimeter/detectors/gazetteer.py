@@ -5,6 +5,7 @@ It is read from gazetteer.txt on first use (tools/gazetteer.py makes that file, 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from enum import IntFlag
@@ -27,6 +28,9 @@ _ENDINGS = (
 )
 
 
+_BORDER = re.compile(r"[ -]")
+
+
 class Trait(IntFlag):
     """What is known of a word. `WORD`: it also means something else, so that alone it is no evidence."""
 
@@ -37,10 +41,13 @@ class Trait(IntFlag):
 
 
 class Gazetteer(msgspec.Struct, frozen=True):
-    """Folded words and phrases, each with its traits. `longest` is the most words that a phrase has."""
+    """Folded words and phrases, each with its traits.
+
+    `longest` has, by the word that begins them, the most words that a phrase has.
+    """
 
     traits: dict[str, int]
-    longest: int
+    longest: dict[str, int]
 
     def of(self, phrase: str) -> int:
         """The traits of a word or phrase, in any spelling that folds to the same; 0 for an unknown one."""
@@ -59,7 +66,11 @@ def load() -> Gazetteer:
         trait, _, names = section.partition("\n")
         traits.update(dict.fromkeys(names.split("\n"), int(trait)))
     traits.pop("", None)
-    return Gazetteer(traits, max(name.count(" ") for name in traits) + 1)
+    longest: dict[str, int] = {}
+    for phrase in filter(_BORDER.search, traits):
+        parts = _BORDER.split(phrase)
+        longest[parts[0]] = max(longest.get(parts[0], 1), len(parts))
+    return Gazetteer(traits, longest)
 
 
 def stems(word: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ from isthmus.perimeter.detectors.words import Word, split
 KIND = "pii.name"
 
 _MOST_WORDS = 5
+_LONGEST = 8
 _LEAST = 0.2
 _ECHO = 0.75
 
@@ -109,7 +110,11 @@ def _spans(words: Sequence[Word], cased: bool) -> Iterator[tuple[int, int]]:
             at += 1
             continue
         end = at + 1
-        while end < len(words) and words[end].gap in _JOINTS and _may_go_on(words, end, cased):
+        while (
+            end < min(len(words), at + _LONGEST)
+            and words[end].gap in _JOINTS
+            and _may_go_on(words, end, cased)
+        ):
             end += 1
         while words[end - 1].key in _PARTICLES and end - 1 > at:
             end -= 1

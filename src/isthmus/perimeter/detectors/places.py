@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from isthmus.core.label import Finding
-from isthmus.perimeter.detectors.gazetteer import Gazetteer, Trait, load
+from isthmus.perimeter.detectors.gazetteer import Gazetteer, Trait, fold, load
 from isthmus.perimeter.detectors.vocabulary import vocabulary
 from isthmus.perimeter.detectors.words import Word, split
 
@@ -75,8 +75,8 @@ def _known_place(text: str, words: Sequence[Word], at: int, gazetteer: Gazetteer
     """The number of words of the longest known place that begins here."""
     if (cased and not words[at].capital) or words[at].acronym:
         return 0
-    most = 1
-    while most < min(gazetteer.longest, len(words) - at) and words[at + most].gap in (" ", "-"):
+    most, longest = 1, min(gazetteer.longest.get(fold(words[at].said), 1), len(words) - at)
+    while most < longest and words[at + most].gap in (" ", "-"):
         most += 1
     for count in range(most, 0, -1):
         said = text[words[at].start : words[at + count - 1].end]
