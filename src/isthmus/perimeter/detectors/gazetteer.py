@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from enum import IntFlag
+from enum import IntEnum
 from functools import lru_cache
 from importlib import resources
 
@@ -31,8 +31,8 @@ _ENDINGS = (
 _BORDER = re.compile(r"[ -]")
 
 
-class Trait(IntFlag):
-    """What is known of a word. `WORD`: it also means something else, so that alone it is no evidence."""
+class Trait(IntEnum):
+    """What is known of a word, as bits that are added up. `WORD`: it also means something else, so that alone it is no evidence."""
 
     GIVEN = 1
     SURNAME = 2

@@ -22,6 +22,7 @@ _MOST_WORDS = 5
 _LONGEST = 8
 _LEAST = 0.2
 _ECHO = 0.75
+_ANNOUNCED = 0.85
 
 _TITLES = vocabulary("titles")
 _PARTICLES = vocabulary("particles")
@@ -92,7 +93,10 @@ class Names:
 
     def find(self, text: str) -> list[Finding]:
         """The names in order of their start; none overlaps another."""
-        words = split(text, load())
+        return self.among(text, split(text, load()))
+
+    def among(self, text: str, words: Sequence[Word]) -> list[Finding]:
+        """The names as `find` gives them, for a text that was split already."""
         cased = any(word.capital for word in words)
         runs = [run for span in _spans(words, cased) if (run := _best(text, words, span, cased))]
         return [
@@ -182,7 +186,7 @@ def _score(text: str, words: Sequence[Word], titled: bool, cased: bool) -> float
         score *= 0.75
     if titled:
         return max(score, 0.9)
-    if _NAMED.search(before):
+    if score < _ANNOUNCED and _NAMED.search(before):
         return max(score, _announced(words))
     if score and _GREETED.search(before):
         score += 0.15
@@ -198,7 +202,7 @@ def _announced(words: Sequence[Word]) -> float:
     """How sure a name is of which nothing is known but that it was announced as one."""
     if all(word.traits == Trait.WORD for word in words):
         return 0.35
-    return 0.35 if len(words) > 3 and not any(_is_known(word) for word in words) else 0.85
+    return 0.35 if len(words) > 3 and not any(_is_known(word) for word in words) else _ANNOUNCED
 
 
 def _by_gazetteer(words: Sequence[Word]) -> float:

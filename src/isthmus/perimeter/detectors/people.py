@@ -15,9 +15,11 @@ from isthmus.core.label import Finding
 from isthmus.perimeter.detectors import Detector, addresses, names, places
 from isthmus.perimeter.detectors.addresses import Addresses
 from isthmus.perimeter.detectors.dates import Dates
+from isthmus.perimeter.detectors.gazetteer import load
 from isthmus.perimeter.detectors.names import Names
 from isthmus.perimeter.detectors.organisations import Organisations
 from isthmus.perimeter.detectors.places import Places
+from isthmus.perimeter.detectors.words import split
 
 SUSPECTED = 0.35
 """From this score on a finding of `DIRECT` makes a text one that tells of a person."""
@@ -41,12 +43,15 @@ class People:
     name = "people"
 
     def __init__(self, witness: Detector | None = None) -> None:
-        self._detectors: tuple[Detector, ...] = (Addresses(), Names(), Places(), Organisations(), Dates())
+        self._of_texts: tuple[Detector, ...] = (Addresses(), Organisations(), Dates())
+        self._of_words = (Names(), Places())
         self._witness = witness
 
     def find(self, text: str) -> list[Finding]:
         """The findings in order of their start; none overlaps another."""
-        found = [finding for detector in self._detectors for finding in detector.find(text)]
+        words = split(text, load())
+        found = [finding for detector in self._of_texts for finding in detector.find(text)]
+        found += [finding for detector in self._of_words for finding in detector.among(text, words)]
         if self._witness is not None and any(_is_doubtful(finding) for finding in found):
             found = hear(self._witness.find(text), settle(found))
         return settle(found)

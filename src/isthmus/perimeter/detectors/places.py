@@ -44,12 +44,14 @@ class Places:
 
     def find(self, text: str) -> list[Finding]:
         """The places and groups in order of their start; none overlaps another."""
-        gazetteer = load()
-        words = split(text, gazetteer)
+        return self.among(text, split(text, load()))
+
+    def among(self, text: str, words: Sequence[Word]) -> list[Finding]:
+        """The places and groups as `find` gives them, for a text that was split already."""
         cased = any(word.capital for word in words)
         return [
             Finding(kind, words[first].start, words[last - 1].end, self.name, score)
-            for kind, first, last, score in _found(text, words, gazetteer, cased)
+            for kind, first, last, score in _found(text, words, load(), cased)
         ]
 
 
