@@ -24,8 +24,11 @@ _UNASSIGNED = frozenset({"28", "83", "89"})
 
 
 def is_written_as_phone(text: str) -> bool:
-    """The form alone tells: it begins with a calling code (ITU-T E.164, list of assigned codes), or
-    it is grouped as in North America (NANP), or it has a trunk prefix and nine digits or more (ITU-T E.123)."""
+    """The form alone tells.
+
+    It begins with a calling code (ITU-T E.164, list of assigned codes), or it is grouped as in North America
+    (NANP), or it has a trunk prefix and nine digits or more (ITU-T E.123).
+    """
     if _DATE.search(text):
         return False
     international = _INTERNATIONAL.fullmatch(text)

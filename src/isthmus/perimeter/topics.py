@@ -64,11 +64,11 @@ WORDS: Mapping[str, str] = {
         carnet de conducir, patente di guida, numero di patente, patente, rijbewijs, rijbewijsnummer
     """,
     "bank_account": """
-        account, account number, account no, account num, account nr, acct, acct no, a/c, bank account, checking
-        account, savings account, routing number, routing no, aba, aba number, sort code, bsb, ifsc, clabe,
-        konto, kontonummer, konto-nr, bankverbindung, blz, bankleitzahl, numéro de compte, compte bancaire,
-        rib, cuenta, número de cuenta, cuenta bancaria, numero di conto, conto corrente, rekeningnummer,
-        bankrekening, rekening, conta bancária
+        account, account number, account no, account num, account nr, acct, acct no, a/c, bank account,
+        checking account, savings account, routing number, routing no, aba, aba number, sort code, bsb,
+        ifsc, clabe, konto, kontonummer, konto-nr, bankverbindung, blz, bankleitzahl, numéro de compte,
+        compte bancaire, rib, cuenta, número de cuenta, cuenta bancaria, numero di conto, conto corrente,
+        rekeningnummer, bankrekening, rekening, conta bancária
     """,
     "swift": """
         swift, swift code, bic, bic code, swift/bic, swift-code, bic-code, code swift, código swift, codice
