@@ -32,7 +32,10 @@ _BORDER = re.compile(r"[ -]")
 
 
 class Trait(IntEnum):
-    """What is known of a word, as bits that are added up. `WORD`: it also means something else, so that alone it is no evidence."""
+    """What is known of a word, as bits that are added up.
+
+    `WORD`: it also means something else, so that alone it is no evidence.
+    """
 
     GIVEN = 1
     SURNAME = 2

@@ -20,12 +20,14 @@ KIND = "pii.name"
 
 _MOST_WORDS = 5
 _LONGEST = 8
-_LEAST = 0.2
+_FAMILIAR = 0.6
+_LEAST = 0.1
 _ECHO = 0.75
 _ANNOUNCED = 0.85
 
 _TITLES = vocabulary("titles")
 _PARTICLES = vocabulary("particles")
+_ENGLISH = vocabulary("english")
 _SUFFIXES = vocabulary("suffixes")
 #: What makes a run of capitals something else than a person.
 _OTHERS = vocabulary("other-than-people")
@@ -61,8 +63,10 @@ _ACTING = re.compile(
     re.IGNORECASE,
 )
 _CONTRACTED = re.compile(r"['’](?:m|s|re|ve|ll|d|t)$", re.IGNORECASE)
-#: A capital inside a word, as in ClassVar: Scots and Irish names have it behind Mc, Mac, De, Di and the like.
-_IDENTIFIER = re.compile(r"^(?!(?:Ma?c|De|Di|Du|La|Le|Van|Von|O['’]|D['’]|L['’])[A-Z])[^-]*[a-zß-ÿ][A-Z]")
+#: Capitals inside a word, as in ClassVar; names have them behind Mc, Mac, De, Di and the like.
+_IDENTIFIER = re.compile(
+    r"^(?!(?:Ma?c|De|Di|Du|La|Le|Van|Von|O['’]|D['’]|L['’])[A-Z])[^-]*(?:[a-zß-ÿ][A-Z]|[A-Z]{2}[a-z])"
+)
 #: What is also a name, and much more often something else when it stands alone.
 _RARELY_ALONE = vocabulary("rarely-alone")
 #: What only a person does.
@@ -76,6 +80,14 @@ _PATRONYMIC = re.compile(
     r"(?:sson|ss?en|d[óo]ttir|ova|eva|ovi[čć]|evi[čć]|ovich|evich|ovna|ski|sky|ska|wicz|czyk|enko|chuk|yan|shvili|dze|escu"
     r"|o[ğg]lu|opoulos|akis|idis|inen|stein|berg|mann|ez|elli|etti|ucci|ovsky|ová|sdotter)$"
 )
+
+
+class _Writing(msgspec.Struct, frozen=True):
+    """How a text is written: with capitals at all, in capitals only, mostly in words that are known."""
+
+    cased: bool
+    loud: bool
+    familiar: bool
 
 
 class _Run(msgspec.Struct, frozen=True):
@@ -97,8 +109,8 @@ class Names:
 
     def among(self, text: str, words: Sequence[Word]) -> list[Finding]:
         """The names as `find` gives them, for a text that was split already."""
-        cased = any(word.capital for word in words)
-        runs = [run for span in _spans(words, cased) if (run := _best(text, words, span, cased))]
+        writing = _writing(words)
+        runs = [run for span in _spans(words, writing) if (run := _best(text, words, span, writing))]
         return [
             Finding(KIND, words[run.first].start, words[run.last - 1].end, self.name, round(run.score, 2))
             for run in _echoed(words, _listed(words, runs))
@@ -106,18 +118,29 @@ class Names:
         ]
 
 
-def _spans(words: Sequence[Word], cased: bool) -> Iterator[tuple[int, int]]:
+def _writing(words: Sequence[Word]) -> _Writing:
+    everyday = sum(1 for word in words if word.traits & Trait.WORD)
+    unknown = sum(1 for word in words if not word.traits)
+    cased = any(word.capital for word in words)
+    # Without capitals a name can only be told from words that are known, and those are the English ones.
+    known = everyday >= _FAMILIAR * (everyday + unknown) and (
+        cased or any(word.key in _ENGLISH for word in words)
+    )
+    return _Writing(cased=cased, loud=all(word.said.isupper() for word in words), familiar=known)
+
+
+def _spans(words: Sequence[Word], writing: _Writing) -> Iterator[tuple[int, int]]:
     """The longest stretches of words that may belong together: one space apart, and capitals or particles."""
     at = 0
     while at < len(words):
-        if not _may_begin(words[at], cased):
+        if not _may_begin(words[at], writing):
             at += 1
             continue
         end = at + 1
         while (
             end < min(len(words), at + _LONGEST)
             and words[end].gap in _JOINTS
-            and _may_go_on(words, end, cased)
+            and _may_go_on(words, end, writing)
         ):
             end += 1
         while words[end - 1].key in _PARTICLES and end - 1 > at:
@@ -129,22 +152,24 @@ def _spans(words: Sequence[Word], cased: bool) -> Iterator[tuple[int, int]]:
 _JOINTS = frozenset([" ", "\xa0", ". ", "  ", ", Jr", " '", "."])
 
 
-def _may_begin(word: Word, cased: bool) -> bool:
-    if cased:
+def _may_begin(word: Word, writing: _Writing) -> bool:
+    if writing.cased:
         return word.capital and (word.key not in _NEVER or word.key in _PARTICLES)
-    return (_is_known(word) or not word.traits) and word.key not in _NEVER and len(word.said) > 1
+    # Where most words are unknown, an unknown one tells nothing.
+    possible = _is_known(word) or (writing.familiar and not word.traits)
+    return possible and word.key not in _NEVER and len(word.said) > 1
 
 
-def _may_go_on(words: Sequence[Word], at: int, cased: bool) -> bool:
+def _may_go_on(words: Sequence[Word], at: int, writing: _Writing) -> bool:
     word, before = words[at], words[at - 1]
     if "." in word.gap and not (before.initial or before.key in _TITLES or before.key in _SUFFIXES):
         return False
-    if _may_begin(word, cased):
+    if _may_begin(word, writing):
         return True
     return word.key in _PARTICLES and at + 1 < len(words) and words[at + 1].gap == " "
 
 
-def _best(text: str, words: Sequence[Word], span: tuple[int, int], cased: bool) -> _Run | None:
+def _best(text: str, words: Sequence[Word], span: tuple[int, int], writing: _Writing) -> _Run | None:
     """The best name in a stretch of words."""
     first, last = span
     titled = False
@@ -164,7 +189,7 @@ def _best(text: str, words: Sequence[Word], span: tuple[int, int], cased: bool) 
         while last - first > 1 and words[first].traits == Trait.WORD:
             first += 1
     last = min(last, first + _MOST_WORDS)
-    score = _score(text, words[first:last], titled, cased)
+    score = _score(text, words[first:last], titled, writing)
     return _Run(first, last, score)
 
 
@@ -178,11 +203,11 @@ def _is_known(word: Word) -> bool:
     return bool(word.traits & (Trait.GIVEN | Trait.SURNAME))
 
 
-def _score(text: str, words: Sequence[Word], titled: bool, cased: bool) -> float:
+def _score(text: str, words: Sequence[Word], titled: bool, writing: _Writing) -> float:
     before = text[max(0, words[0].start - 60) : words[0].start]
     after = text[words[-1].end : words[-1].end + 24]
-    score = _by_gazetteer(words)
-    if not cased:
+    score = _by_gazetteer(words, writing)
+    if not writing.cased:
         score *= 0.75
     if titled:
         return max(score, 0.9)
@@ -201,41 +226,52 @@ def _score(text: str, words: Sequence[Word], titled: bool, cased: bool) -> float
 def _announced(words: Sequence[Word]) -> float:
     """How sure a name is of which nothing is known but that it was announced as one."""
     if all(word.traits == Trait.WORD for word in words):
-        return 0.35
-    return 0.35 if len(words) > 3 and not any(_is_known(word) for word in words) else _ANNOUNCED
+        return 0.3
+    return 0.3 if len(words) > 3 and not any(_is_known(word) for word in words) else _ANNOUNCED
 
 
-def _by_gazetteer(words: Sequence[Word]) -> float:
+def _by_gazetteer(words: Sequence[Word], writing: _Writing) -> float:
     """How much the words themselves say that they are a name."""
     real = [word for word in words if not word.initial and word.key not in _PARTICLES]
     if not real:
         return 0.0
     if len(real) == 1:
-        return min(0.85, _alone(real[0]) + (0.25 if len(words) > 1 else 0.0))
+        return min(0.85, _alone(real[0], writing) + (0.25 if len(words) > 1 else 0.0))
     if len(real) < len(words) and not any(_is_known(word) for word in real):
         # German and Romance nouns are joined by the same particles as noble names.
         return 0.2
-    strengths = sorted((_strength(word) for word in real), reverse=True)
+    strengths = sorted((_strength(word, writing) for word in real), reverse=True)
     has_given = any(word.traits & Trait.GIVEN for word in real)
     # Two good halves make a whole; a third word that is none takes from it.
     whole = sum(strengths[:2]) / 2 - 0.1 * sum(1 for strength in strengths[2:] if strength < 0.3)
     return max(0.0, min(0.85, whole + (0.05 if has_given else -0.1)))
 
 
-def _strength(word: Word) -> float:
+def _strength(word: Word, writing: _Writing) -> float:
     """How sure a word is part of a name where its neighbour is: 1 for a name that is nothing else."""
     if _is_known(word):
         sure = 0.9 if word.traits & Trait.GIVEN else 0.85
         return 0.45 if word.traits & Trait.WORD else 0.7 if word.traits & Trait.PLACE else sure
     if _PATRONYMIC.search(word.key) and len(word.said) > 5 and not word.traits:
         return 0.75
-    return 0.0 if word.traits else 0.5
+    return 0.0 if word.traits else 0.5 if writing.familiar else 0.25
 
 
-def _alone(word: Word) -> float:
+def _alone(word: Word, writing: _Writing) -> float:
     """How sure a single word is a name."""
     if word.acronym or word.key in _RARELY_ALONE:
         return 0.0
+    sure = _alone_at_best(word)
+    if word.said.isupper() and not writing.loud:
+        return sure / 2
+    if writing.familiar:
+        return sure
+    # In a language whose words are not known, any of them may be written like a name: least in mid-sentence.
+    likely = writing.cased and word.gap == " " and word.traits & Trait.GIVEN
+    return sure * (0.85 if likely else 0.5)
+
+
+def _alone_at_best(word: Word) -> float:
     if not _is_known(word):
         unknown = 0.0 if word.traits else 0.2
         return unknown + (0.1 if unknown and _PATRONYMIC.search(word.key) and len(word.said) > 6 else 0.0)
