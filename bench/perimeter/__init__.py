@@ -1,0 +1,1 @@
+"""How well and how fast the perimeter's detectors find what is sensitive."""

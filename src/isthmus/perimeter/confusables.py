@@ -1,0 +1,42 @@
+"""Letters of other scripts that look like Latin ones, and marks that look like ASCII's.
+
+A small table of our own; Unicode Technical Standard 39 names thousands more.
+"""
+
+from __future__ import annotations
+
+import re
+
+_CYRILLIC = ("АВЕЅІЈКМНОРСТУХаеорсухіјѕһԁԛԝѵԍ", "ABESIJKMHOPCTYXaeopcyxijshdqwvg")
+_GREEK = ("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧοανικρτυχϲ", "ABEZHIKMNOPTYXoavikptuxc")
+_OTHER = ("ıȷɡɑոօսԼⅼℓ", "ijganouLll")
+_MARKS = ("‐‑‒–—―−‘’‚′“”„⁄∕․·•", "-------''''\"\"\"//...")
+
+_LETTERS = {
+    ord(strange): plain
+    for table in (_CYRILLIC, _GREEK, _OTHER)
+    for strange, plain in zip(*table, strict=True)
+}
+_PUNCTUATION = {ord(strange): plain for strange, plain in zip(*_MARKS, strict=True)}
+_ANY_LETTER = re.compile(f"[{''.join(map(chr, _LETTERS))}]")
+_ANY_PUNCTUATION = re.compile(f"[{''.join(map(chr, _PUNCTUATION))}]")
+_WORD = re.compile(r"\S+")
+_ASCII = re.compile(r"[0-9A-Za-z]")
+
+
+def folded(text: str) -> str:
+    """`text` as it looks in ASCII, of the same length.
+
+    A letter is folded only in a word that has ASCII letters or digits too: what is written in Cyrillic or
+    Greek throughout stays as it is.
+    """
+    if _ANY_PUNCTUATION.search(text):
+        text = text.translate(_PUNCTUATION)
+    if _ANY_LETTER.search(text):
+        text = _WORD.sub(_folded_word, text)
+    return text
+
+
+def _folded_word(match: re.Match[str]) -> str:
+    word = match[0]
+    return word.translate(_LETTERS) if _ASCII.search(word) else word

@@ -1,0 +1,144 @@
+"""A text as detectors should see it: normalised, and once more with its encoded parts decoded.
+
+Whatever is found in a view has a place in the original text, so that evasions (invisible characters,
+look-alike letters, full-width digits, base64) change nothing of what is reported.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+
+from isthmus.core.label import Finding
+from isthmus.perimeter import shapes
+from isthmus.perimeter.confusables import folded
+from isthmus.perimeter.detectors import Detector
+from isthmus.perimeter.encodings import Decoded, decoded, hidden
+
+_INVISIBLE = (
+    "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
+)
+_COMBINING = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+# Scripts whose letters stay what they are, so that texts in them are not walked letter by letter.
+_SETTLED = (
+    "\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u0131\u0400-\u0481\u048a-\u052f\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff"
+    "\uac00-\ud7a3"
+)
+
+_IS_INVISIBLE = re.compile(f"[{_INVISIBLE}]")
+_CLUSTER = re.compile(
+    f"[^{_COMBINING}][{_COMBINING}]+|[^\t\n\r -~{_SETTLED}][{_COMBINING}]*",
+)
+_CONTROL = shapes.compiled(r"[\x00-\x08\x0e-\x1f\x7f]")
+_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
+
+# What is decoded stands in lines of its own, so far apart that nothing is read across them.
+_GAP = "\n" * 8
+
+
+class View:
+    """A text to be searched, and where each of its characters comes from."""
+
+    __slots__ = ("_ends", "_starts", "text")
+
+    def __init__(
+        self, text: str, starts: Sequence[int] | None = None, ends: Sequence[int] | None = None
+    ) -> None:
+        self.text = text
+        self._starts = starts
+        self._ends = ends
+
+    def place(self, start: int, end: int) -> tuple[int, int]:
+        """Where `start:end` of the view's text, which is not empty, stands in the original."""
+        if self._starts is None or self._ends is None:
+            return start, end
+        return self._starts[start], self._ends[end - 1]
+
+
+def views(text: str) -> list[View]:
+    """The text normalised and, where parts of it are encoded, those parts decoded: two views at most.
+
+    Normalised means NFKC, without invisible and control characters, digits of other scripts and look-alikes
+    of Latin letters in ASCII. A finding in a decoded part has its place in the whole of what encodes it. The
+    work is linear in the length of the text.
+    """
+    normal = _normalised(text)
+    parts = [Decoded(part.text, *normal.place(part.start, part.end)) for part in decoded(normal.text)]
+    if not text.isascii():
+        parts += hidden(text)
+    return [normal, _joined(parts)] if parts else [normal]
+
+
+def findings(text: str, detectors: Iterable[Detector]) -> list[Finding]:
+    """What the detectors find in any view of `text`, with places in `text` itself, in order and each once."""
+    seen = views(text)
+    found = {
+        finding
+        for detector in detectors
+        for view in seen
+        for finding in _placed(view, detector.find(view.text))
+    }
+    return sorted(found, key=lambda finding: (finding.start, finding.end, finding.kind, finding.detector))
+
+
+def _placed(view: View, found: Iterable[Finding]) -> Iterator[Finding]:
+    for finding in found:
+        start, end = view.place(finding.start, finding.end)
+        yield Finding(finding.kind, start, end, finding.detector, finding.score)
+
+
+def _normalised(text: str) -> View:
+    if text.isascii():
+        return _composed(text) if _CONTROL.search(text.encode()) else View(text)
+    if _IS_INVISIBLE.search(text) or not unicodedata.is_normalized("NFKC", text):
+        view = _composed(text)
+    else:
+        view = View(text)
+    view.text = folded(_FOREIGN_DIGIT.sub(_ascii_digit, view.text))
+    return view
+
+
+def _composed(text: str) -> View:
+    """In NFKC and without what is invisible, letter by letter with its combining marks."""
+    pieces: list[str] = []
+    starts, ends = array("L"), array("L")
+    at = 0
+    for match in _CLUSTER.finditer(text):
+        cluster = match[0]
+        visible = _visible(cluster)
+        if visible == cluster:
+            continue
+        start, end = match.span()
+        pieces += (text[at:start], visible)
+        starts.extend(range(at, start))
+        ends.extend(range(at + 1, start + 1))
+        starts.extend([start] * len(visible))
+        ends.extend([end] * len(visible))
+        at = end
+    starts.extend(range(at, len(text)))
+    ends.extend(range(at + 1, len(text) + 1))
+    return View("".join((*pieces, text[at:])), starts, ends)
+
+
+@lru_cache(maxsize=4096)
+def _visible(cluster: str) -> str:
+    return unicodedata.normalize("NFKC", _IS_INVISIBLE.sub("", cluster))
+
+
+def _ascii_digit(match: re.Match[str]) -> str:
+    return str(unicodedata.decimal(match[0]))
+
+
+def _joined(parts: Iterable[Decoded]) -> View:
+    pieces: list[str] = []
+    starts, ends = array("L"), array("L")
+    for part in sorted(parts, key=lambda part: (part.start, part.end)):
+        text = _normalised(part.text).text + _GAP
+        pieces.append(text)
+        starts.extend([part.start] * len(text))
+        ends.extend([part.end] * len(text))
+    return View("".join(pieces), starts, ends)
