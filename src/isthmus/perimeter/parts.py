@@ -1,0 +1,114 @@
+"""The texts of a request, wherever they stand in it, and the parts of it that nobody can look into.
+
+A request is walked as JSON and not as a dialect: what a codec does not know, and what a provider adds
+tomorrow, is looked at as well. That holds for system texts, every turn, tools, their arguments and results,
+names, metadata, keys of objects and URLs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+# Words of the dialects under which a text stands by itself: naming them to a detector would tell it nothing.
+_PLAIN_KEYS = frozenset(
+    {"arguments", "content", "description", "id", "input", "instructions", "model", "name", "output", "role"}
+    | {"system", "text", "thinking", "type"}
+)
+# Sound, pictures and files, by the type that a dialect gives to a part.
+_BLIND_TYPES = frozenset(
+    {"audio", "computer_screenshot", "container_upload", "document", "encrypted_content", "file", "image"}
+    | {"image_file", "image_url", "input_audio", "input_file", "input_image", "input_video", "video"}
+    | {"redacted_thinking", "video_url"}
+)
+# What stands elsewhere, and is only pointed to; and what only its issuer can read.
+_BLIND_KEYS = frozenset(
+    {"conversation", "encrypted_content", "fileData", "file_data", "file_id", "file_uri", "inlineData"}
+    | {"inline_data", "previous_response_id"}
+)
+# What `type` and `role` say in the dialects: no texts, and none that may stand between two cut apart.
+_PROTOCOL_KEYS = frozenset({"type", "role"})
+_PROTOCOL_WORDS = _BLIND_TYPES | frozenset(
+    {"array", "assistant", "boolean", "custom", "developer", "ephemeral", "function", "function_call"}
+    | {"function_call_output", "input_text", "integer", "json_object", "json_schema", "message", "model"}
+    | {"number", "object", "output_text", "reasoning", "refusal", "string", "summary_text", "system", "text"}
+    | {"thinking", "tool", "tool_result", "tool_use", "user"}
+)
+_SHORTEST_NUMBER = 10**6
+
+
+class Part(NamedTuple):
+    """A text at the place `where` (a path such as `messages[2].content`).
+
+    `text` begins with `before` characters that are not of the request: the name of its field, as a context.
+    """
+
+    where: str
+    text: str
+    before: int = 0
+
+
+class Parts(NamedTuple):
+    """The `texts` of a request in order, and the places that are `blind`: what stands there is not known."""
+
+    texts: tuple[Part, ...]
+    blind: tuple[str, ...]
+
+
+def parts_of(value: Any) -> Parts:
+    """What there is to look at in a decoded JSON value."""
+    texts: list[Part] = []
+    blind: list[str] = []
+    for part in _walk("", "", value):
+        if isinstance(part, Part):
+            texts.append(part)
+        else:
+            blind.append(part)
+    return Parts(tuple(texts), tuple(blind))
+
+
+def _walk(where: str, key: str, value: Any) -> Iterator[Part | str]:
+    # Depth is bounded by the parser of the JSON.
+    match value:
+        case str():
+            if value and not (key in _PROTOCOL_KEYS and value in _PROTOCOL_WORDS):
+                yield _text(where, key, value)
+        case bool() | None:
+            pass
+        case int() | float():
+            if abs(value) >= _SHORTEST_NUMBER:
+                yield _text(where, key, str(value))
+        case list():
+            for index, item in enumerate(value):
+                yield from _walk(f"{where}[{index}]", key, item)
+        case dict():
+            yield from _walk_object(where, value)
+
+
+def _walk_object(where: str, value: dict[str, Any]) -> Iterator[Part | str]:
+    if _is_blind(value):
+        yield where or "."
+    unknown = [key for key in value if key not in _PLAIN_KEYS]
+    if unknown:
+        yield Part(f"{where}{{}}", "\n".join(unknown))
+    for key, item in value.items():
+        inner = f"{where}.{key}" if where else key
+        if key in _BLIND_KEYS and item:
+            yield inner
+        yield from _walk(inner, key, item)
+
+
+def _is_blind(value: dict[str, Any]) -> bool:
+    kind = value.get("type")
+    if isinstance(kind, str) and kind in _BLIND_TYPES:
+        # A document may be plain text, which is walked like any other.
+        source = value.get("source")
+        return not (kind == "document" and isinstance(source, dict) and source.get("type") == "text")
+    return isinstance(value.get("data"), str) and ("mime_type" in value or "mimeType" in value)
+
+
+def _text(where: str, key: str, text: str) -> Part:
+    if not key or key in _PLAIN_KEYS:
+        return Part(where, text)
+    context = f"{key}: "
+    return Part(where, context + text, len(context))

@@ -1,0 +1,127 @@
+"""Law 2 at its root: labels form a lattice, and no step leads down. What law 1 asks of a policy."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isthmus.core.label import BOTTOM, LEVELS, TOP, Finding, Label, covers, join
+from isthmus.core.portfolio import Kind, Model
+from isthmus.perimeter.policy import SURE_ENOUGH, Policy, Rule
+from isthmus.perimeter.scanner import Sighting, Sightings
+
+KINDS: tuple[Kind, ...] = ("closed", "open", "local")
+FOUND = ("pii.email", "pii.name", "pii.location", "secret.github", "term.projects")
+ZONES = ("eu", "us", "on-prem")
+
+levels = st.sampled_from(LEVELS)
+zones = st.one_of(st.none(), st.frozensets(st.sampled_from(ZONES)))
+labels = st.builds(Label, levels, st.frozensets(st.sampled_from(FOUND)), zones)
+rules = st.builds(
+    Rule,
+    when=st.sampled_from(("pii", "pii.email", "pii.location", "secret", "term.projects")),
+    level=levels,
+    zones=zones,
+)
+policies = st.builds(
+    Policy,
+    default=levels,
+    clearance=st.dictionaries(st.sampled_from(KINDS), levels),
+    rules=st.lists(rules, max_size=4).map(tuple),
+)
+sightings = st.builds(
+    Sighting,
+    where=st.just("messages[0]"),
+    finding=st.builds(
+        Finding, st.sampled_from(FOUND), st.just(0), st.just(1), st.just("test"), st.floats(0, 1)
+    ),
+)
+seen = st.builds(
+    Sightings,
+    found=st.lists(sightings, max_size=4).map(tuple),
+    blind=st.lists(st.just("messages[1]"), max_size=1).map(tuple),
+)
+models = st.builds(
+    Model,
+    name=st.just("m"),
+    provider=st.just("p"),
+    id=st.just("m"),
+    kind=st.sampled_from(KINDS),
+    zone=st.one_of(st.none(), st.sampled_from(ZONES)),
+)
+
+
+def _at_least(label: Label, floor: Label) -> bool:
+    return label.join(floor) == label
+
+
+@given(labels, labels, labels)
+def test_labels_are_a_lattice(one: Label, two: Label, three: Label) -> None:
+    assert one.join(two) == two.join(one)
+    assert one.join(two).join(three) == one.join(two.join(three))
+    assert one.join(one) == one
+    assert one.join(BOTTOM) == BOTTOM.join(one) == one
+
+
+@given(labels, labels)
+def test_a_label_only_rises(one: Label, other: Label) -> None:
+    joined = one.join(other)
+    assert covers(joined.level, one.level)
+    assert joined.categories >= one.categories
+    assert one.zones is None or (joined.zones is not None and joined.zones <= one.zones)
+
+
+@given(policies, seen, st.lists(labels, max_size=3))
+def test_a_request_is_labelled_at_least_as_each_of_its_reasons(
+    policy: Policy, what: Sightings, floors: list[Label]
+) -> None:
+    label = policy.label(what, floors)
+    assert _at_least(label, Label(policy.default))
+    assert all(_at_least(label, floor) for floor in floors)
+    assert not what.blind or label.level == TOP.level
+    for sighting in what.found:
+        if sighting.finding.score >= SURE_ENOUGH:
+            assert sighting.finding.kind in label.categories
+            fitting = [rule for rule in policy.rules if rule.fits(sighting.finding.kind)]
+            assert all(_at_least(label, Label(rule.level, zones=rule.zones)) for rule in fitting)
+
+
+@given(policies, seen, seen)
+def test_a_conversation_that_goes_on_is_labelled_no_lower(
+    policy: Policy, before: Sightings, more: Sightings
+) -> None:
+    both = Sightings(before.found + more.found, before.blind + more.blind)
+    assert _at_least(policy.label(both), policy.label(before))
+
+
+@given(policies, models, labels, labels)
+def test_who_is_refused_a_label_is_refused_every_higher_one(
+    policy: Policy, model: Model, label: Label, more: Label
+) -> None:
+    if policy.refuses(model, label) is not None:
+        assert policy.refuses(model, label.join(more)) is not None
+
+
+@given(policies, models, labels)
+def test_a_model_receives_only_what_its_clearance_and_zone_permit(
+    policy: Policy, model: Model, label: Label
+) -> None:
+    permitted = policy.refuses(model, label) is None
+    cleared = policy.clearance.get(model.kind)
+    assert permitted == (
+        cleared is not None
+        and covers(cleared, label.level)
+        and (label.zones is None or model.zone in label.zones)
+    )
+
+
+def test_a_rule_for_a_family_does_not_mean_what_points_to_nobody() -> None:
+    rule = Rule(when="pii", level="confidential")
+    assert rule.fits("pii.email")
+    assert not rule.fits("pii.location")
+    assert not rule.fits("piirate.email")
+    assert Rule(when="pii.location", level="confidential").fits("pii.location")
+
+
+def test_joining_nothing_is_the_bottom() -> None:
+    assert join([]) == BOTTOM
