@@ -14,6 +14,9 @@ import re2
 Expression: TypeAlias = Any
 """A compiled expression of RE2, which has no public name for its type."""
 
+Match: TypeAlias = Any
+"""A match of one; the same holds for it."""
+
 
 def searchable(text: str) -> bytes:
     """`text` with one byte for each code point, lone surrogates included."""
