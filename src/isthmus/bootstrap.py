@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,8 +21,11 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Client, Model, Provider
 from isthmus.dialects import endpoint_wires
 from isthmus.gateway.app import Gateway
+from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
+from isthmus.perimeter.policy import Policy
+from isthmus.perimeter.scanner import Scanner
 from isthmus.providers import anyllm
 from isthmus.providers.engines.fetch import Progress, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine
@@ -58,6 +62,7 @@ class Workshop:
         self._state_dir = state_dir
         self._report = report
         self._leases: dict[Hashable, _Lease] = {}
+        self._secret = secrets.token_bytes(32)
         self._ending: set[asyncio.Task[None]] = set()
         self._numbers = iter(range(2**63))
 
@@ -73,10 +78,13 @@ class Workshop:
         except BaseException:
             self._release(number)
             raise
-        facts = Facts(
-            providers=config.providers, models=config.models, routes=config.routes, config_hash=config.hash
-        )
-        return Snapshot(config, Router(facts), upstreams, lambda: self._release(number))
+        inspection = inspection_of(config.perimeter, self._secret)
+
+        def retire() -> None:
+            inspection.close()
+            self._release(number)
+
+        return Snapshot(config, router_of(config), upstreams, inspection, retire)
 
     def engines(self) -> dict[str, HostedEngine]:
         """The engines that run for any snapshot, by the name of their model."""
@@ -237,6 +245,34 @@ def _transport_of(client: Client) -> Callable[..., Transport]:
             return AiohttpTransport
         case "anyllm":
             return anyllm.AnyLlmTransport
+
+
+def router_of(config: Config) -> Router:
+    """What decides by this config, for live requests and for `explain`."""
+    policy = config.perimeter
+    return Router(
+        Facts(
+            providers=config.providers,
+            models=config.models,
+            routes=config.routes,
+            config_hash=config.hash,
+            outside=policy.refuses,
+            perimeter=policy.hash,
+        )
+    )
+
+
+def inspection_of(policy: Policy, secret: bytes) -> Inspection:
+    """What looks into requests by this policy; `secret` keys what it remembers."""
+    if not policy.rules:
+        return Inspection(policy, ())
+    # Heavy, and not needed where nothing is looked at.
+    from isthmus.perimeter.detectors.patterns import Patterns
+    from isthmus.perimeter.detectors.people import KINDS, People
+    from isthmus.perimeter.detectors.secrets import credentials
+
+    fast = Scanner([Patterns(), credentials()], secret)
+    return Inspection(policy, [(None, fast), (KINDS, Scanner([People()], secret))])
 
 
 class House(NamedTuple):

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from isthmus.bootstrap import router_of
 from isthmus.core.decision import Decision
-from isthmus.routing.decide import Facts, Router
+from isthmus.core.label import Label
 from isthmus.strategies.plan.node import Circumstances
 
 from .gateway import ANTHROPIC, OPENAI, Dialect, Served, config_text, serving, simulated
@@ -29,10 +30,8 @@ ROUTES: dict[str, Any] = {
 
 def _explained(served: Served, route: str, user: str) -> Decision:
     config = served.house.gateway.snapshot.config
-    facts = Facts(
-        providers=config.providers, models=config.models, routes=config.routes, config_hash=config.hash
-    )
-    return Router(facts).decide(route, "chat", Circumstances(draw=0.0, user=user))
+    circumstances = Circumstances(draw=0.0, user=user)
+    return router_of(config).decide(route, "chat", Label("internal"), circumstances)
 
 
 @pytest.mark.parametrize("dialect", [OPENAI, ANTHROPIC], ids=lambda dialect: dialect.name)

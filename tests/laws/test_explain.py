@@ -11,15 +11,18 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isthmus.bootstrap import router_of
 from isthmus.cli.explain import explain
 from isthmus.config.load import parse
 from isthmus.core.call import Operation
 from isthmus.core.errors import Fault
+from isthmus.core.label import Label
 from isthmus.core.portfolio import Capability, Model, Provider
 from isthmus.routing.decide import Facts, Router
 from isthmus.routing.route import Route
 from isthmus.strategies.plan.node import Attempt, Circumstances
 from tests.laws.plans import NAMES, drive, plans, result_of
+from tests.laws.test_perimeter import KINDS, ZONES, labels, policies
 
 OPERATIONS: tuple[Operation, ...] = ("chat", "embeddings", "count_tokens")
 ROUTES = ("r", "s")
@@ -47,33 +50,46 @@ def facts(draw: st.DrawFn) -> Facts:
     return Facts(
         providers={name: Provider(name=name, wires=draw(wires)) for name in NAMES},
         models={
-            name: Model(name=name, provider=name, id=name, kind="open", capabilities=draw(capabilities))
+            name: Model(
+                name=name,
+                provider=name,
+                id=name,
+                kind=draw(st.sampled_from(KINDS)),
+                zone=draw(st.one_of(st.none(), st.sampled_from(ZONES))),
+                capabilities=draw(capabilities),
+            )
             for name in NAMES
         },
         routes={name: Route(name=name, plan=draw(plans)) for name in ROUTES},
         config_hash="c",
+        outside=draw(policies).refuses,
     )
 
 
 requests = st.lists(
-    st.tuples(st.sampled_from(ROUTES), st.sampled_from(OPERATIONS), circumstances), min_size=1, max_size=12
+    st.tuples(st.sampled_from(ROUTES), st.sampled_from(OPERATIONS), labels, circumstances),
+    min_size=1,
+    max_size=12,
 )
 
 
 @given(facts(), requests)
 def test_a_fresh_router_explains_what_a_busy_one_decided(
-    known: Facts, asked: list[tuple[str, Operation, Circumstances]]
+    known: Facts, asked: list[tuple[str, Operation, Label, Circumstances]]
 ) -> None:
     live = Router(known)
-    for route, operation, drawn in asked:
-        assert Router(known).decide(route, operation, drawn) == live.decide(route, operation, drawn)
+    for route, operation, label, drawn in asked:
+        explained = Router(known).decide(route, operation, label, drawn)
+        assert explained == live.decide(route, operation, label, drawn)
 
 
-@given(facts(), st.sampled_from(OPERATIONS), circumstances, st.data())
+@given(facts(), st.sampled_from(OPERATIONS), labels, circumstances, st.data())
 def test_a_decision_calls_what_it_allows_and_says_why_not_the_rest(
-    known: Facts, operation: Operation, drawn: Circumstances, data: st.DataObject
+    known: Facts, operation: Operation, label: Label, drawn: Circumstances, data: st.DataObject
 ) -> None:
-    decision = Router(known).decide("r", operation, drawn)
+    decision = Router(known).decide("r", operation, label, drawn)
+    assert decision.label == label
+    assert not [name for name in decision.allowed if known.outside(known.models[name], label)], "law 1"
     refused = {refusal.model for refusal in decision.refused}
     assert refused | set(decision.allowed) == set(known.routes["r"].plan.models())
     assert not refused & set(decision.allowed)
@@ -101,13 +117,15 @@ routes:
 def test_the_command_prints_the_live_decision(route: str, user: str, embeddings: bool) -> None:
     config = parse(CONFIG, "isthmus.yaml").config
     assert config is not None
-    live = Router(
-        Facts(providers=config.providers, models=config.models, routes=config.routes, config_hash=config.hash)
-    ).decide(route, "embeddings" if embeddings else "chat", Circumstances(draw=0.1, user=user))
+    operation: Operation = "embeddings" if embeddings else "chat"
+    drawn = Circumstances(draw=0.1, user=user)
+    live = router_of(config).decide(route, operation, Label("internal"), drawn)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "isthmus.yaml"
         path.write_text(CONFIG, encoding="utf-8")
         options = ["--embeddings"] if embeddings else []
         said = CliRunner().invoke(explain, [route, "-c", str(path), "--user", user, "--json", *options])
     assert said.exit_code == 0, said.output
-    assert msgspec.json.decode(said.stdout) == msgspec.json.decode(msgspec.json.encode(live))
+    explained = msgspec.json.decode(said.stdout)
+    assert (explained.pop("found"), explained.pop("blind")) == ([], [])
+    assert explained == msgspec.json.decode(msgspec.json.encode(live))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from isthmus.core.label import BOTTOM, LEVELS, TOP, Finding, Label, covers, join
 from isthmus.core.portfolio import Kind, Model
-from isthmus.perimeter.policy import SURE_ENOUGH, Policy, Rule
+from isthmus.perimeter.policy import SURE_ENOUGH, Clearance, Policy, Rule
 from isthmus.perimeter.scanner import Sighting, Sightings
 
 KINDS: tuple[Kind, ...] = ("closed", "open", "local")
@@ -26,7 +26,7 @@ rules = st.builds(
 policies = st.builds(
     Policy,
     default=levels,
-    clearance=st.dictionaries(st.sampled_from(KINDS), levels),
+    clearance=st.builds(Clearance, closed=levels, open=levels, local=levels),
     rules=st.lists(rules, max_size=4).map(tuple),
 )
 sightings = st.builds(
@@ -48,6 +48,7 @@ models = st.builds(
     id=st.just("m"),
     kind=st.sampled_from(KINDS),
     zone=st.one_of(st.none(), st.sampled_from(ZONES)),
+    clearance=st.one_of(st.none(), levels),
 )
 
 
@@ -107,12 +108,8 @@ def test_a_model_receives_only_what_its_clearance_and_zone_permit(
     policy: Policy, model: Model, label: Label
 ) -> None:
     permitted = policy.refuses(model, label) is None
-    cleared = policy.clearance.get(model.kind)
-    assert permitted == (
-        cleared is not None
-        and covers(cleared, label.level)
-        and (label.zones is None or model.zone in label.zones)
-    )
+    cleared = model.clearance or getattr(policy.clearance, model.kind)
+    assert permitted == (covers(cleared, label.level) and (label.zones is None or model.zone in label.zones))
 
 
 def test_a_rule_for_a_family_does_not_mean_what_points_to_nobody() -> None:

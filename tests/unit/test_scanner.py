@@ -57,9 +57,7 @@ POSITIONS: dict[str, Any] = {
         [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": CANARY}]}]
     ),
     "arguments": {
-        "messages": [
-            {"role": "assistant", "tool_calls": [{"function": {"arguments": f'{{"to":"{CANARY}"}}'}}]}
-        ]
+        "messages": [{"tool_calls": [{"function": {"name": "f", "arguments": f'{{"to":"{CANARY}"}}'}}]}]
     },
     "tool input": turns([{"type": "tool_use", "id": "1", "name": "f", "input": {"to": CANARY}}]),
     "tool description": {"tools": [{"function": {"name": "f", "description": f"for {CANARY}"}}]},

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from pathlib import Path
 
 import click
 import msgspec
 
+from isthmus.bootstrap import inspection_of, router_of
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.config.load import locate
 from isthmus.core.decision import Decision
-from isthmus.routing.decide import Facts, Router
+from isthmus.core.label import Label
+from isthmus.perimeter.scanner import Sightings
 from isthmus.routing.route import resolve
 from isthmus.strategies.plan.node import Circumstances
 
@@ -22,8 +25,9 @@ from isthmus.strategies.plan.node import Circumstances
 @config_option
 @click.option("--key", help="Explain for this key's id: sticky splits go by it.")
 @click.option("--user", help="Explain for this end user: sticky splits go by them.")
+@click.option("--label", "said", help="Explain for a caller who sends this level in x-isthmus-label.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
-@click.option("--json", "as_json", is_flag=True, help="Print the decision as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
 @told
 def explain(
     route: str,
@@ -31,6 +35,7 @@ def explain(
     config_path: Path | None,
     key: str | None,
     user: str | None,
+    said: str | None,
     embeddings: bool,
     as_json: bool,
 ) -> None:
@@ -41,25 +46,48 @@ def explain(
     """
     config = load_or_exit(locate(config_path))
     found = resolve(route, config.routes)
-    router = Router(
-        Facts(providers=config.providers, models=config.models, routes=config.routes, config_hash=config.hash)
+    policy = config.perimeter
+    floors = [found.floor, *([policy.said(said)] if said else [])]
+    seen = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
+    decision = router_of(config).decide(
+        found.name,
+        "embeddings" if embeddings else "chat",
+        policy.label(seen, floors),
+        Circumstances(draw=_draw(prompt), key=key, user=user),
     )
-    circumstances = Circumstances(draw=_draw(prompt), key=key, user=user)
-    decision = router.decide(found.name, "embeddings" if embeddings else "chat", circumstances)
     if as_json:
-        click.echo(msgspec.json.encode(decision))
+        findings = {"found": seen.found, "blind": seen.blind}
+        click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | msgspec.to_builtins(findings)))
     else:
-        _print(decision)
+        _print(decision, seen)
     if decision.plan is None:
         raise SystemExit(1)
+
+
+def _body(route: str, prompt: str, embeddings: bool) -> bytes:
+    asked = {"input": prompt} if embeddings else {"messages": [{"role": "user", "content": prompt}]}
+    return msgspec.json.encode({"model": route, **asked})
+
+
+def _in_words(label: Label) -> str:
+    if label.zones is None:
+        return label.level
+    return f"{label.level}, only in {', '.join(sorted(label.zones)) or 'no zone at all'}"
 
 
 def _draw(prompt: str) -> float:
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=6).digest()) / 2**48
 
 
-def _print(decision: Decision) -> None:
+def _print(decision: Decision, seen: Sightings) -> None:
     click.echo(f"route     {decision.route} ({decision.operation})")
+    click.echo(f"label     {_in_words(decision.label)}")
+    for sighting in seen.found:
+        finding = sighting.finding
+        place = f"{sighting.where}, characters {finding.start} to {finding.end}"
+        click.echo(f"found     {finding.kind} in {place} ({finding.detector}, {finding.score:.2f})")
+    for where in seen.blind:
+        click.echo(f"blind     {where} could not be looked into")
     click.echo(f"allowed   {', '.join(decision.allowed) or 'no model'}")
     for refused in decision.refused:
         click.echo(f"refused   {refused.model} by {refused.rule}: {refused.reason}")

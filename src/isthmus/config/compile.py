@@ -16,13 +16,15 @@ from isthmus.catalog.weights import WEIGHTS, Weights, find_weights
 from isthmus.config import urls
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings
 from isthmus.config.decode import DecodedPlan
-from isthmus.config.document import ModelEntry, ProviderEntry, RouteEntry
+from isthmus.config.document import ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
 from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
 from isthmus.config.secrets import resolve
 from isthmus.config.tree import Mapping, Mark, Path, Scalar, Sequence, Tree, sounds_secret
 from isthmus.core.errors import IsthmusError
+from isthmus.core.label import BOTTOM, Label
 from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
+from isthmus.perimeter.policy import FAMILIES, Policy
 from isthmus.providers.transport import OWNED_HEADERS
 from isthmus.routing.route import Route
 from isthmus.strategies.plan import CallModel, Fallback
@@ -50,6 +52,7 @@ class Sections(msgspec.Struct, frozen=True, kw_only=True):
     routes: dict[str, RouteEntry]
     gateway: GatewaySettings
     ledger: LedgerSettings
+    perimeter: PerimeterEntry | None
     plans: list[DecodedPlan]
 
 
@@ -83,9 +86,15 @@ class _Compiler:
             (name, self._model(name, entry, providers)) for name, entry in self._sections.models.items()
         )
         routes = {
-            name: Route(name=name, plan=entry.plan, record_bodies=entry.record_bodies)
+            name: Route(
+                name=name,
+                plan=entry.plan,
+                record_bodies=entry.record_bodies,
+                floor=Label(entry.floor) if entry.floor else BOTTOM,
+            )
             for name, entry in self._sections.routes.items()
         }
+        policy = self._perimeter()
         self._check_keys_of_anyllm(providers, models)
         self._check_plans()
         for route in routes.values():
@@ -99,9 +108,30 @@ class _Compiler:
             routes=routes,
             gateway=self._sections.gateway,
             ledger=self._sections.ledger,
+            perimeter=policy,
             hash="",
         )
         return _anchored(msgspec.structs.replace(config, hash=_meaning_hash(config)), self._folder)
+
+    # The perimeter
+
+    def _perimeter(self) -> Policy:
+        entry = self._sections.perimeter
+        if entry is None:
+            return Policy()
+        for index, rule in enumerate(entry.labels):
+            family = rule.when.partition(".")[0]
+            if family not in FAMILIES:
+                message = f"`{rule.when[:40]}` is no kind of finding."
+                hint = did_you_mean(family, FAMILIES) or "Kinds are `pii`, `secret`, or such as `pii.email`."
+                self._add(Code.UNKNOWN_NAME, message, hint, ("perimeter", "labels", index, "when"))
+        return Policy(
+            default=entry.default,
+            clearance=entry.clearance,
+            rules=entry.labels,
+            names=entry.names,
+            timeout=entry.timeout,
+        )
 
     # Providers
 
@@ -322,6 +352,7 @@ class _Compiler:
             licence=entry.licence or (weights.licence if weights else None),
             weights=entry.weights or (weights.name if weights else None),
             price=prices,
+            clearance=entry.clearance,
         )
         if provider.client == "anyllm" and _ANYLLM_ID.fullmatch(model.id) is None:
             message = f"`{model.id}` does not say which of any-llm's providers it belongs to."

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from isthmus.core.portfolio import Model, Provider, Seconds
+from isthmus.perimeter.policy import Policy
 from isthmus.routing.route import Route
 
 
@@ -53,4 +54,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     routes: dict[str, Route]
     gateway: GatewaySettings
     ledger: LedgerSettings
+    perimeter: Policy = Policy()
     hash: str

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from isthmus.catalog.presets import Dialect
 from isthmus.config.config import GatewaySettings, LedgerSettings
+from isthmus.core.label import Level
 from isthmus.core.portfolio import (
     Auth,
     BreakerSettings,
@@ -22,9 +23,11 @@ from isthmus.core.portfolio import (
     EngineThreads,
     Kind,
     PriceOverride,
+    Seconds,
     SecretRef,
     Timeouts,
 )
+from isthmus.perimeter.policy import RULES, Clearance, Rule
 from isthmus.strategies.plan import Node
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -73,6 +76,23 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     threads: EngineThreads | None = None
 
 
+class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What requests may reach which models. With this section every request is looked into.
+
+    `default` is the level of a request for which nobody vouches and in which nothing is found. `clearance`
+    is the highest level that models may receive. `labels` say what findings mean; without them personal data
+    is `confidential` and a secret is `restricted`. `names` are other names of levels that callers may send in
+    `x-isthmus-label`, such as the ids of Microsoft Purview's labels. `timeout` is how many seconds a request
+    may be looked at; what takes longer is `restricted`.
+    """
+
+    default: Level = "internal"
+    clearance: Clearance = Clearance()
+    labels: tuple[Rule, ...] = RULES
+    names: dict[str, Level] = {}
+    timeout: Seconds = 2.0
+
+
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A model that routes may call.
 
@@ -82,7 +102,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     `capabilities` is what it can do; without it everything is tried. `licence` is the SPDX identifier of the
     weights' licence. `weights` is what an engine loads: a name of the catalogue, or the path of a GGUF file
     relative to the config. `price` is what you pay, where it is not the list price: one price, or several
-    with the days on which they are valid.
+    with the days on which they are valid. `clearance` is the highest level that it may receive, where that is
+    not what its kind may.
     """
 
     provider: str
@@ -94,6 +115,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     licence: str | None = None
     weights: str | None = None
     price: PriceOverride | tuple[PriceOverride, ...] | None = None
+    clearance: Level | None = None
 
 
 class RouteEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,29 +124,32 @@ class RouteEntry(msgspec.Struct, frozen=True, kw_only=True):
     A name may be a pattern such as `gpt-*`: it serves what no route is named exactly; of several that fit,
     the longest does.
     `plan` is the strategy, where you prefer to write it apart from the other keys. `record_bodies` keeps the
-    texts of requests and answers in the ledger; by default none are kept.
+    texts of requests and answers in the ledger; by default none are kept. `floor` is the least level of what
+    comes this way.
     """
 
     plan: Node
     record_bodies: bool = False
+    floor: Level | None = None
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """The sections of the file.
 
-    `providers` are the endpoints by name. `models` are the callable models by name. `routes` are the names
-    that applications call. `gateway` says where to listen, and the bounds. `ledger` says how records are
-    kept; a bare word is its mode.
+    `providers` are the endpoints by name. `models` are the callable models by name. `perimeter` says which
+    models may receive what. `routes` are the names that applications call. `gateway` says where to listen,
+    and the bounds. `ledger` says how records are kept; a bare word is its mode.
     """
 
     providers: dict[str, ProviderEntry] = {}
     models: dict[str, ModelEntry] = {}
+    perimeter: PerimeterEntry | None = None
     routes: dict[str, RouteEntry] = {}
     gateway: GatewaySettings = GatewaySettings()
     ledger: LedgerSettings = LedgerSettings()
 
 
-PLANNED_SECTIONS = frozenset({"perimeter", "budgets", "limits", "keys", "audit", "evals"})
+PLANNED_SECTIONS = frozenset({"budgets", "limits", "keys", "audit", "evals"})
 """Sections of later versions: whoever writes one expects something of it, so it is refused by name."""
 
 PLANNED_STRATEGIES = frozenset({"cascade", "ensemble", "choose", "shadow", "hedge"})

@@ -106,6 +106,7 @@ def _decoded(tree: Mapping, findings: Findings) -> Sections:
         routes=decoded.get("routes", {}),
         gateway=decoded.get("gateway", GatewaySettings()),
         ledger=decoded.get("ledger", LedgerSettings()),
+        perimeter=decoded.get("perimeter"),
         plans=decoder.plans,
     )
 

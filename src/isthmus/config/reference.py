@@ -18,11 +18,12 @@ from isthmus.catalog.presets import DIALECTS, PRESETS, QUIRKS
 from isthmus.catalog.weights import WEIGHTS
 from isthmus.config.config import GatewaySettings, LedgerSettings
 from isthmus.config.decode import bounds, fields_of, holds_plan
-from isthmus.config.document import Document, ModelEntry, ProviderEntry, RouteEntry
+from isthmus.config.document import Document, ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
 from isthmus.config.faults import Code
 from isthmus.config.load import DEFAULT_FILE
 from isthmus.config.schema import describe, json_schema
 from isthmus.core.portfolio import BreakerSettings, PriceOverride, SecretRef, Timeouts
+from isthmus.perimeter.policy import Clearance, Rule
 from isthmus.strategies.plan import STRATEGIES, Node
 
 _SECTIONS: tuple[tuple[str, Any], ...] = (
@@ -32,6 +33,9 @@ _SECTIONS: tuple[tuple[str, Any], ...] = (
     ("`breaker`", BreakerSettings),
     ("A model", ModelEntry),
     ("`price`", PriceOverride),
+    ("`perimeter`", PerimeterEntry),
+    ("`clearance`", Clearance),
+    ("`labels`", Rule),
     ("A route", RouteEntry),
     ("`gateway`", GatewaySettings),
     ("`ledger`", LedgerSettings),
@@ -200,7 +204,13 @@ def _struct_in_words(cls: Any) -> str:
         return "`env:NAME` or `file:PATH`"
     if cls is Node:
         return "strategy"
-    titles = {ProviderEntry: "provider", ModelEntry: "model", RouteEntry: "route", PriceOverride: "price"}
+    titles = {
+        ProviderEntry: "provider",
+        ModelEntry: "model",
+        RouteEntry: "route",
+        PriceOverride: "price",
+        Rule: "label",
+    }
     return titles.get(cls, "shares" if holds_plan(cls) else "mapping, see below")
 
 

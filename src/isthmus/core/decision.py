@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from isthmus.core.label import BOTTOM, Label
+
 
 class Refused(msgspec.Struct, frozen=True):
     """A model of the route that this request may not or cannot reach; `rule` is stable, `reason` is prose."""
@@ -18,6 +20,7 @@ class Refused(msgspec.Struct, frozen=True):
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of routing: a value, the same for `explain` and for the live request.
 
+    `label` is how sensitive the request is, and `perimeter` the hash of the rules that said so.
     `allowed` are the models that the plan may call, in the order of the route; `plan` is the tree that is
     left of the strategy after pruning and drawing (a strategies.plan Node), None where nothing is left;
     `propensity` is the probability with which this plan was chosen among the route's alternatives (1.0 where
@@ -32,3 +35,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...]
     propensity: float
     config_hash: str
+    label: Label = BOTTOM
+    perimeter: str = ""

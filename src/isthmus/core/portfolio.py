@@ -9,6 +9,8 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from isthmus.core.label import Level
+
 Kind: TypeAlias = Literal["closed", "open", "local"]
 Capability: TypeAlias = Literal["chat", "embeddings", "tools", "vision", "json_schema", "logprobs"]
 Client: TypeAlias = Literal["http1", "aiohttp", "anyllm"]
@@ -119,6 +121,7 @@ class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A callable target: a provider, the provider's model id, and facts.
 
+    `clearance` is the highest level that it may receive, None where its kind decides.
     `weights` is what a local engine loads: a name of `isthmus.catalog.weights`, or the path of a GGUF file.
     `context` is in tokens. `capabilities` None means "assume all": it is the provider who refuses then.
     """
@@ -133,3 +136,4 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     licence: str | None = None
     weights: str | None = None
     price: tuple[PriceOverride, ...] = ()
+    clearance: Level | None = None

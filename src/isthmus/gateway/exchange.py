@@ -16,6 +16,7 @@ from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import AttemptEnded, Delta, Event, Finished
+from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
@@ -23,6 +24,7 @@ from isthmus.gateway.http1 import Request
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import Story, clock
 from isthmus.providers.attempts import Attempts, Question
+from isthmus.routing.route import Route
 from isthmus.strategies.plan.node import Circumstances
 from isthmus.strategies.run import run
 
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from isthmus.gateway.app import Gateway
 
 log = logging.getLogger("isthmus.gateway")
+
+LABEL_HEADER = b"x-isthmus-label"
+"""By this header a caller says how sensitive the request is at least; it can raise the label, never lower it.
+"""
 
 
 class Exchange:
@@ -98,8 +104,9 @@ class Exchange:
         story.uploading = clock() - began
         envelope = story.envelope = self._wire.peek(body)
         route = story.route = snapshot.route(envelope.model, story.key)
+        label = await self._label(body, route)
         decision = story.decision = snapshot.router.decide(
-            route.name, envelope.operation, self._circumstances(envelope)
+            route.name, envelope.operation, label, self._circumstances(envelope)
         )
         if decision.plan is None:
             raise _nothing_allowed(decision)
@@ -188,6 +195,16 @@ class Exchange:
         self._gateway.tally.count(record)
         self._gateway.ledger.append(record)
         return record
+
+    async def _label(self, body: bytes, route: Route) -> Label:
+        """How sensitive the request is: what its route, its caller and the detectors say, joined upward."""
+        inspection = self._snapshot.inspection
+        floors = [route.floor]
+        said = self._request.headers.get(LABEL_HEADER)
+        if said is not None:
+            floors.append(inspection.policy.said(said.decode("latin-1").strip()))
+        label, _ = await inspection.label(body, floors)
+        return label
 
     def _circumstances(self, envelope: Envelope) -> Circumstances:
         key = self._story.key

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from isthmus.config.config import Config
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.gateway.inspection import Inspection
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Router
 from isthmus.routing.route import Route, resolve, unknown_route
@@ -13,17 +14,23 @@ from isthmus.store.keys import Key
 
 
 class Snapshot:
-    """The config, its router, and every model ready to be called.
+    """The config, its router, what looks into requests, and every model ready to be called.
 
     `retire` is called once, when a newer snapshot has taken over and the last request of this one has ended.
     """
 
     def __init__(
-        self, config: Config, router: Router, upstreams: Mapping[str, Upstream], retire: Callable[[], None]
+        self,
+        config: Config,
+        router: Router,
+        upstreams: Mapping[str, Upstream],
+        inspection: Inspection,
+        retire: Callable[[], None],
     ) -> None:
         self.config = config
         self.router = router
         self.upstreams = upstreams
+        self.inspection = inspection
         self.max_body = int(config.gateway.max_body_mb * 1_000_000)
         self._retire = retire
         self._holders = 1

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable
 
 import msgspec
 
 from isthmus.core.decision import Refused
-from isthmus.core.label import TOP, Finding, Label, Level, covers, join
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.label import LEVELS, TOP, Finding, Label, Level, covers, join
 from isthmus.core.portfolio import Kind, Model
 from isthmus.perimeter.scanner import Sightings
+
+FAMILIES = ("pii", "secret", "term")
+"""What the kinds of findings begin with."""
 
 FAINT = frozenset(
     {"pii.url", "pii.date", "pii.age", "pii.location", "pii.group", "pii.organisation", "pii.title"}
@@ -19,13 +24,33 @@ FAINT = frozenset(
 SURE_ENOUGH = 0.35
 """The score from which on a finding counts."""
 
-CLEARANCE: Mapping[Kind, Level] = {"closed": "internal", "open": "confidential", "local": "restricted"}
-"""What a model may receive by its kind, where the config says nothing else."""
+
+class Clearance(msgspec.Struct, frozen=True, kw_only=True):
+    """The highest level that models may receive, by their kind.
+
+    `closed` is for models bought by API. `open` is for open weights on machines that you rent. `local` is for
+    models inside your own walls.
+    """
+
+    closed: Level = "internal"
+    open: Level = "confidential"
+    local: Level = "restricted"
+
+    def of(self, model: Model) -> Level:
+        """What the model may receive; its own word goes before that of its kind."""
+        if model.clearance is not None:
+            return model.clearance
+        by_kind: dict[Kind, Level] = {"closed": self.closed, "open": self.open, "local": self.local}
+        return by_kind[model.kind]
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """Findings of the kind `when`, or of one below it (`pii` means `pii.email` as well), raise the label to
-    `level`, and to those `zones` alone where any are named."""
+    """What it means to find something in a request.
+
+    `when` is a kind of finding such as `pii.email`, or a family such as `pii` or `secret`. `level` is the
+    least level of a request in which it is found. `zones` are the only zones to which such a request may go;
+    without them it is not bound to any.
+    """
 
     when: str
     level: Level
@@ -41,28 +66,56 @@ RULES = (Rule(when="pii", level="confidential"), Rule(when="secret", level="rest
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """`default` is the level of what nobody vouches for, `clearance` what a model may receive by its kind,
-    and `rules` say what findings mean."""
+    """The perimeter of a config. Without rules nothing is looked at.
+
+    `default` is the level of what nobody vouches for, `clearance` what models may receive, `rules` say what
+    findings mean, and `names` are other names of levels that callers may send. What takes longer than
+    `timeout` seconds to look at counts as not looked into.
+    """
 
     default: Level = "internal"
-    clearance: Mapping[Kind, Level] = msgspec.field(default_factory=lambda: CLEARANCE)
-    rules: tuple[Rule, ...] = RULES
+    clearance: Clearance = Clearance()
+    rules: tuple[Rule, ...] = ()
+    names: dict[str, Level] = {}
+    timeout: float = 2.0
+
+    @property
+    def hash(self) -> str:
+        """The SHA-256 of the rules, in hexadecimal."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+    def said(self, name: str) -> Label:
+        """The label that a caller says by a level's name. Raises IsthmusError(INVALID_REQUEST)."""
+        level = self.names.get(name) or next((it for it in LEVELS if it == name), None)
+        if level is not None:
+            return Label(level)
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            "The label that the request carries is not one that this gateway knows.",
+            code="unknown_label",
+            hint=f"Say one of {', '.join(LEVELS)}, or a name under `perimeter: names:`.",
+        )
+
+    def can_mean(self, kinds: Iterable[str], label: Label) -> bool:
+        """True where findings of these kinds would raise the label."""
+        return any(label.join(self._meaning_of(kind)) != label for kind in kinds)
 
     def label(self, seen: Sightings, floors: Iterable[Label] = ()) -> Label:
         """The label of a request in which this was seen: at least the default, and at least each floor."""
         blind = [TOP] if seen.blind else []
-        return join([Label(self.default), *floors, *blind, *map(self._label_of, _counted(seen))])
+        kinds = frozenset(finding.kind for finding in _counted(seen))
+        meanings = map(self._meaning_of, sorted(kinds))
+        return join([Label(self.default, kinds), *floors, *blind, *meanings])
 
-    def _label_of(self, finding: Finding) -> Label:
-        fitting = [rule for rule in self.rules if rule.fits(finding.kind)]
-        category = Label(categories=frozenset({finding.kind}))
-        return join([category, *(Label(rule.level, zones=rule.zones) for rule in fitting)])
+    def _meaning_of(self, kind: str) -> Label:
+        return join(Label(rule.level, zones=rule.zones) for rule in self.rules if rule.fits(kind))
 
     def refuses(self, model: Model, label: Label) -> Refused | None:
         """Why this model may not receive what is so labelled, or None where it may."""
-        cleared = self.clearance.get(model.kind)
-        if cleared is None or not covers(cleared, label.level):
-            reason = f"{model.name} is cleared for {cleared or 'nothing'}, and the request is {label.level}"
+        cleared = self.clearance.of(model)
+        if not covers(cleared, label.level):
+            found = f" ({', '.join(sorted(label.categories))})" if label.categories else ""
+            reason = f"{model.name} is cleared for {cleared}, and the request is {label.level}{found}"
             return Refused(model.name, "clearance", reason)
         if label.zones is not None and model.zone not in label.zones:
             where = f"runs in {model.zone}" if model.zone else "runs nobody knows where"

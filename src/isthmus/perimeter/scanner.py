@@ -45,6 +45,10 @@ class Sightings(msgspec.Struct, frozen=True):
     found: tuple[Sighting, ...] = ()
     blind: tuple[str, ...] = ()
 
+    def join(self, other: Sightings) -> Sightings:
+        """What both saw."""
+        return Sightings(self.found + other.found, tuple(dict.fromkeys(self.blind + other.blind)))
+
 
 class Scanner:
     """Looks by `detectors` into requests. `secret` keys the digests under which findings are remembered.

@@ -4,29 +4,40 @@ function.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from isthmus.core.call import Operation
 from isthmus.core.decision import Decision, Refused
+from isthmus.core.label import Label
 from isthmus.core.portfolio import Model, Provider
 from isthmus.dialects import operation_of
 from isthmus.routing.route import Route
 from isthmus.strategies.plan.node import Choice, Circumstances, Node
 
+MOST_DECISIONS = 10_000
+
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What routing knows of the portfolio."""
+    """What routing knows of the portfolio.
+
+    `outside` says why a model may not receive what is so labelled, or None where it may; `perimeter` is the
+    hash of the rules by which it does.
+    """
 
     providers: Mapping[str, Provider]
     models: Mapping[str, Model]
     routes: Mapping[str, Route]
     config_hash: str
+    outside: Callable[[Model, Label], Refused | None]
+    perimeter: str = ""
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """A route's plan for one operation, without the models that cannot serve it; None where none can."""
+    """A route's plan for one operation and label, without the models that cannot serve it or may not receive
+    it; None where none is left."""
 
     allowed: tuple[str, ...]
     refused: tuple[Refused, ...]
@@ -41,27 +52,39 @@ class Router:
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
-        self._pruned: dict[tuple[str, Operation], Pruned] = {}
-        self._decisions: dict[tuple[str, Operation, Choice | None], Decision] = {}
+        self._pruned: dict[tuple[str, Operation, Label], Pruned] = {}
+        self._decisions: dict[tuple[str, Operation, Label, Choice | None], Decision] = {}
 
-    def decide(self, route: str, operation: Operation, circumstances: Circumstances) -> Decision:
+    def decide(
+        self, route: str, operation: Operation, label: Label, circumstances: Circumstances
+    ) -> Decision:
         """The decision for one request. Raises KeyError for a route that the config does not have."""
-        pruned = self._pruned.get((route, operation))
+        pruned = self._pruned.get((route, operation, label))
         if pruned is None:
-            pruned = prune(self._facts.routes[route], operation, self._facts)
-            self._pruned[route, operation] = pruned
+            pruned = prune(self._facts.routes[route], operation, label, self._facts)
+            _bound(self._pruned)
+            self._pruned[route, operation, label] = pruned
         choice = pruned.plan.choose(circumstances) if pruned.plan is not None else None
-        decision = self._decisions.get((route, operation, choice))
+        decision = self._decisions.get((route, operation, label, choice))
         if decision is None:
-            decision = settle(route, operation, pruned, choice, self._facts.config_hash)
-            self._decisions[route, operation, choice] = decision
+            decision = settle(route, operation, label, pruned, choice, self._facts)
+            _bound(self._decisions)
+            self._decisions[route, operation, label, choice] = decision
         return decision
 
 
-def prune(route: Route, operation: Operation, facts: Facts) -> Pruned:
-    """What is left of the route's plan for this operation; it depends on the config alone."""
+def _bound(known: dict[Any, Any]) -> None:
+    # Labels are made of what callers write: without a bound they could fill the memory.
+    if len(known) >= MOST_DECISIONS:
+        known.clear()
+
+
+def prune(route: Route, operation: Operation, label: Label, facts: Facts) -> Pruned:
+    """What is left of the route's plan for this operation and label; it depends on the config alone."""
     names = route.plan.models()
-    refused = tuple(refusal for name in names if (refusal := _refuse(name, operation, facts)) is not None)
+    refused = tuple(
+        refusal for name in names if (refusal := _refuse(name, operation, label, facts)) is not None
+    )
     out = {refusal.model for refusal in refused}
     return Pruned(
         allowed=tuple(name for name in names if name not in out),
@@ -71,7 +94,7 @@ def prune(route: Route, operation: Operation, facts: Facts) -> Pruned:
 
 
 def settle(
-    route: str, operation: Operation, pruned: Pruned, choice: Choice | None, config_hash: str
+    route: str, operation: Operation, label: Label, pruned: Pruned, choice: Choice | None, facts: Facts
 ) -> Decision:
     """The decision as a value, its reasons in words; its plan is None where no model is allowed."""
     if choice is None:
@@ -86,13 +109,18 @@ def settle(
         plan=choice.node if choice else None,
         reasons=(summary, *(choice.reasons if choice else ())),
         propensity=choice.propensity if choice else 1.0,
-        config_hash=config_hash,
+        config_hash=facts.config_hash,
+        label=label,
+        perimeter=facts.perimeter,
     )
 
 
-def _refuse(name: str, operation: Operation, facts: Facts) -> Refused | None:
-    """Why this model cannot serve the operation, or None where it can."""
+def _refuse(name: str, operation: Operation, label: Label, facts: Facts) -> Refused | None:
+    """Why this model cannot serve the operation or may not receive the request, or None where it may."""
     model = facts.models[name]
+    outside = facts.outside(model, label)
+    if outside is not None:
+        return outside
     provider = facts.providers[model.provider]
     # Tokens of a chat model can always be estimated, so counting needs no wire of its own.
     needed = "embeddings" if operation == "embeddings" else "chat"

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.label import BOTTOM, Label
 from isthmus.strategies.plan.node import Node
 
 LONGEST_NAME = 128
@@ -19,12 +20,14 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A route: applications know it by `name`, never the models behind it.
 
     A name with `*`, `?` or `[` is a pattern, so that an application may go on saying `gpt-4o`.
-    `record_bodies` keeps the texts of requests and answers in the ledger; the default keeps none.
+    `record_bodies` keeps the texts of requests and answers in the ledger; the default keeps none. `floor` is
+    the least label of what comes this way.
     """
 
     name: str
     plan: Node
     record_bodies: bool = False
+    floor: Label = BOTTOM
 
 
 def resolve(name: str, routes: Mapping[str, Route]) -> Route:

@@ -12,12 +12,10 @@ from collections.abc import Sequence
 import msgspec
 
 from isthmus.core.label import Finding
-from isthmus.perimeter.detectors import Detector, addresses, names, places
+from isthmus.perimeter.detectors import Detector, addresses, dates, names, organisations, places
 from isthmus.perimeter.detectors.addresses import Addresses
-from isthmus.perimeter.detectors.dates import Dates
 from isthmus.perimeter.detectors.gazetteer import load
 from isthmus.perimeter.detectors.names import Names
-from isthmus.perimeter.detectors.organisations import Organisations
 from isthmus.perimeter.detectors.places import Places
 from isthmus.perimeter.detectors.words import split
 
@@ -26,6 +24,9 @@ SUSPECTED = 0.35
 
 DIRECT = frozenset({names.KIND, addresses.KIND})
 """The kinds, of those found here, that point to one person."""
+
+KINDS = DIRECT | {places.LOCATION, places.GROUP, organisations.KIND, dates.DATE, dates.AGE}
+"""Every kind that is found here."""
 
 _SURE = 0.6
 _AGREED = 0.2
@@ -43,7 +44,7 @@ class People:
     name = "people"
 
     def __init__(self, witness: Detector | None = None) -> None:
-        self._of_texts: tuple[Detector, ...] = (Addresses(), Organisations(), Dates())
+        self._of_texts: tuple[Detector, ...] = (Addresses(), organisations.Organisations(), dates.Dates())
         self._of_words = (Names(), Places())
         self._witness = witness
 

@@ -1,0 +1,67 @@
+"""Labels requests off the event loop, within a time; what was not looked at in time is restricted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from isthmus.core.label import Label
+from isthmus.perimeter.policy import Policy
+from isthmus.perimeter.scanner import Scanner, Sightings
+
+log = logging.getLogger("isthmus.perimeter")
+
+UNREAD = Sightings(blind=(".",))
+"""What is seen of a request that could not be looked at as a whole."""
+
+
+class Inspection:
+    """The perimeter's eyes: `scanners` in rising order of cost, each with the kinds that it may find, or None
+    where those cannot be told.
+
+    A scanner is asked only where something that it may find would still raise the label. One thread looks:
+    detectors hold the interpreter's lock, and more threads would only wait for it.
+    """
+
+    def __init__(self, policy: Policy, scanners: Sequence[tuple[frozenset[str] | None, Scanner]]) -> None:
+        self.policy = policy
+        self._scanners = tuple(scanners)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isthmus-perimeter")
+
+    async def label(self, body: bytes, floors: Iterable[Label]) -> tuple[Label, Sightings]:
+        """The request's label, and what was seen in it."""
+        floors = tuple(floors)
+        if not self._scanners:
+            return self.policy.label(Sightings(), floors), Sightings()
+        looking = asyncio.get_running_loop().run_in_executor(self._thread, self.look, body, floors)
+        try:
+            async with asyncio.timeout(self.policy.timeout):
+                seen = await looking
+        except TimeoutError:
+            log.error("a request was not looked at within %g s, and is restricted", self.policy.timeout)
+            seen = UNREAD
+        return self.policy.label(seen, floors), seen
+
+    def look(self, body: bytes, floors: Sequence[Label]) -> Sightings:
+        """What is seen in the body of a request. Blocks; never raises."""
+        try:
+            value = msgspec.json.decode(body)
+            seen = Sightings()
+            for kinds, scanner in self._scanners:
+                if kinds is None or self.policy.can_mean(kinds, self.policy.label(seen, floors)):
+                    seen = seen.join(scanner.scan(value))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return UNREAD
+        except Exception as fault:
+            # The text of an exception may quote the prompt: only its kind is logged.
+            log.error("a request could not be looked at: %s", type(fault).__name__)
+            return UNREAD
+        return seen
+
+    def close(self) -> None:
+        """Look no more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
