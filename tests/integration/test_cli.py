@@ -590,3 +590,49 @@ def test_a_hangup_reads_the_config_again(desk: Desk, sim: SimulatorThread) -> No
         serving.await_line("config reloaded")
         assert desk.run("chat", "other", "--url", serving.url, say="and here\n").out == "and here\n"
         assert "Traceback" not in serving.told
+
+
+# -- label
+
+
+def test_label_says_how_sensitive_files_are_and_never_what_was_found(desk: Desk) -> None:
+    (desk.folder / "letter.txt").write_text("Write to anna.of.the.strait@example.org", encoding="utf-8")
+    (desk.folder / "code.py").write_text("def add(a, b):\n    return a + b\n", encoding="utf-8")
+    (desk.folder / "archive.bin").write_bytes(b"\xff\x00\xfe")
+    turns = ["Hello", "My card is 4111 1111 1111 1111"]
+    lines = [json.dumps({"messages": [{"role": "user", "content": turn}]}) for turn in turns]
+    (desk.folder / "log.jsonl").write_text("\n".join([*lines, "{broken"]), encoding="utf-8")
+    names = ("letter.txt", "code.py", "archive.bin", "log.jsonl")
+
+    ran = desk.run("label", *names)
+    assert ran.status == 0
+    told = [line.split(maxsplit=2) for line in ran.out.split("\n\n")[0].splitlines()[1:]]
+    assert told == [
+        ["confidential", "letter.txt", "pii.email"],
+        ["restricted", "archive.bin", "not looked into"],
+        ["confidential", "log.jsonl:2", "pii.card"],
+        ["restricted", "log.jsonl:3", "not looked into"],
+    ]
+    assert "anna" not in ran.out + ran.err
+    as_data = [json.loads(line) for line in desk.run("label", "--json", *names).out.splitlines()]
+    assert [one["label"]["level"] for one in as_data] == [
+        "confidential", "internal", "restricted", "internal", "confidential", "restricted"
+    ]  # fmt: skip
+    assert as_data[0]["seen"]["found"][0]["finding"]["start"] == len("Write to ")
+
+
+def test_explain_shows_the_label_each_finding_and_each_refusal(desk: Desk) -> None:
+    desk.config.write_text(
+        "providers: {out: {dialect: openai, base_url: 'http://127.0.0.1:9/v1', kind: closed}}\n"
+        "models: {far: {provider: out}}\nroutes: {r: far}\nperimeter: {}\n",
+        encoding="utf-8",
+    )
+    ran = desk.run("explain", "r", "Write to anna.of.the.strait@example.org")
+    assert ran.status == 1
+    assert "label     confidential\n" in ran.out
+    assert "found     pii.email in messages[0].content, characters 9 to 39 (patterns, 1.00)\n" in ran.out
+    assert "refused   far by clearance: far is cleared for internal, and the request is confidential" in ran.out
+    assert "anna" not in ran.out
+    assert desk.run("explain", "r", "Hello").status == 0
+    assert desk.run("explain", "r", "Hello", "--label", "confidential").status == 1
+    assert "unknown" not in desk.run("explain", "r", "Hello", "--label", "top").out

@@ -47,6 +47,7 @@ class _Isthmus(LazyGroup):
         "serve": Verb("isthmus.cli.serve", "Start the gateway."),
         "chat": Verb("isthmus.cli.chat", "Talk to a route in the terminal; shows model, cost and overhead."),
         "explain": Verb("isthmus.cli.explain", "Say where a request would go, and why. No model is called."),
+        "label": Verb("isthmus.cli.label", "Label files and logs by sensitivity, on this machine."),
         "models": Verb("isthmus.cli.models", "List the models of the portfolio."),
         "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),

@@ -62,6 +62,11 @@ _HTTP_REQUEST_HEADERS = (
         "x-isthmus-receipt",
         "Any value: a stream ends with a comment `: isthmus {...}` that tells model, cost, usage, overhead.",
     ),
+    (
+        "x-isthmus-label",
+        "How sensitive the request is at least: `public`, `internal`, `confidential`, `restricted`, or a name of "
+        "the config's. It can raise the label, never lower it.",
+    ),
     ("anthropic-version", "On `/v1/models`: the answer is in Anthropic's form."),
 )
 
