@@ -30,9 +30,10 @@ _SETTLED = (
 )
 
 _IS_INVISIBLE = re.compile(f"[{_INVISIBLE}]")
-_CLUSTER = re.compile(
-    f"[^{_COMBINING}][{_COMBINING}]+|[^\t\n\r -~{_SETTLED}][{_COMBINING}]*",
-)
+_UNSETTLED = f"[^\t\n\r -~{_SETTLED}]"
+_LETTER = re.compile(_UNSETTLED)
+_MARK = re.compile(f"[{_COMBINING}]")
+_CLUSTER = re.compile(f"[^{_COMBINING}][{_COMBINING}]+|{_UNSETTLED}[{_COMBINING}]*")
 _CONTROL = shapes.compiled(r"[\x00-\x08\x0e-\x1f\x7f]")
 _FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
 
@@ -107,7 +108,8 @@ def _composed(text: str) -> View:
     pieces: list[str] = []
     starts, ends = array("L"), array("L")
     at = 0
-    for match in _CLUSTER.finditer(text):
+    clusters = _CLUSTER if _MARK.search(text) else _LETTER
+    for match in clusters.finditer(text):
         cluster = match[0]
         visible = _visible(cluster)
         if visible == cluster:

@@ -66,7 +66,7 @@ class Patterns:
                 at = right[1]
                 score = min(1.0, row.score + _SURER * near)
                 yield Finding(row.kind, right[0], right[1], self.name, score)
-            elif row.glued and tries < _TRIES:
+            elif row.led and tries < _TRIES:
                 at = _second_group(text, start, end)
 
     def _of_labels(self, text: str, data: bytes, topics: Topics) -> Iterator[Finding]:
