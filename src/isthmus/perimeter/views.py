@@ -77,13 +77,14 @@ def views(text: str) -> list[View]:
 def findings(text: str, detectors: Iterable[Detector]) -> list[Finding]:
     """What the detectors find in any view of `text`, with places in `text` itself, in order and each once."""
     seen = views(text)
-    found = {
-        finding
-        for detector in detectors
-        for view in seen
-        for finding in _placed(view, detector.find(view.text))
-    }
-    return sorted(found, key=lambda finding: (finding.start, finding.end, finding.kind, finding.detector))
+    surest: dict[tuple[int, int, str, str], Finding] = {}
+    for detector in detectors:
+        for view in seen:
+            for finding in _placed(view, detector.find(view.text)):
+                key = (finding.start, finding.end, finding.kind, finding.detector)
+                if key not in surest or surest[key].score < finding.score:
+                    surest[key] = finding
+    return [surest[key] for key in sorted(surest)]
 
 
 def _placed(view: View, found: Iterable[Finding]) -> Iterator[Finding]:
