@@ -17,9 +17,9 @@ _LETTERS = {
     for table in (_CYRILLIC, _GREEK, _OTHER)
     for strange, plain in zip(*table, strict=True)
 }
-_PUNCTUATION = {ord(strange): plain for strange, plain in zip(*_MARKS, strict=True)}
+_PUNCTUATION = dict(zip(*_MARKS, strict=True))
 _ANY_LETTER = re.compile(f"[{''.join(map(chr, _LETTERS))}]")
-_ANY_PUNCTUATION = re.compile(f"[{''.join(map(chr, _PUNCTUATION))}]")
+_ANY_PUNCTUATION = re.compile(f"[{''.join(_PUNCTUATION)}]")
 _WORD = re.compile(r"\S+")
 _ASCII = re.compile(r"[0-9A-Za-z]")
 
@@ -30,8 +30,7 @@ def folded(text: str) -> str:
     A letter is folded only in a word that has ASCII letters or digits too: what is written in Cyrillic or
     Greek throughout stays as it is.
     """
-    if _ANY_PUNCTUATION.search(text):
-        text = text.translate(_PUNCTUATION)
+    text = _ANY_PUNCTUATION.sub(lambda match: _PUNCTUATION[match[0]], text)
     if _ANY_LETTER.search(text):
         text = _WORD.sub(_folded_word, text)
     return text

@@ -19,8 +19,8 @@ class Shape(msgspec.Struct, frozen=True):
     `as_is`.
 
     `score` is how sure it is; a word of one of `topics` near makes it surer, and `needs_topic` demands one.
-    Where `glued` is not 0, the groups before and behind it may look as if they belonged to it: each is tried
-    as the first and as the last, and `glued` is the least length that can be right.
+    Groups behind it may look as if they belonged to it where `glued` is not 0: each is tried as the last,
+    from that length on. Groups before it may where it is `led`: each is tried as the first.
     """
 
     kind: str
@@ -30,6 +30,7 @@ class Shape(msgspec.Struct, frozen=True):
     score: float = 0.9
     needs_topic: bool = False
     glued: int = 0
+    led: bool = False
     as_is: bool = False
 
 
@@ -52,7 +53,7 @@ def _by_length(**checks_by_length: tuple[Callable[[str], bool], ...]) -> Callabl
 _WORD = r"0-9A-Za-z\xaa\xb5\xba\xc0-\xff"
 _NO_CLOSING = r"""[^\s<>"'`.,;:!?)\]}]"""
 _PHONE = (
-    r"(?:\(?\+ ?\(?|\(|\b)\d(?:[ \xa0.\-/()]{0,3}\d){6,16}"
+    r"(?:\+ ?\d{0,3}[ .\-]?)?(?:\(\+?\d{1,5}\)[ .\-]{0,2}|\b)\d(?:[ \xa0.\-/]{0,3}\d){4,16}"
     r"(?: ?,? ?(?:x|ext\.?|extension|#) ?\d{1,6})?\b"
 )
 _NATIONAL = ("national_id", "ssn")
@@ -74,13 +75,16 @@ SHAPES: Sequence[Shape] = (
         as_is=True,
     ),
     Shape("pii.mac", r"(?i)\b[0-9a-f]{2}(?:(?::[0-9a-f]{2}){5}|(?:-[0-9a-f]{2}){5})\b"),
-    Shape("pii.card", r"\b\d(?:[ \xa0.\-/]{0,2}\d){11,18}\b", checks.card, ("card",), 0.92, glued=12),
+    Shape(
+        "pii.card", r"\b\d(?:[ \xa0.\-/]{0,2}\d){11,18}\b", checks.card, ("card",), 0.92, glued=12, led=True
+    ),
     Shape(
         "pii.iban",
         r"(?i)\b[a-z]{2}[ \-]?\d[ ]?\d(?:[ \xa0.\-]{0,2}[a-z0-9]){11,30}\b",
         checks.iban,
         score=1.0,
         glued=15,
+        led=True,
     ),
     Shape("pii.phone", _PHONE, is_written_as_phone, ("phone", "talk"), 0.75, glued=8, as_is=True),
     Shape("pii.phone", _PHONE, is_grouped_phone, ("phone", "talk"), 0.5, needs_topic=True, as_is=True),
@@ -166,7 +170,7 @@ LABELLED: Sequence[Labelled] = (
     Labelled("card", "pii.card", r"\d(?:[ \-]{0,2}\d){12,18}\b", 13, score=0.6),
     Labelled("ssn", "pii.ssn", r"\d(?:[ .\-]{0,3}\d){8,9}\b", 9, score=0.6),
     Labelled("national_id", "pii.national_id", _ID, 6, score=0.6),
-    Labelled("passport", "pii.passport", _ID, 5),
+    Labelled("passport", "pii.passport", _ID, 4),
     Labelled("licence", "pii.licence", _ID, 4),
     Labelled("bank_account", "pii.bank_account", _ID, 5),
     Labelled("medical_record", "pii.medical_record", _ID, 4),

@@ -37,8 +37,8 @@ class Shapes:
     def __init__(self, patterns: Sequence[str]) -> None:
         self._each = [compiled(pattern) for pattern in patterns]
         options = _options()
-        # The automaton of all expressions together grows with them; in RE2's 8 MiB it would be thrown away
-        # and built anew within a megabyte of hostile text.
+        # The states of all expressions together must fit: in too little memory the automaton is built anew
+        # again and again, and where not even one state fits, a set finds nothing and says nothing.
         options.max_mem = 64 << 20
         self._all = re2.Set.SearchSet(options)
         for pattern in patterns:

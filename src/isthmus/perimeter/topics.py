@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from ahocorasick_rs import AhoCorasick, MatchKind
+
+from isthmus.perimeter.lowercase import lowered
 
 WORDS: Mapping[str, str] = {
     "phone": """
@@ -106,9 +107,6 @@ WORDS: Mapping[str, str] = {
 # These say it of a number that stands before them, too: "555 0100 (fax)".
 _BEHIND = frozenset({"phone", "mobile", "cell", "fax", "office", "desk", "landline", "mobil", "portable"})
 
-# They are no characters, and UTF-8 has no bytes for them.
-_SURROGATES = re.compile("[\ud800-\udfff]")
-
 AHEAD = 64
 """A word speaks of what begins at most so many code points behind its end."""
 
@@ -122,9 +120,9 @@ class Topics:
     def __init__(self, text: str) -> None:
         self._labels: dict[str, list[int]] = {}
         self._tags: dict[str, list[int]] = {}
-        lowered = lower(text)
-        for which, start, end in _AUTOMATON.find_matches_as_indexes(lowered):
-            if _is_whole(lowered, start, end):
+        low = lowered(text)
+        for which, start, end in _AUTOMATON.find_matches_as_indexes(low):
+            if _is_whole(low, start, end):
                 word, topics = _ENTRIES[which]
                 for topic in topics:
                     self._labels.setdefault(topic, []).append(end)
@@ -142,14 +140,6 @@ class Topics:
         if before and start - labels[before - 1] <= AHEAD:
             return True
         return after < len(tags) and tags[after] - end <= BEHIND
-
-
-def lower(text: str) -> str:
-    """`text` in lower case where that changes no offset, and without lone surrogates."""
-    lowered = text.lower()
-    if len(lowered) != len(text):
-        lowered = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
-    return lowered if lowered.isascii() else _SURROGATES.sub("\ufffd", lowered)
 
 
 class _Entry(NamedTuple):

@@ -30,9 +30,10 @@ _SETTLED = (
 )
 
 _IS_INVISIBLE = re.compile(f"[{_INVISIBLE}]")
-_CLUSTER = re.compile(
-    f"[^{_COMBINING}][{_COMBINING}]+|[^\t\n\r -~{_SETTLED}][{_COMBINING}]*",
-)
+_UNSETTLED = f"[^\t\n\r -~{_SETTLED}]"
+_LETTER = re.compile(_UNSETTLED)
+_MARK = re.compile(f"[{_COMBINING}]")
+_CLUSTER = re.compile(f"[^{_COMBINING}][{_COMBINING}]+|{_UNSETTLED}[{_COMBINING}]*")
 _CONTROL = shapes.compiled(r"[\x00-\x08\x0e-\x1f\x7f]")
 _FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
 
@@ -76,13 +77,14 @@ def views(text: str) -> list[View]:
 def findings(text: str, detectors: Iterable[Detector]) -> list[Finding]:
     """What the detectors find in any view of `text`, with places in `text` itself, in order and each once."""
     seen = views(text)
-    found = {
-        finding
-        for detector in detectors
-        for view in seen
-        for finding in _placed(view, detector.find(view.text))
-    }
-    return sorted(found, key=lambda finding: (finding.start, finding.end, finding.kind, finding.detector))
+    surest: dict[tuple[int, int, str, str], Finding] = {}
+    for detector in detectors:
+        for view in seen:
+            for finding in _placed(view, detector.find(view.text)):
+                key = (finding.start, finding.end, finding.kind, finding.detector)
+                if key not in surest or surest[key].score < finding.score:
+                    surest[key] = finding
+    return [surest[key] for key in sorted(surest)]
 
 
 def _placed(view: View, found: Iterable[Finding]) -> Iterator[Finding]:
@@ -107,7 +109,8 @@ def _composed(text: str) -> View:
     pieces: list[str] = []
     starts, ends = array("L"), array("L")
     at = 0
-    for match in _CLUSTER.finditer(text):
+    clusters = _CLUSTER if _MARK.search(text) else _LETTER
+    for match in clusters.finditer(text):
         cluster = match[0]
         visible = _visible(cluster)
         if visible == cluster:

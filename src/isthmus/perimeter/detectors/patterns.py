@@ -20,9 +20,10 @@ _SEPARATOR = 3
 _TRIES = 16
 """In a row of numbers longer than this (a table, or an attack) not every one is tried as the first group."""
 
-# Between a label and what it names: a few short words, "number is", "Nr.:", "n° de l'assuré :".
+# Between a label and what it names: a few short words, "number is", "Nr.:", "n° de l'assuré :". A curly
+# apostrophe is a question mark here.
 _GAP = (
-    r"(?:['\x92]s)?[^0-9A-Za-z\xc0-\xff]{0,4}"
+    r"(?:['?]s)?[^0-9A-Za-z\xc0-\xff]{0,4}"
     r"(?:[A-Za-z\xc0-\xff]{1,14}[^0-9A-Za-z\xc0-\xff]{1,4}){0,4}?"
 )
 
@@ -66,7 +67,7 @@ class Patterns:
                 at = right[1]
                 score = min(1.0, row.score + _SURER * near)
                 yield Finding(row.kind, right[0], right[1], self.name, score)
-            elif row.glued and tries < _TRIES:
+            elif row.led and tries < _TRIES:
                 at = _second_group(text, start, end)
 
     def _of_labels(self, text: str, data: bytes, topics: Topics) -> Iterator[Finding]:

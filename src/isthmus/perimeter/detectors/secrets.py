@@ -20,7 +20,7 @@ from ahocorasick_rs import AhoCorasick
 
 from isthmus.core.label import Finding
 from isthmus.perimeter import shapes
-from isthmus.perimeter.topics import lower
+from isthmus.perimeter.lowercase import lowered
 
 _SURE = 0.95
 _UNSURE = 0.7
@@ -99,7 +99,7 @@ class Secrets:
 
     def _awake(self, text: str) -> set[int]:
         """The rules of which a keyword stands in the text."""
-        hits = self._keywords.find_matches_as_indexes(lower(text), overlapping=True)
+        hits = self._keywords.find_matches_as_indexes(lowered(text), overlapping=True)
         return self._always.union(*(self._of_keyword[which] for which in {hit[0] for hit in hits}))
 
 
