@@ -24,6 +24,7 @@ from isthmus.gateway.app import Gateway
 from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
+from isthmus.perimeter.detectors import Detector
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner
 from isthmus.providers import anyllm
@@ -263,15 +264,31 @@ def router_of(config: Config) -> Router:
 
 
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:
-    """What looks into requests by this policy; `secret` keys what it remembers."""
+    """What looks into requests by this policy; `secret` keys what it remembers.
+
+    Raises IsthmusError where a file of terms or rules cannot be used.
+    """
     if not policy.rules:
         return Inspection(policy, ())
     # Heavy, and not needed where nothing is looked at.
     from isthmus.perimeter.detectors.patterns import Patterns
     from isthmus.perimeter.detectors.people import KINDS, People
-    from isthmus.perimeter.detectors.secrets import credentials
+    from isthmus.perimeter.detectors.secrets import credentials, load_gitleaks
+    from isthmus.perimeter.detectors.terms import Terms
 
-    fast = Scanner([Patterns(), credentials()], secret)
+    detectors: list[Detector] = [Patterns(), credentials()]
+    try:
+        detectors += [Terms(name, Path(file).read_text("utf-8")) for name, file in policy.terms.items()]
+        if policy.gitleaks is not None:
+            detectors.append(load_gitleaks(Path(policy.gitleaks).read_bytes()))
+    except (OSError, ValueError) as fault:
+        raise IsthmusError(
+            Fault.INTERNAL,
+            f"A file of the perimeter cannot be used: {fault}.",
+            code="perimeter_file",
+            hint="See `terms` and `gitleaks` under `perimeter`.",
+        ) from fault
+    fast = Scanner(detectors, secret)
     return Inspection(policy, [(None, fast), (KINDS, Scanner([People()], secret))])
 
 

@@ -622,7 +622,7 @@ def test_label_says_how_sensitive_files_are_and_never_what_was_found(desk: Desk)
 
 
 def test_explain_shows_the_label_each_finding_and_each_refusal(desk: Desk) -> None:
-    desk.config.write_text(
+    (desk.folder / "isthmus.yaml").write_text(
         "providers: {out: {dialect: openai, base_url: 'http://127.0.0.1:9/v1', kind: closed}}\n"
         "models: {far: {provider: out}}\nroutes: {r: far}\nperimeter: {}\n",
         encoding="utf-8",
@@ -631,7 +631,9 @@ def test_explain_shows_the_label_each_finding_and_each_refusal(desk: Desk) -> No
     assert ran.status == 1
     assert "label     confidential\n" in ran.out
     assert "found     pii.email in messages[0].content, characters 9 to 39 (patterns, 1.00)\n" in ran.out
-    assert "refused   far by clearance: far is cleared for internal, and the request is confidential" in ran.out
+    assert (
+        "refused   far by clearance: far is cleared for internal, and the request is confidential" in ran.out
+    )
     assert "anna" not in ran.out
     assert desk.run("explain", "r", "Hello").status == 0
     assert desk.run("explain", "r", "Hello", "--label", "confidential").status == 1

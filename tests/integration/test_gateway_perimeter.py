@@ -192,6 +192,18 @@ async def test_a_detector_that_is_late_keeps_everything_inside(
         assert it.outside.requests == []
 
 
+async def test_terms_of_the_operator_are_found(tmp_path: Path) -> None:
+    (tmp_path / "projects.txt").write_text("Blue Heron  # a merger\n", encoding="utf-8")
+    labels = [{"when": "term.projects", "level": "restricted"}]
+    terms = {"projects": str(tmp_path / "projects.txt")}
+    async with walls(tmp_path, labels=labels, terms=terms) as it:
+        answer = await it.ask("out", "When do we announce blue-heron?")
+        assert answer.status == 400
+        assert (await it.served.record(answer)).decision.label.categories == {"term.projects"}
+        assert it.outside.requests == []
+        assert (await it.ask("out", "When do herons migrate?")).status == 200
+
+
 async def test_a_reload_changes_no_request_that_has_begun(tmp_path: Path) -> None:
     async with walls(tmp_path) as it:
         it.inside.script = Script(fault=Fault(refuse=Refusal(status=500)), first_delay_s=0.3)

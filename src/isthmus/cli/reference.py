@@ -64,8 +64,7 @@ _HTTP_REQUEST_HEADERS = (
     ),
     (
         "x-isthmus-label",
-        "How sensitive the request is at least: `public`, `internal`, `confidential`, `restricted`, or a name of "
-        "the config's. It can raise the label, never lower it.",
+        "How sensitive the request is at least: a level, or a name of the config's. Can raise, never lower.",
     ),
     ("anthropic-version", "On `/v1/models`: the answer is in Anthropic's form."),
 )

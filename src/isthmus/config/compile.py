@@ -125,12 +125,24 @@ class _Compiler:
                 message = f"`{rule.when[:40]}` is no kind of finding."
                 hint = did_you_mean(family, FAMILIES) or "Kinds are `pii`, `secret`, or such as `pii.email`."
                 self._add(Code.UNKNOWN_NAME, message, hint, ("perimeter", "labels", index, "when"))
+            elif family == "term" and (listed := rule.when.partition(".")[2]) and listed not in entry.terms:
+                message = f"There is no list of terms `{listed}`."
+                hint = did_you_mean(listed, entry.terms) or "Name its file under `terms:`."
+                self._add(Code.UNKNOWN_NAME, message, hint, ("perimeter", "labels", index, "when"))
+        for name, file in entry.terms.items():
+            if not _is_file(file, self._folder):
+                self._add(Code.FILE_NOT_FOUND, f"There is no file {file}.", "", ("perimeter", "terms", name))
+        if entry.gitleaks is not None and not _is_file(entry.gitleaks, self._folder):
+            message = f"There is no file {entry.gitleaks}."
+            self._add(Code.FILE_NOT_FOUND, message, "", ("perimeter", "gitleaks"))
         return Policy(
             default=entry.default,
             clearance=entry.clearance,
             rules=entry.labels,
             names=entry.names,
             timeout=entry.timeout,
+            terms=entry.terms,
+            gitleaks=entry.gitleaks,
         )
 
     # Providers
@@ -567,7 +579,15 @@ def _anchored(config: Config, folder: FilePath) -> Config:
     ledger = config.ledger
     if ledger.path is not None:
         ledger = msgspec.structs.replace(ledger, path=_absolute(ledger.path, folder))
-    return msgspec.structs.replace(config, providers=providers, models=models, ledger=ledger)
+    policy = config.perimeter
+    policy = msgspec.structs.replace(
+        policy,
+        terms={name: _absolute(file, folder) for name, file in policy.terms.items()},
+        gitleaks=None if policy.gitleaks is None else _absolute(policy.gitleaks, folder),
+    )
+    return msgspec.structs.replace(
+        config, providers=providers, models=models, ledger=ledger, perimeter=policy
+    )
 
 
 def _anchored_provider(provider: Provider, folder: FilePath) -> Provider:

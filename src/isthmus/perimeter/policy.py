@@ -70,7 +70,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     `default` is the level of what nobody vouches for, `clearance` what models may receive, `rules` say what
     findings mean, and `names` are other names of levels that callers may send. What takes longer than
-    `timeout` seconds to look at counts as not looked into.
+    `timeout` seconds to look at counts as not looked into. `terms` are the files of the operator's own terms
+    by the name of the list, `gitleaks` a file of further rules for secrets.
     """
 
     default: Level = "internal"
@@ -78,6 +79,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...] = ()
     names: dict[str, Level] = {}
     timeout: float = 2.0
+    terms: dict[str, str] = {}
+    gitleaks: str | None = None
 
     @property
     def hash(self) -> str:
