@@ -607,6 +607,15 @@ def test_every_error_is_one_that_the_official_client_knows(fault: Fault) -> None
         ErrorResponse.model_validate(body)
 
 
+@pytest.mark.parametrize("wire", [WIRE, AnthropicCountTokens()])
+@pytest.mark.parametrize("fault", list(Fault))
+def test_an_overload_has_anthropics_own_status(wire: Any, fault: Fault) -> None:
+    error = IsthmusError(fault, "What happened.")
+    kind = msgspec.json.decode(wire.encode_error(error, "r"))["error"]["type"]
+    assert wire.status_of(error) == (529 if kind == "overloaded_error" else fault.status)
+    assert (kind == "overloaded_error") is (fault in (Fault.OVERLOADED, Fault.UNAVAILABLE))
+
+
 def test_an_overlong_prompt_says_the_words_that_make_clients_compact() -> None:
     error = IsthmusError(Fault.CONTEXT_TOO_LONG, "The context is full.")
     assert b"prompt is too long" in WIRE.encode_error(error, "r")

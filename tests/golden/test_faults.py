@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from isthmus.core.errors import Fault
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.dialects import CLIENT_WIRES
 from isthmus.dialects.faults import decode_error, decode_stream_error, explain, not_an_answer, retry_after_s
 
 
@@ -160,3 +161,9 @@ def test_a_delay_in_the_body_is_taken_where_no_header_says_one() -> None:
 )
 def test_an_error_event_is_classed_without_a_status(body: Any, fault: Fault) -> None:
     assert decode_stream_error(json.dumps(body).encode()).fault is fault
+
+
+@pytest.mark.parametrize("wire", ["openai", "responses", "openai-embeddings"])
+@pytest.mark.parametrize("fault", list(Fault))
+def test_openais_clients_see_the_status_of_the_fault(wire: str, fault: Fault) -> None:
+    assert CLIENT_WIRES[wire].status_of(IsthmusError(fault, "It went wrong.")) == fault.status

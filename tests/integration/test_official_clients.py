@@ -483,7 +483,7 @@ EXPECTED = {
     "sim-404": Expected(openai.InternalServerError, anthropic.InternalServerError, 502, "upstream_not_found"),
     "sim-429": Expected(openai.RateLimitError, anthropic.RateLimitError, 429, "rate_limited"),
     "sim-500": Expected(openai.InternalServerError, anthropic.InternalServerError, 502, "upstream_error"),
-    "sim-529": Expected(openai.InternalServerError, anthropic.ServiceUnavailableError, 503, "overloaded"),
+    "sim-529": Expected(openai.InternalServerError, anthropic.OverloadedError, 503, "overloaded"),
 }
 
 
@@ -516,7 +516,7 @@ async def test_each_failure_raises_the_clients_own_exception(house: House, upstr
         assert refused.value.request_id == body["request_id"]
         assert (await house.served.records())[-1].id == refused.value.request_id
         if fault == "sim-529":
-            assert body["error"]["type"] == "overloaded_error"
+            assert (refused.value.status_code, body["error"]["type"]) == (529, "overloaded_error")
 
 
 async def test_mistakes_of_the_caller_are_told_in_the_callers_dialect(house: House) -> None:

@@ -20,9 +20,10 @@ from isthmus.bootstrap import open_house
 from isthmus.cli import main as isthmus
 from isthmus.config.config import Config
 from isthmus.config.load import parse
-from isthmus.core.errors import Fault
+from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.record import AttemptRecord, Record, Timings
 from isthmus.core.usage import Charge, Usage
+from isthmus.dialects import CLIENT_WIRES
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
 from isthmus.gateway.openapi import HEADERS
 from isthmus.store.export import fields
@@ -104,6 +105,9 @@ stands on failures that another try cannot mend; the official clients heed it.
 
 A stream that has begun has status 200. Its failure is an error event, in the caller's dialect, as its last
 event."""
+
+_ERRORS_STATUSES = """\
+Where a client's dialect has a status of its own for a failure, its clients get that one:"""
 
 _FAULTS = {
     Fault.INVALID_REQUEST: "The request is not one, or the provider refused it as wrong.",
@@ -270,12 +274,24 @@ def errors_page() -> str:
         _ERRORS_INTRODUCTION,
         "## Classes",
         _table(heads, faults),
+        _ERRORS_STATUSES,
+        _table(("fault", "wire", "status"), _own_statuses()),
         "## Codes",
         "The gateway's own. Where a provider's error has a code, that one is passed on.",
         _table(("code", "fault", ""), [(f"`{code}`", f"`{fault}`", text) for code, fault, text in CODES]),
         "The faults of a config have codes of their own: see [config.md](config.md#faults).",
     ]
     return _joined(parts)
+
+
+def _own_statuses() -> list[tuple[str, ...]]:
+    """Where a client's wire answers with another status than the table of classes says."""
+    return [
+        (f"`{fault}`", f"`{name}`", str(status))
+        for fault in Fault
+        for name, wire in CLIENT_WIRES.items()
+        if (status := wire.status_of(IsthmusError(fault, ""))) != fault.status
+    ]
 
 
 async def families() -> list[Family]:

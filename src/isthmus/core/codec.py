@@ -121,6 +121,10 @@ class ClientWire(Protocol):
         """An encoder for one streamed answer."""
         ...
 
+    def status_of(self, error: IsthmusError) -> int:
+        """The HTTP status that goes with `encode_error`, as this dialect's official clients expect it."""
+        ...
+
     def encode_error(self, error: IsthmusError, request_id: str) -> bytes:
         """The error's body, as this dialect's official clients expect it."""
         ...

@@ -113,6 +113,10 @@ class AnthropicCountTokens:
         """Raises IsthmusError(UNSUPPORTED)."""
         _refuse_stream()
 
+    def status_of(self, error: IsthmusError) -> int:
+        """The HTTP status of the error: 529 for an overload."""
+        return errors.status_of(error)
+
     def encode_error(self, error: IsthmusError, request_id: str) -> bytes:
         """The error's body."""
         return errors.encode_error(error, request_id)

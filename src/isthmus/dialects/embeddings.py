@@ -119,6 +119,10 @@ class OpenAIEmbeddings:
         """Raises IsthmusError(UNSUPPORTED)."""
         _refuse_stream()
 
+    def status_of(self, error: IsthmusError) -> int:
+        """The HTTP status of the error: OpenAI has none of its own."""
+        return error.status
+
     def encode_error(self, error: IsthmusError, request_id: str) -> bytes:
         """The error's body, as OpenAI's clients expect it."""
         return encode_error(error, request_id)

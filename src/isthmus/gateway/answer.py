@@ -114,7 +114,8 @@ class Answer:
             headers += b"x-should-retry: false\r\n"
         if error.fault is Fault.UNAUTHENTICATED:
             headers += b"www-authenticate: Bearer\r\n"
-        await self._request.respond(error.status, self._wire.encode_error(error, self._story.id), headers)
+        status = self._wire.status_of(error)
+        await self._request.respond(status, self._wire.encode_error(error, self._story.id), headers)
 
     async def _stream(self, delta: Delta) -> None:
         if not self.started:

@@ -95,7 +95,7 @@ class Gateway:
             if error.fault is Fault.UNAUTHENTICATED:
                 extra += b"www-authenticate: Bearer\r\n"
             wire = CLIENT_WIRES["anthropic" if _speaks_anthropic(request.path, request.headers) else "openai"]
-            await request.respond(error.status, wire.encode_error(error, ""), extra)
+            await request.respond(wire.status_of(error), wire.encode_error(error, ""), extra)
 
     def _find_page(self, request: Request) -> Endpoint:
         path = _pattern(request.path)

@@ -161,7 +161,7 @@ class Exchange:
 
     async def _settle_failure(self, error: IsthmusError) -> None:
         self._story.abandon("error", error)
-        status = 200 if self._answer.started else error.status
+        status = 200 if self._answer.started else self._wire.status_of(error)
         if self._story.attempts is None or not self._gateway.strict:
             self._record("error", status, error)
             return
@@ -173,7 +173,7 @@ class Exchange:
         """The client left, or the gateway ends: tell the story of what was running, and record."""
         self._story.abandon(outcome, error)
         if not self._settled and self._known:
-            self._record(outcome, 200 if self._answer.started else error.status, error)
+            self._record(outcome, 200 if self._answer.started else self._wire.status_of(error), error)
 
     async def _commit(self, outcome: Outcome, status: int, error: IsthmusError | None) -> Record:
         """Record, and wait until a strict ledger has it."""

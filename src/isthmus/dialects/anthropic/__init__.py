@@ -43,6 +43,10 @@ class AnthropicMessages:
         """An encoder for one streamed answer."""
         return stream.Encoder(call, request_id)
 
+    def status_of(self, error: IsthmusError) -> int:
+        """The HTTP status of the error: 529 for an overload."""
+        return errors.status_of(error)
+
     def encode_error(self, error: IsthmusError, request_id: str) -> bytes:
         """The error's body."""
         return errors.encode_error(error, request_id)

@@ -30,8 +30,15 @@ _TYPES = {
     Fault.TOOK_TOO_LONG: "timeout_error",
     Fault.CANCELLED: "invalid_request_error",
 }
+_STATUS = {"overloaded_error": 529}
+"""Anthropic's own status for a type, where it differs from the one that the fault has elsewhere."""
 # Clients that compact a long conversation by themselves look for these words.
 _TOO_LONG = "prompt is too long"
+
+
+def status_of(error: IsthmusError) -> int:
+    """The HTTP status: the one that Anthropic documents for the error's type."""
+    return _STATUS.get(_type(error), error.status)
 
 
 def encode_error(error: IsthmusError, request_id: str) -> bytes:
@@ -48,7 +55,11 @@ def _envelope(error: IsthmusError, request_id: str) -> dict[str, Any]:
     message = explain(error)
     if error.fault is Fault.CONTEXT_TOO_LONG and _TOO_LONG not in message:
         message = f"{_TOO_LONG}: {message}"
-    said = {"type": _TYPES.get(error.fault, "api_error"), "message": message, "code": error.code}
+    said = {"type": _type(error), "message": message, "code": error.code}
     if error.param is not None:
         said["param"] = error.param
     return {"type": "error", "error": said, "request_id": request_id}
+
+
+def _type(error: IsthmusError) -> str:
+    return _TYPES.get(error.fault, "api_error")

@@ -59,6 +59,10 @@ class OpenAIResponses:
         """An encoder for one streamed answer. `created` is in seconds since the epoch."""
         return ResponsesStreamEncoder(call, request_id, created)
 
+    def status_of(self, error: IsthmusError) -> int:
+        """The HTTP status of the error: OpenAI has none of its own."""
+        return error.status
+
     def encode_error(self, error: IsthmusError, request_id: str) -> bytes:
         """The error's body, as OpenAI's clients expect it."""
         return encode_error(error, request_id)
