@@ -68,13 +68,13 @@ class Request:
     """
 
     __slots__ = (
+        "_body",
         "_body_whole",
         "_chunked",
         "_connection",
         "_head",
         "_keep_alive",
         "_limit",
-        "_parts",
         "_size",
         "_upload_ends",
         "_waiter",
@@ -109,7 +109,9 @@ class Request:
         self._chunked = chunked
         self._keep_alive = keep_alive
         self._head = b""
-        self._parts: list[bytes] = []
+        # As it came where it came at once. A list of parts would cost many times what it holds, if a client
+        # chose to send byte by byte.
+        self._body: bytes | bytearray = b""
         self._size = 0
         self._body_whole = False
         self._limit = -1
@@ -131,8 +133,7 @@ class Request:
             await self._rest_of_body(limit)
         if self._size > limit:
             raise _too_large(limit)
-        parts = self._parts
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return bytes(self._body)
 
     async def respond(self, status: int, body: bytes, headers: bytes) -> None:
         """Answers with a whole body; waits only for a client that is slow to read."""
@@ -176,7 +177,12 @@ class Request:
         """Takes a part of the body; False where no more of it should be read for now."""
         if self.answered:
             return True
-        self._parts.append(part)
+        if not self._size:
+            self._body = part
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += part
         self._size += len(part)
         if self._limit < 0:
             return self._size <= _MOST_UNREAD
