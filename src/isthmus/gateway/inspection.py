@@ -30,7 +30,17 @@ class Inspection:
     def __init__(self, policy: Policy, scanners: Sequence[tuple[frozenset[str] | None, Scanner]]) -> None:
         self.policy = policy
         self._scanners = tuple(scanners)
+        self._unseen: dict[Label, Label] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isthmus-perimeter")
+
+    def unseen(self, floor: Label) -> Label | None:
+        """The label of a request of which only its route says anything; None where it must be looked at."""
+        if self._scanners:
+            return None
+        label = self._unseen.get(floor)
+        if label is None:
+            label = self._unseen[floor] = self.policy.label(Sightings(), (floor,))
+        return label
 
     async def label(self, body: bytes, floors: Iterable[Label]) -> tuple[Label, Sightings]:
         """The request's label, and what was seen in it."""
