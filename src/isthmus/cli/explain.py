@@ -14,6 +14,7 @@ from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.config.load import locate
 from isthmus.core.decision import Decision
 from isthmus.core.label import Label
+from isthmus.perimeter.policy import SURE_ENOUGH
 from isthmus.perimeter.scanner import Sightings
 from isthmus.routing.route import resolve
 from isthmus.strategies.plan.node import Circumstances
@@ -85,7 +86,8 @@ def _print(decision: Decision, seen: Sightings) -> None:
     for sighting in seen.found:
         finding = sighting.finding
         place = f"{sighting.where}, characters {finding.start} to {finding.end}"
-        click.echo(f"found     {finding.kind} in {place} ({finding.detector}, {finding.score:.2f})")
+        faint = "" if finding.score >= SURE_ENOUGH else ", too faint to count"
+        click.echo(f"found     {finding.kind} in {place} ({finding.detector}, {finding.score:.2f}{faint})")
     for where in seen.blind:
         click.echo(f"blind     {where} could not be looked into")
     click.echo(f"allowed   {', '.join(decision.allowed) or 'no model'}")
