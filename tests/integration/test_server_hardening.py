@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from isthmus.gateway import server
+from isthmus.gateway.exchange import Exchange
 from isthmus.gateway.http1 import Bounds, Connection
 from isthmus.testing import Script
 
@@ -328,3 +330,63 @@ async def test_a_connection_without_requests_is_not_kept_for_ever(
         writer.write(HEALTH)
         assert (await _told(reader)).endswith(b'{"status":"ok"}')
         writer.close()
+
+
+async def test_many_proposals_in_one_read_are_all_passed_over(tmp_path: Path) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        reader, writer = await _connected(served)
+        count = 1100
+        proposing = HEALTH.replace(b"\r\n\r\n", b"\r\nconnection: upgrade\r\nupgrade: a\r\n\r\n")
+        writer.write(proposing * count)
+        for _ in range(count):
+            async with asyncio.timeout(10):
+                await reader.readuntil(b'{"status":"ok"}')
+        writer.close()
+
+
+async def test_a_malformed_body_is_told_so_and_recorded(tmp_path: Path) -> None:
+    async with simulated(ROUTES, tmp_path) as (sim, served):
+        reader, writer = await _connected(served)
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+        writer.write(head + b"zz\r\n")
+        told = await _told(reader)
+        assert told.startswith(b"HTTP/1.1 400 ")
+        assert told.count(b"\r\ndate: ") == 1
+        (record,) = await served.records()
+        assert (record.outcome, record.status, record.code) == ("error", 400, "malformed_body")
+        assert sim.requests == []
+        writer.close()
+
+
+async def test_what_follows_the_last_request_of_a_connection_harms_it_not(tmp_path: Path) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        reader, writer = await _connected(served)
+        closing = _request("r").replace(b"host: localhost", b"host: localhost\r\nconnection: close")
+        writer.write(closing + b"GET /healthz HTTP/1.1\r\n\r\n")
+        told = await _told(reader)
+        assert told.startswith(b"HTTP/1.1 200 ")
+        assert told.count(b"\r\ndate: ") == 1
+        writer.close()
+
+
+async def test_more_headers_than_anybody_needs_are_refused(tmp_path: Path) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        reader, writer = await _connected(served)
+        many = b"".join(b"x-%d: 1\r\n" % number for number in range(1000))
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n" + many + b"\r\n")
+        assert (await _told(reader)).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
+
+async def test_a_failed_request_leaves_no_cycle(tmp_path: Path) -> None:
+    async with simulated({"r": {"model": "openai/sim-500", "retries": 0}}, tmp_path) as (_, served):
+        await served.ask("r")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                assert (await served.ask("r")).status == 502
+            left = [one for one in gc.get_objects() if type(one) is Exchange]
+            assert left == []
+        finally:
+            gc.enable()

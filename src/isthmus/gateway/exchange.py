@@ -71,12 +71,16 @@ class Exchange:
                 admission.enter()
             else:
                 began = clock()
-                await admission.wait()
-                self._story.queued = clock() - began
+                try:
+                    await admission.wait()
+                finally:
+                    self._story.queued = clock() - began
             inside = True
             await self._serve_inside()
         except IsthmusError as error:
-            await self._refuse(error)
+            # With its traceback, it would hold the whole request in a cycle.
+            error.__context__ = None
+            await self._refuse(error.with_traceback(None))
         except asyncio.CancelledError:
             if self._request.left:
                 self._abandon("cancelled", _left())
@@ -100,8 +104,10 @@ class Exchange:
     async def _serve_inside(self) -> None:
         story, snapshot = self._story, self._snapshot
         began = clock()
-        body = story.body = await self._request.body(snapshot.max_body)
-        story.uploading = clock() - began
+        try:
+            body = story.body = await self._request.body(snapshot.max_body)
+        finally:
+            story.uploading = clock() - began
         envelope = story.envelope = self._wire.peek(body)
         route = story.route = snapshot.route(envelope.model, story.key)
         label = snapshot.inspection.unseen(route.floor)
@@ -156,6 +162,9 @@ class Exchange:
             self._gateway.tally.unauthenticated += 1
         elif not self._settled:
             await self._settle_failure(error)
+        if self._request.answered:
+            # Its last byte is on its way: whatever was added would be taken for another answer.
+            return
         if self._answer.started:
             await self._answer.break_stream(error)
         else:
@@ -183,6 +192,10 @@ class Exchange:
         self._settled = True
         try:
             await self._gateway.ledger.commit(record)
+        except asyncio.CancelledError:
+            # The ledger has it, or will: the counts have to agree with it.
+            self._gateway.tally.count(record)
+            raise
         except IsthmusError as unkept:
             failed = {"status": unkept.status, "outcome": "error", "code": unkept.code}
             self._gateway.tally.count(msgspec.structs.replace(record, **failed))

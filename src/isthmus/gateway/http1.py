@@ -29,6 +29,7 @@ log = logging.getLogger("isthmus.gateway")
 _NEVER = float("inf")
 # A body that nobody has asked for yet makes its client wait beyond this.
 _MOST_UNREAD = 64 * 1024
+_MOST_HEADERS = 256
 _STATUS_LINES = {it.value: b"HTTP/1.1 %d %b\r\n" % (it.value, it.phrase.encode()) for it in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REFUSED = b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -76,6 +77,7 @@ class Request:
         "_keep_alive",
         "_limit",
         "_size",
+        "_spoilt",
         "_upload_ends",
         "_waiter",
         "answered",
@@ -115,6 +117,7 @@ class Request:
         self._size = 0
         self._body_whole = False
         self._limit = -1
+        self._spoilt = False
         self._waiter: asyncio.Future[None] | None = None
         self.due = self._upload_ends = _NEVER
 
@@ -129,11 +132,14 @@ class Request:
         if int(self.headers.get(b"content-length", b"0")) > limit:
             raise _too_large(limit)
         self._connection.read_on()
+        if self._spoilt:
+            raise _malformed()
         if not self._body_whole and self._size <= limit:
             await self._rest_of_body(limit)
         if self._size > limit:
             raise _too_large(limit)
-        return bytes(self._body)
+        body, self._body = bytes(self._body), b""
+        return body
 
     async def respond(self, status: int, body: bytes, headers: bytes) -> None:
         """Answers with a whole body; waits only for a client that is slow to read."""
@@ -206,10 +212,28 @@ class Request:
         self._waiter.set_exception(_stalled())
         return True
 
+    def spoil(self) -> None:
+        """The rest of the body cannot be read: it is no HTTP."""
+        self._keep_alive = False
+        self._spoilt = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(_malformed())
+
+    @property
+    def lasts(self) -> bool:
+        """True where the connection may outlive the request."""
+        return self._keep_alive
+
     @property
     def reusable(self) -> bool:
         """True where another request can follow on the connection."""
         return self.answered and self._keep_alive
+
+    @property
+    def sends(self) -> bool:
+        """True where more of the body can be expected: it was asked for, and is no nonsense."""
+        unasked = self.expects_continue and self._limit < 0 and not self._size
+        return not self._spoilt and not unasked
 
     @property
     def expects_continue(self) -> bool:
@@ -372,6 +396,8 @@ class Connection(asyncio.Protocol):
         self._line.clear()
         if self._writable is not None:
             self.resume_writing()
+        # The parser holds the connection.
+        self._parser = None  # type: ignore[assignment]
         if self._serving is not None:
             self._serving.left = True
             if self.task is not None:
@@ -409,17 +435,32 @@ class Connection(asyncio.Protocol):
 
     def _parsed(self, part: bytes) -> bool:
         """Feeds the parser; False where what came is no HTTP, and the connection ends."""
-        try:
-            self._parser.feed_data(part)
-        except httptools.HttpParserUpgrade as upgrade:
-            return self._go_on_without_upgrade(part[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse(_BAD_REQUEST)
-            return False
-        return True
+        while part:
+            try:
+                self._parser.feed_data(part)
+            except httptools.HttpParserUpgrade as upgrade:
+                part = self._without_upgrade(part[upgrade.args[0] :])
+            except httptools.HttpParserError:
+                self._cannot_go_on()
+                return False
+            else:
+                return True
+        return False
 
-    def _go_on_without_upgrade(self, rest: bytes) -> bool:
-        """Reads the request as if no other protocol had been proposed, as RFC 9110, section 7.8, allows.
+    def _cannot_go_on(self) -> None:
+        """What came is no HTTP: who is told so is the request that it belongs to, where there is one."""
+        last = self._line[-1] if self._line else self._serving
+        if self._receiving is not None:
+            self._receiving.spoil()
+            if self._serving is None:
+                # It has its answer, and the rest of its body was dropped.
+                self._transport.close()
+        elif last is None or last.lasts:
+            self._refuse(_BAD_REQUEST)
+        # RFC 9112, section 9.6: what follows the last request of a connection is not looked at.
+
+    def _without_upgrade(self, rest: bytes) -> bytes:
+        """The request as if no other protocol were proposed (RFC 9110, section 7.8, allows it), and the rest.
 
         The parser stops at such a head. Java's client proposes h2c with every first request.
         """
@@ -429,15 +470,18 @@ class Connection(asyncio.Protocol):
         self._forget(request)
         if request.method == "CONNECT":
             self._refuse(_BAD_REQUEST)
-            return False
+            return b""
         kept = [
             b"%b: %b\r\n" % pair
             for pair in request.headers.items()
             if pair[0] not in (b"upgrade", b"connection", b"http2-settings")
         ]
+        if not request.lasts:
+            kept.append(b"connection: close\r\n")
+        version = self._parser.get_http_version().encode()
         self._parser = httptools.HttpRequestParser(self)
-        line = b"%b %b HTTP/1.1\r\n" % (request.method.encode(), self._url)
-        return self._parsed(b"".join((line, *kept, b"\r\n", rest)))
+        line = b"%b %b HTTP/%b\r\n" % (request.method.encode(), self._url, version)
+        return b"".join((line, *kept, b"\r\n", rest))
 
     def _forget(self, request: Request) -> None:
         if request is self._serving:
@@ -469,6 +513,8 @@ class Connection(asyncio.Protocol):
         """httptools: a header, or a trailer where the head is complete; trailers are dropped."""
         if self._receiving is None:
             self._headers[name.lower()] = value
+            if len(self._headers) > _MOST_HEADERS:
+                raise ValueError("too many headers")
 
     def on_headers_complete(self) -> None:
         """httptools: a head is complete: its request is served at once, or waits for its turn."""
@@ -499,12 +545,18 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """httptools: a request is complete."""
+        self._pending = 0
         request, self._receiving = self._receiving, None
         if request is not None:
             request.complete()
             if self._serving is None:
                 # Its answer did not wait for the end of it.
-                self._next()
+                if request.lasts:
+                    self._next()
+                else:
+                    self._transport.close()
+            elif request.answered is False:
+                self.read_on()
 
     # -- serving
 
@@ -521,14 +573,16 @@ class Connection(asyncio.Protocol):
         self._serving = self.task = None
         if self.gone:
             return
-        if not request.reusable or (self.draining and not self._line):
-            self._transport.close()
-        elif self._receiving is not request:
-            self._next()
-        else:
-            # The answer did not wait for all of the request: what is left of it is read and dropped.
+        if self._receiving is request and request.answered and request.sends:
+            # The answer did not wait for all of the request: what is left of it is read and
+            # dropped. To close now would reset the connection, and the client, which still
+            # sends, would lose the answer.
             request.due = self.now() + self.bounds.upload_idle_s
             self.read_on()
+        elif not request.reusable or (self.draining and not self._line):
+            self._transport.close()
+        else:
+            self._next()
 
     def _next(self) -> None:
         if self._line:
@@ -581,6 +635,15 @@ def _too_large(limit: int) -> IsthmusError:
         f"The request's body is larger than {limit:,} bytes.",
         code="body_too_large",
         hint="Send less, or have an operator raise gateway.max_body_mb.",
+    )
+
+
+def _malformed() -> IsthmusError:
+    return IsthmusError(
+        Fault.INVALID_REQUEST,
+        "The request's body is not framed as HTTP/1.1 wants it.",
+        code="malformed_body",
+        hint="Look at the chunks, or at what stands between the client and the gateway.",
     )
 
 

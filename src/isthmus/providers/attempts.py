@@ -198,6 +198,8 @@ class Attempt:
 
     def close(self) -> None:
         """See `strategies.run.Answering`."""
+        # A bound method: it would hold its own attempt.
+        self._next = _nothing_more
         stream, self._stream = self._stream, None
         if stream is None or stream.complete:
             return
