@@ -163,6 +163,17 @@ async def test_what_cannot_be_looked_into_stays_inside(tmp_path: Path, content: 
         assert it.outside.requests == []
 
 
+@pytest.mark.parametrize("dialect", [OPENAI, ANTHROPIC], ids=lambda it: it.name)
+async def test_what_is_said_twice_under_one_name_stays_inside(tmp_path: Path, dialect: Dialect) -> None:
+    async with walls(tmp_path) as it:
+        body = msgspec.json.encode(dialect.body("out", False)).replace(
+            b'"role":', b'"content":"' + CANARY.encode() + b'","role":', 1
+        )
+        answer = await it.served.post(dialect.path, body)
+        assert answer.status == 400
+        assert it.outside.requests == []
+
+
 async def test_a_detector_that_fails_keeps_everything_inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

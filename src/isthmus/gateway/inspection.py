@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-
-import msgspec
+from typing import Any
 
 from isthmus.core.label import Label
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner, Sightings
 
 log = logging.getLogger("isthmus.perimeter")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these members.
+
+    Raises ValueError for a name that comes twice: only one of the two would be looked at, and bytes that pass
+    through carry both.
+    """
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a name comes twice in an object")
+    return value
+
 
 UNREAD = Sightings(blind=(".",))
 """What is seen of a request that could not be looked at as a whole."""
@@ -59,12 +72,12 @@ class Inspection:
     def look(self, body: bytes, floors: Sequence[Label]) -> Sightings:
         """What is seen in the body of a request. Blocks; never raises."""
         try:
-            value = msgspec.json.decode(body)
+            value = json.loads(body.decode(), object_pairs_hook=_once_each)
             seen = Sightings()
             for kinds, scanner in self._scanners:
                 if kinds is None or self.policy.can_mean(kinds, self.policy.label(seen, floors)):
                     seen = seen.join(scanner.scan(value))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return UNREAD
         except Exception as fault:
             # The text of an exception may quote the prompt: only its kind is logged.
