@@ -48,7 +48,9 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--name", required=True, help="Whose key it is: a team or an application.")
+@click.option(
+    "--name", required=True, help="Whose key it is: a team or an application. No two in force share one."
+)
 @click.option(
     "--route", "routes", multiple=True, help="A route (or pattern) it may use; repeat. Default: all."
 )
@@ -90,11 +92,14 @@ def list_(config_path: Path | None, as_json: bool) -> None:
 @config_option
 @told
 def revoke(key: str, config_path: Path | None) -> None:
-    """End a key, named by id or name, now and for ever."""
-    revoked = _keys(config_path).revoke(key, _now_us())
-    click.echo(
-        f"{revoked.id} ({revoked.name}) is revoked; running gateways refuse it within a second.", err=True
-    )
+    """End a key, named by id or name, now and for ever.
+
+    By its name, the ones end too that it replaces and that are in their time of grace.
+    """
+    for revoked in _keys(config_path).revoke(key, _now_us()):
+        click.echo(
+            f"{revoked.id} ({revoked.name}) is revoked; running gateways refuse it within a second.", err=True
+        )
 
 
 @keys.command()
@@ -110,7 +115,10 @@ def revoke(key: str, config_path: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @told
 def rotate(key: str, grace: float, config_path: Path | None, as_json: bool) -> None:
-    """Create a key that replaces another, which stays valid for a while."""
+    """Create a key that replaces another, which stays valid for a while.
+
+    The other is named by its id or name. From then on the name means the new one.
+    """
     _show_new(_keys(config_path).rotate(key, _now_us(), grace), as_json)
 
 

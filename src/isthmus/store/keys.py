@@ -60,6 +60,10 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         """True where the key is neither revoked nor expired at that time."""
         return self.revoked_us is None and (self.expires_us is None or at_us < self.expires_us)
 
+    def revoked(self, at_us: int) -> Key:
+        """This key, revoked at that time or earlier."""
+        return self if self.revoked_us is not None else msgspec.structs.replace(self, revoked_us=at_us)
+
 
 class NewKey(msgspec.Struct, frozen=True):
     """A key and, this one time, its secret."""
@@ -77,23 +81,29 @@ Digests: TypeAlias = Mapping[bytes, Key]
 class Keys(Protocol):
     """The keys that exist. Every method blocks: call it off the event loop.
 
-    A key is named by its id, or by its name if that is unique. Methods that name a key raise IsthmusError:
-    `unknown_key` for none, `ambiguous_key` for several.
+    A key is named by its id, or by its name: that means the one in force, see `in_force`. Methods that name a
+    key raise IsthmusError: `unknown_key` for none, `ambiguous_key` where several of one name are in force,
+    which only those of an older Isthmus can be.
     """
 
     def create(self, name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None = None) -> NewKey:
-        """Makes a key."""
+        """Makes a key. Raises IsthmusError (`name_taken`) where one of that name is in force."""
 
     def list(self) -> tuple[Key, ...]:
         """All keys that were ever made, the oldest first."""
 
-    def revoke(self, reference: str, at_us: int) -> Key:
-        """Ends a key now and for ever; a key that was revoked before stays as it is."""
+    def revoke(self, reference: str, at_us: int) -> tuple[Key, ...]:
+        """Ends a key now and for ever; a key that was revoked before stays as it is.
+
+        By a name, those end too that it replaces and that are still in their time of grace. All that ended
+        are returned, the one in force first.
+        """
 
     def rotate(self, reference: str, at_us: int, grace_s: float) -> NewKey:
         """Makes a key like the named one, which expires after `grace_s` seconds, or earlier if it was to.
 
-        Raises IsthmusError (`dead_key`) where the named one is revoked or expired.
+        Raises IsthmusError: `dead_key` where the named one is revoked or expired, `replaced_key` where it was
+        rotated before.
         """
 
     def revision(self) -> int:
@@ -119,6 +129,7 @@ class SqliteKeys:
         """See `Keys.create`."""
         new = make_key(name, routes, at_us, expires_us)
         with self._database.writing() as connection:
+            require_free(name, _all(connection), at_us)
             _insert(connection, new)
         return new
 
@@ -127,20 +138,18 @@ class SqliteKeys:
         with self._database.reading() as connection:
             return _all(connection)
 
-    def revoke(self, reference: str, at_us: int) -> Key:
+    def revoke(self, reference: str, at_us: int) -> tuple[Key, ...]:
         """See `Keys.revoke`."""
         with self._database.writing() as connection:
-            key = named(reference, _all(connection))
-            if key.revoked_us is not None:
-                return key
-            revoked = msgspec.structs.replace(key, revoked_us=at_us)
-            _update(connection, revoked)
-        return revoked
+            ended = tuple(key.revoked(at_us) for key in named(reference, _all(connection), at_us))
+            for key in ended:
+                _update(connection, key)
+        return ended
 
     def rotate(self, reference: str, at_us: int, grace_s: float) -> NewKey:
         """See `Keys.rotate`."""
         with self._database.writing() as connection:
-            new, old = successor(named(reference, _all(connection)), at_us, grace_s)
+            new, old = successor(reference, _all(connection), at_us, grace_s)
             _insert(connection, new)
             _update(connection, old)
         return new
@@ -252,8 +261,12 @@ def make_key(
     return NewKey(key, PREFIX + secrets.token_urlsafe(32))
 
 
-def successor(key: Key, at_us: int, grace_s: float) -> tuple[NewKey, Key]:
-    """The key that replaces this one, and this one as it is from now on. Raises IsthmusError (`dead_key`)."""
+def successor(reference: str, keys: Sequence[Key], at_us: int, grace_s: float) -> tuple[NewKey, Key]:
+    """The key that replaces the named one, and that one as it is from now on.
+
+    Raises IsthmusError: `dead_key`, `replaced_key`, and what `named` raises.
+    """
+    key = named(reference, keys, at_us)[0]
     if not key.valid(at_us):
         ended = "expired" if key.revoked_us is None else "revoked"
         raise IsthmusError(
@@ -262,33 +275,78 @@ def successor(key: Key, at_us: int, grace_s: float) -> tuple[NewKey, Key]:
             code="dead_key",
             hint="Create a new one.",
         )
+    current = in_force(key.name, keys, at_us)
+    if key not in current:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"The key {key.id} was rotated before and is in its time of grace.",
+            code="replaced_key",
+            hint=f"Rotate the one that replaced it: {_ids(current)}.",
+        )
     new = make_key(key.name, key.routes, at_us, key.expires_us, rotated_from=key.id)
     until = at_us + round(grace_s * 1_000_000)
     ends = until if key.expires_us is None else min(until, key.expires_us)
     return new, msgspec.structs.replace(key, expires_us=ends)
 
 
-def named(reference: str, keys: Sequence[Key]) -> Key:
-    """The key of that id, or of that name. Raises IsthmusError: `unknown_key`, `ambiguous_key`."""
+def in_force(name: str, keys: Sequence[Key], at_us: int) -> tuple[Key, ...]:
+    """The keys of that name which are valid, without those that another of them replaces: one at most, unless
+    an older Isthmus made more."""
+    valid = [key for key in keys if key.name == name and key.valid(at_us)]
+    origin = {key.id: key.rotated_from for key in keys}
+    replaced: set[str] = set()
+    for key in valid:
+        earlier = key.rotated_from
+        while earlier is not None:
+            replaced.add(earlier)
+            earlier = origin.get(earlier)
+    return tuple(key for key in valid if key.id not in replaced)
+
+
+def named(reference: str, keys: Sequence[Key], at_us: int) -> tuple[Key, ...]:
+    """The key of that id; or by a name the one in force, and after it those that it replaces and that are
+    valid yet. Where all of a name have ended, the last one that was made.
+
+    Raises IsthmusError: `unknown_key`, `ambiguous_key`.
+    """
     for key in keys:
         if key.id == reference:
-            return key
+            return (key,)
     alike = [key for key in keys if key.name == reference]
-    if len(alike) == 1:
-        return alike[0]
-    if alike:
+    if not alike:
+        raise IsthmusError(
+            Fault.NOT_FOUND,
+            f"There is no key with the id or the name {reference!r}.",
+            code="unknown_key",
+            hint="List the keys to see their ids.",
+        )
+    current = in_force(reference, alike, at_us)
+    if len(current) > 1:
         raise IsthmusError(
             Fault.INVALID_REQUEST,
-            f"Several keys are named {reference!r}: {', '.join(key.id for key in alike)}.",
+            f"Several keys are named {reference!r}: {_ids(current)}.",
             code="ambiguous_key",
             hint="Give the key's id.",
         )
-    raise IsthmusError(
-        Fault.NOT_FOUND,
-        f"There is no key with the id or the name {reference!r}.",
-        code="unknown_key",
-        hint="List the keys to see their ids.",
-    )
+    if not current:
+        return (alike[-1],)
+    return (*current, *(key for key in alike if key.valid(at_us) and key not in current))
+
+
+def require_free(name: str, keys: Sequence[Key], at_us: int) -> None:
+    """Raises IsthmusError (`name_taken`) where a key of that name is in force: no two could be told apart."""
+    current = in_force(name, keys, at_us)
+    if current:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"There is a key named {name!r} already: {_ids(current)}.",
+            code="name_taken",
+            hint="Rotate it, revoke it before, or choose another name.",
+        )
+
+
+def _ids(keys: Sequence[Key]) -> str:
+    return ", ".join(key.id for key in keys)
 
 
 def digest_of(secret: str) -> bytes:
