@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.label import BOTTOM, Label
 from isthmus.store.keys import PREFIX, KeyRing, Keys, SqliteKeys
 from isthmus.store.memory import MemoryKeys
 
@@ -109,6 +110,18 @@ def test_rotation_never_prolongs_a_key(keys: Keys) -> None:
     new = keys.rotate(old.key.id, NOW_US, grace_s=3600.0)
     assert {key.expires_us for key in keys.list()} == {NOW_US + SECOND_US}
     assert new.key.expires_us == NOW_US + SECOND_US
+
+
+@pytest.mark.parametrize(
+    "floor", [BOTTOM, Label("confidential"), Label(zones=frozenset({"eu", "on-prem"})), Label("restricted")]
+)
+def test_a_floor_stays_with_the_key_and_its_successors(keys: Keys, floor: Label) -> None:
+    old = keys.create("team a", (), NOW_US, floor=floor)
+    new = keys.rotate("team a", NOW_US + 5, grace_s=60.0)
+    assert [key.floor for key in keys.list()] == [floor, floor]
+    keys.revoke(old.key.id, NOW_US + 6)
+    ring = KeyRing(keys)
+    assert ring.verify(new.secret.encode(), NOW_US + 6).floor == floor
 
 
 def test_a_dead_key_is_not_rotated(keys: Keys) -> None:

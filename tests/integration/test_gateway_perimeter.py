@@ -12,10 +12,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner, Result
 
-from isthmus.core.label import Finding
+from isthmus.cli.explain import explain
+from isthmus.core.label import BOTTOM, Finding, Label
 from isthmus.perimeter import scanner
 from isthmus.perimeter.detectors.patterns import Patterns
+from isthmus.store.keys import SqliteKeys
 from isthmus.testing import Fault, Refusal, Script, Simulator
 
 from .gateway import ANTHROPIC, OPENAI, RESPONSES, Answer, Dialect, Served, config_of, config_text, serving
@@ -134,6 +137,63 @@ async def test_a_caller_can_raise_the_label_and_a_route_too(tmp_path: Path) -> N
         assert unknown.error["code"] == "unknown_label"
         assert it.outside.requests == []
         assert (await it.ask("either", "hello", headers={"x-isthmus-label": "restricted"})).status == 200
+
+
+LOOKING = pytest.mark.parametrize("perimeter", [{}, {"labels": []}], ids=["looking", "not looking"])
+
+
+async def _key(it: Walls, name: str, floor: Label) -> dict[str, str]:
+    """The header of a new key with this floor."""
+    keys = SqliteKeys(it.served.house.ledger_path)
+    new = await asyncio.to_thread(keys.create, name, (), time.time_ns() // 1000, None, floor)
+    await asyncio.to_thread(it.served.house.gateway.ring.refresh)
+    return {"authorization": f"Bearer {new.secret}"}
+
+
+@LOOKING
+@DIALECTS
+async def test_what_a_key_sends_is_at_least_as_sensitive_as_its_floor(
+    tmp_path: Path, dialect: Dialect, perimeter: dict[str, Any]
+) -> None:
+    async with walls(tmp_path, **perimeter) as it:
+        guarded = await _key(it, "guarded", Label("confidential"))
+        bound = await _key(it, "bound", Label(zones=frozenset({"on-prem"})))
+        free = await _key(it, "free", BOTTOM)
+        for headers, rule in ((guarded, "clearance"), (bound, "zone")):
+            lowering = {**headers, "x-isthmus-label": "public"}
+            for said in (headers, lowering):
+                refused = await it.ask("out", "hello", dialect, headers=said)
+                assert refused.status == 400
+                record = await it.served.record(refused)
+                assert [refusal.rule for refusal in record.decision.refused] == [rule]
+            assert (await it.ask("either", "hello", dialect, headers=headers)).status == 200
+        assert it.outside.requests == []
+        assert (await it.ask("out", "hello", dialect, headers=free)).status == 200
+        raised = {**free, "x-isthmus-label": "confidential"}
+        assert (await it.ask("out", "hello", dialect, headers=raised)).status == 400
+
+
+@LOOKING
+async def test_explain_says_for_a_key_what_is_decided_for_it(
+    tmp_path: Path, perimeter: dict[str, Any]
+) -> None:
+    async with walls(tmp_path, **perimeter) as it:
+        (tmp_path / "isthmus.yaml").write_text(_config(it.inside, it.outside, **perimeter), encoding="utf-8")
+        headers = await _key(it, "team a", Label("confidential", zones=frozenset({"on-prem"})))
+        await _key(it, "team b", BOTTOM)
+        for route in ("out", "either", "split"):
+            answer = await it.ask(route, "hello", headers=headers)
+            live = msgspec.json.encode((await it.served.record(answer)).decision)
+            ran = await asyncio.to_thread(_explain, tmp_path, route, "hello", "--key", "team a", "--json")
+            told = msgspec.json.decode(ran.stdout)
+            assert (told.pop("found"), told.pop("blind")) == ([], [])
+            assert told == msgspec.json.decode(live)
+        ran = await asyncio.to_thread(_explain, tmp_path, "out", "hello", "--key", "team b")
+        assert ran.exit_code == 0
+
+
+def _explain(folder: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(explain, [*arguments, "-c", str(folder / "isthmus.yaml")])
 
 
 async def test_a_label_binds_to_zones(tmp_path: Path) -> None:

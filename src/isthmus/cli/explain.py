@@ -10,13 +10,16 @@ import click
 import msgspec
 
 from isthmus.bootstrap import inspection_of, router_of
+from isthmus.cli.keys import now_us, opened
+from isthmus.cli.labels import in_words
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.config.load import locate
 from isthmus.core.decision import Decision
-from isthmus.core.label import Label
+from isthmus.gateway.inspection import floors_of
+from isthmus.gateway.snapshot import route_of
 from isthmus.perimeter.policy import SURE_ENOUGH
 from isthmus.perimeter.scanner import Sightings
-from isthmus.routing.route import resolve
+from isthmus.store.keys import Key, named, require_valid
 from isthmus.strategies.plan.node import Circumstances
 
 
@@ -24,7 +27,7 @@ from isthmus.strategies.plan.node import Circumstances
 @click.argument("route")
 @click.argument("prompt", default="")
 @config_option
-@click.option("--key", help="Explain for this key's id: sticky splits go by it.")
+@click.option("--key", help="Explain for this key, by id or name: its routes, its floor, its sticky arm.")
 @click.option("--user", help="Explain for this end user: sticky splits go by them.")
 @click.option("--label", "said", help="Explain for a caller who sends this level in x-isthmus-label.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
@@ -46,15 +49,16 @@ def explain(
     same answer.
     """
     config = load_or_exit(locate(config_path))
-    found = resolve(route, config.routes)
+    asking = _valid_key(key, config_path) if key else None
+    found = route_of(route, asking, config.routes)
     policy = config.perimeter
-    floors = [found.floor, *([policy.said(said)] if said else [])]
+    floors = [*floors_of(found, asking), *([policy.said(said)] if said else [])]
     seen = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",
         policy.label(seen, floors),
-        Circumstances(draw=_draw(prompt), key=key, user=user),
+        Circumstances(draw=_draw(prompt), key=asking.id if asking else None, user=user),
     )
     if as_json:
         findings = {"found": seen.found, "blind": seen.blind}
@@ -65,15 +69,16 @@ def explain(
         raise SystemExit(1)
 
 
+def _valid_key(reference: str, config_path: Path | None) -> Key:
+    at_us = now_us()
+    key = named(reference, opened(config_path).list(), at_us)[0]
+    require_valid(key, at_us)
+    return key
+
+
 def _body(route: str, prompt: str, embeddings: bool) -> bytes:
     asked = {"input": prompt} if embeddings else {"messages": [{"role": "user", "content": prompt}]}
     return msgspec.json.encode({"model": route, **asked})
-
-
-def _in_words(label: Label) -> str:
-    if label.zones is None:
-        return label.level
-    return f"{label.level}, only in {', '.join(sorted(label.zones)) or 'no zone at all'}"
 
 
 def _draw(prompt: str) -> float:
@@ -82,7 +87,7 @@ def _draw(prompt: str) -> float:
 
 def _print(decision: Decision, seen: Sightings) -> None:
     click.echo(f"route     {decision.route} ({decision.operation})")
-    click.echo(f"label     {_in_words(decision.label)}")
+    click.echo(f"label     {in_words(decision.label)}")
     for sighting in seen.found:
         finding = sighting.finding
         place = f"{sighting.where}, characters {finding.start} to {finding.end}"

@@ -21,10 +21,10 @@ from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
 from isthmus.gateway.http1 import Request
+from isthmus.gateway.inspection import floors_of
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import Story, clock
 from isthmus.providers.attempts import Attempts, Question
-from isthmus.routing.route import Route
 from isthmus.strategies.plan.node import Circumstances
 from isthmus.strategies.run import run
 
@@ -110,9 +110,10 @@ class Exchange:
             story.uploading = clock() - began
         envelope = story.envelope = self._wire.peek(body)
         route = story.route = snapshot.route(envelope.model, story.key)
-        label = snapshot.inspection.unseen(route.floor)
+        floors = floors_of(route, story.key)
+        label = snapshot.inspection.unseen(floors)
         if label is None or LABEL_HEADER in self._request.headers:
-            label = await self._label(body, route)
+            label = await self._label(body, floors)
         decision = story.decision = snapshot.router.decide(
             route.name, envelope.operation, label, self._circumstances(envelope)
         )
@@ -211,13 +212,12 @@ class Exchange:
         self._gateway.ledger.append(record)
         return record
 
-    async def _label(self, body: bytes, route: Route) -> Label:
-        """How sensitive the request is: what its route, its caller and the detectors say, joined upward."""
+    async def _label(self, body: bytes, floors: tuple[Label, ...]) -> Label:
+        """How sensitive the request is: its floors, its caller's word and what is found, joined upward."""
         inspection = self._snapshot.inspection
-        floors = [route.floor]
         said = self._request.headers.get(LABEL_HEADER)
         if said is not None:
-            floors.append(inspection.policy.said(said.decode("latin-1").strip()))
+            floors = (*floors, inspection.policy.said(said.decode("latin-1").strip()))
         label, _ = await inspection.label(body, floors)
         return label
 

@@ -12,6 +12,8 @@ from typing import Any
 from isthmus.core.label import Label
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner, Sightings
+from isthmus.routing.route import Route
+from isthmus.store.keys import Key
 
 log = logging.getLogger("isthmus.perimeter")
 
@@ -26,6 +28,11 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         raise ValueError("a name comes twice in an object")
     return value
+
+
+def floors_of(route: Route, key: Key | None) -> tuple[Label, ...]:
+    """What a request's label is at least, whatever is in it: as its route says, and its key."""
+    return (route.floor,) if key is None else (route.floor, key.floor)
 
 
 UNREAD = Sightings(blind=(".",))
@@ -43,16 +50,16 @@ class Inspection:
     def __init__(self, policy: Policy, scanners: Sequence[tuple[frozenset[str] | None, Scanner]]) -> None:
         self.policy = policy
         self._scanners = tuple(scanners)
-        self._unseen: dict[Label, Label] = {}
+        self._unseen: dict[tuple[Label, ...], Label] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isthmus-perimeter")
 
-    def unseen(self, floor: Label) -> Label | None:
-        """The label of a request of which only its route says anything; None where it must be looked at."""
+    def unseen(self, floors: tuple[Label, ...]) -> Label | None:
+        """The label of a request of which only its floors are known; None where it must be looked at."""
         if self._scanners:
             return None
-        label = self._unseen.get(floor)
+        label = self._unseen.get(floors)
         if label is None:
-            label = self._unseen[floor] = self.policy.label(Sightings(), (floor,))
+            label = self._unseen[floors] = self.policy.label(Sightings(), floors)
         return label
 
     async def label(self, body: bytes, floors: Iterable[Label]) -> tuple[Label, Sightings]:

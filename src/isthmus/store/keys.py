@@ -1,4 +1,4 @@
-"""Keys: who may ask which routes, until when.
+"""Keys: who may ask which routes, until when, and how sensitive it is at least.
 
 A key's secret is 256 random bits, so only its SHA-256 is kept, without salt and without a slow hash: those
 make guessing a *weak* secret dear, and a secret with 256 bits of entropy cannot be guessed at any price (NIST
@@ -25,10 +25,14 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
 
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.label import BOTTOM, Label
 from isthmus.store import schema
 from isthmus.store.schema import keys as table
 
 _log = logging.getLogger("isthmus.keys")
+_to_json = msgspec.json.Encoder(order="deterministic").encode
+_to_names = msgspec.json.Decoder(tuple[str, ...]).decode
+_to_label = msgspec.json.Decoder(Label).decode
 
 PREFIX = "isk_"
 """What every secret begins with, so that scanners for leaked secrets can find it."""
@@ -39,7 +43,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     `routes` are names or glob patterns (`team-*`), none means every route. Times are wall-clock microseconds
     since the epoch; at `expires_us` the key is no longer valid. `rotated_from` is the id of the key that this
-    one replaces.
+    one replaces. `floor` is the least label of what is sent with it.
     """
 
     id: str
@@ -49,6 +53,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     expires_us: int | None = None
     revoked_us: int | None = None
     rotated_from: str | None = None
+    floor: Label = BOTTOM
 
     def allows(self, route: str) -> bool:
         """True where the key may ask this route."""
@@ -86,7 +91,14 @@ class Keys(Protocol):
     which only those of an older Isthmus can be.
     """
 
-    def create(self, name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None = None) -> NewKey:
+    def create(
+        self,
+        name: str,
+        routes: tuple[str, ...],
+        at_us: int,
+        expires_us: int | None = None,
+        floor: Label = BOTTOM,
+    ) -> NewKey:
         """Makes a key. Raises IsthmusError (`name_taken`) where one of that name is in force."""
 
     def list(self) -> tuple[Key, ...]:
@@ -125,9 +137,16 @@ class SqliteKeys:
         schema.prepare(path)
         self._database = schema.Database(path)
 
-    def create(self, name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None = None) -> NewKey:
+    def create(
+        self,
+        name: str,
+        routes: tuple[str, ...],
+        at_us: int,
+        expires_us: int | None = None,
+        floor: Label = BOTTOM,
+    ) -> NewKey:
         """See `Keys.create`."""
-        new = make_key(name, routes, at_us, expires_us)
+        new = make_key(name, routes, at_us, expires_us, floor)
         with self._database.writing() as connection:
             require_free(name, _all(connection), at_us)
             _insert(connection, new)
@@ -202,10 +221,7 @@ class KeyRing:
             raise _refusal(
                 "invalid_key", "This key is not known here.", "Make one with: isthmus keys create."
             )
-        if not key.valid(at_us):
-            if key.revoked_us is not None:
-                raise _refusal("revoked_key", f"The key {key.id} was revoked.", "Ask for a new one.")
-            raise _refusal("expired_key", f"The key {key.id} has expired.", "Ask for a new one.")
+        require_valid(key, at_us)
         return key
 
     def refresh(self) -> bool:
@@ -247,7 +263,12 @@ class KeyRing:
 
 
 def make_key(
-    name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None, rotated_from: str | None = None
+    name: str,
+    routes: tuple[str, ...],
+    at_us: int,
+    expires_us: int | None,
+    floor: Label,
+    rotated_from: str | None = None,
 ) -> NewKey:
     """A key with a new secret; nothing is stored."""
     key = Key(
@@ -257,6 +278,7 @@ def make_key(
         created_us=at_us,
         expires_us=expires_us,
         rotated_from=rotated_from,
+        floor=floor,
     )
     return NewKey(key, PREFIX + secrets.token_urlsafe(32))
 
@@ -283,7 +305,7 @@ def successor(reference: str, keys: Sequence[Key], at_us: int, grace_s: float) -
             code="replaced_key",
             hint=f"Rotate the one that replaced it: {_ids(current)}.",
         )
-    new = make_key(key.name, key.routes, at_us, key.expires_us, rotated_from=key.id)
+    new = make_key(key.name, key.routes, at_us, key.expires_us, key.floor, rotated_from=key.id)
     until = at_us + round(grace_s * 1_000_000)
     ends = until if key.expires_us is None else min(until, key.expires_us)
     return new, msgspec.structs.replace(key, expires_us=ends)
@@ -333,6 +355,15 @@ def named(reference: str, keys: Sequence[Key], at_us: int) -> tuple[Key, ...]:
     return (*current, *(key for key in alike if key.valid(at_us) and key not in current))
 
 
+def require_valid(key: Key, at_us: int) -> None:
+    """Raises IsthmusError (unauthenticated) where the key has ended: `revoked_key`, `expired_key`."""
+    if key.valid(at_us):
+        return
+    if key.revoked_us is not None:
+        raise _refusal("revoked_key", f"The key {key.id} was revoked.", "Ask for a new one.")
+    raise _refusal("expired_key", f"The key {key.id} has expired.", "Ask for a new one.")
+
+
 def require_free(name: str, keys: Sequence[Key], at_us: int) -> None:
     """Raises IsthmusError (`name_taken`) where a key of that name is in force: no two could be told apart."""
     current = in_force(name, keys, at_us)
@@ -378,9 +409,14 @@ def _update(connection: Connection, key: Key) -> None:
 
 
 def _values(key: Key) -> dict[str, object]:
-    return {**msgspec.structs.asdict(key), "routes": msgspec.json.encode(key.routes).decode()}
+    return {
+        **msgspec.structs.asdict(key),
+        "routes": _to_json(key.routes).decode(),
+        "floor": None if key.floor == BOTTOM else _to_json(key.floor).decode(),
+    }
 
 
 def _key_of(row: RowMapping) -> Key:
     values = {name: row[name] for name in Key.__struct_fields__}
-    return Key(**{**values, "routes": msgspec.json.decode(row["routes"], type=tuple[str, ...])})
+    floor = BOTTOM if row["floor"] is None else _to_label(row["floor"])
+    return Key(**{**values, "routes": _to_names(row["routes"]), "floor": floor})

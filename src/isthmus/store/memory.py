@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from isthmus.core.decision import Decision
+from isthmus.core.label import BOTTOM, Label
 from isthmus.core.record import Intent, Record
 from isthmus.store.keys import Digests, Key, NewKey, digest_of, make_key, named, require_free, successor
 from isthmus.store.ledger import Health
@@ -102,10 +103,17 @@ class MemoryKeys:
         self._digests: dict[bytes, Key] = {}
         self._revision = 0
 
-    def create(self, name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None = None) -> NewKey:
+    def create(
+        self,
+        name: str,
+        routes: tuple[str, ...],
+        at_us: int,
+        expires_us: int | None = None,
+        floor: Label = BOTTOM,
+    ) -> NewKey:
         """See `Keys.create`."""
         require_free(name, self.list(), at_us)
-        new = make_key(name, routes, at_us, expires_us)
+        new = make_key(name, routes, at_us, expires_us, floor)
         self._put(digest_of(new.secret), new.key)
         return new
 

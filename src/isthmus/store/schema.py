@@ -38,14 +38,16 @@ from isthmus.core.errors import Fault, IsthmusError
 
 Durability: TypeAlias = Literal["NORMAL", "FULL"]
 
-VERSION = 1
+VERSION = 2
 """The version of the tables below."""
 
-STEPS: Mapping[int, Sequence[str]] = {}
+STEPS: Mapping[int, Sequence[str]] = {
+    2: ("ALTER TABLE keys ADD COLUMN floor TEXT",),
+}
 """The SQL that leads to each version from the one before it.
 
-There are additions only, so that no record is ever rewritten. A new database starts at `VERSION` at once. A
-step is written when a released version's tables change.
+There are additions only, so that no record is ever rewritten. A new database starts at `VERSION` at once; in
+an older one the added columns stand behind the others, so that only names tell them.
 """
 
 metadata = MetaData()
@@ -211,11 +213,13 @@ keys = Table(
     Column("expires_us", BigInteger),
     Column("revoked_us", BigInteger),
     Column("rotated_from", Text),
+    Column("floor", Text),
     Column("revision", BigInteger, nullable=False),
 )
 """Keys, by the SHA-256 of their secret.
 
-`revision` grows with every change of any key; `routes` is a JSON array.
+`revision` grows with every change of any key. `routes` is a JSON array, `floor` the JSON of a label, or null
+for the lowest.
 """
 
 keys_revision = Index("keys_revision", keys.c.revision)
