@@ -503,6 +503,7 @@ def test_records_are_listed_shown_and_exported(office: Office, tmp_path: Path) -
     assert [row["at_us"] for row in rows] == sorted((row["at_us"] for row in rows), reverse=True)
     good = next(row for row in rows if row["outcome"] == "ok")
     shown = desk.run("records", "show", good["id"])
+    assert "label      internal\n" in shown.out
     assert (shown.status, shown.err) == (0, "")
     for part in (good["id"], "because ", "attempt 1", "charge ", "config "):
         assert part in shown.out

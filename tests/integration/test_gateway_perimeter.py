@@ -12,9 +12,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from click import Command
 from click.testing import CliRunner, Result
 
 from isthmus.cli.explain import explain
+from isthmus.cli.records import records
 from isthmus.core.label import BOTTOM, Finding, Label
 from isthmus.perimeter import scanner
 from isthmus.perimeter.detectors.patterns import Patterns
@@ -184,16 +186,18 @@ async def test_explain_says_for_a_key_what_is_decided_for_it(
         for route in ("out", "either", "split"):
             answer = await it.ask(route, "hello", headers=headers)
             live = msgspec.json.encode((await it.served.record(answer)).decision)
-            ran = await asyncio.to_thread(_explain, tmp_path, route, "hello", "--key", "team a", "--json")
+            ran = await _cli(tmp_path, explain, route, "hello", "--key", "team a", "--json")
             told = msgspec.json.decode(ran.stdout)
             assert (told.pop("found"), told.pop("blind")) == ([], [])
             assert told == msgspec.json.decode(live)
-        ran = await asyncio.to_thread(_explain, tmp_path, "out", "hello", "--key", "team b")
+        ran = await _cli(tmp_path, explain, "out", "hello", "--key", "team b")
         assert ran.exit_code == 0
 
 
-def _explain(folder: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(explain, [*arguments, "-c", str(folder / "isthmus.yaml")])
+async def _cli(folder: Path, command: Command, *arguments: str) -> Result:
+    """The command, run beside the gateway with its config."""
+    options = [*arguments, "-c", str(folder / "isthmus.yaml")]
+    return await asyncio.to_thread(CliRunner().invoke, command, options)
 
 
 async def test_a_label_binds_to_zones(tmp_path: Path) -> None:
@@ -273,6 +277,37 @@ async def test_terms_of_the_operator_are_found(tmp_path: Path) -> None:
         assert (await it.served.record(answer)).decision.label.categories == {"term.projects"}
         assert it.outside.requests == []
         assert (await it.ask("out", "When do herons migrate?")).status == 200
+
+
+@DIALECTS
+async def test_a_record_counts_what_was_found_by_kind(tmp_path: Path, dialect: Dialect) -> None:
+    async with walls(tmp_path) as it:
+        text = f"Write to {CANARY} or to second.{CANARY}; the card is {CARD}."
+        record = await it.served.record(await it.ask("out", text, dialect))
+        assert record.findings == {"pii.card": 1, "pii.email": 2}
+        assert record.findings.keys() == record.decision.label.categories
+        harmless = await it.ask("out", "Say hello.", dialect)
+        assert (await it.served.record(harmless)).findings == {}
+
+
+async def test_a_record_tells_its_label_and_what_was_found(tmp_path: Path) -> None:
+    async with walls(tmp_path) as it:
+        (tmp_path / "isthmus.yaml").write_text(_config(it.inside, it.outside), encoding="utf-8")
+        for text, label, found in (
+            (f"Write to {CANARY} about {CARD}", "confidential", "pii.card (1), pii.email (1)"),
+            ("Say hello.", "internal", "nothing"),
+        ):
+            record = await it.served.record(await it.ask("out", text))
+            shown = (await _cli(tmp_path, records, "show", record.id)).stdout.splitlines()
+            assert f"label      {label}" in shown
+            assert f"found      {found}" in shown
+
+
+async def test_where_nothing_looks_nothing_is_said_to_be_found(tmp_path: Path) -> None:
+    async with walls(tmp_path, labels=[]) as it:
+        for headers in ({}, {"x-isthmus-label": "internal"}):
+            answer = await it.ask("out", f"Write to {CANARY}", headers=headers)
+            assert (await it.served.record(answer)).findings is None
 
 
 async def test_a_reload_changes_no_request_that_has_begun(tmp_path: Path) -> None:

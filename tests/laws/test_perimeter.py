@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isthmus.core.label import BOTTOM, LEVELS, TOP, Finding, Label, Level, covers, join
 from isthmus.core.portfolio import Kind, Model
 from isthmus.gateway.inspection import Inspection, floors_of
-from isthmus.perimeter.policy import SURE_ENOUGH, Clearance, Policy, Rule
+from isthmus.perimeter.policy import SURE_ENOUGH, Clearance, Policy, Rule, by_kind
 from isthmus.perimeter.scanner import Scanner, Sighting, Sightings
 from isthmus.routing.route import Route
 from isthmus.store.keys import Key
@@ -94,6 +94,15 @@ def test_a_request_is_labelled_at_least_as_each_of_its_reasons(
             assert all(_at_least(label, Label(rule.level, zones=rule.zones)) for rule in fitting)
 
 
+@given(policies, seen)
+def test_what_is_counted_is_what_the_label_names(policy: Policy, what: Sightings) -> None:
+    counts = by_kind(what)
+    assert counts.keys() == policy.label(what).categories
+    assert list(counts) == sorted(counts)
+    assert by_kind(what.join(what)) == counts, "what two detectors see in one place is one"
+    assert all(count > 0 for count in counts.values())
+
+
 @given(policies, seen, seen)
 def test_a_conversation_that_goes_on_is_labelled_no_lower(
     policy: Policy, before: Sightings, more: Sightings
@@ -130,7 +139,9 @@ def test_neither_route_nor_key_nor_caller_nor_findings_lower_what_another_says(
     assert _at_least(label, of_key or BOTTOM)
     assert _at_least(label, Label(said or "public"))
     assert _at_least(label, policy.label(what or Sightings()))
-    assert label == policy.label(found, (of_route, of_key or BOTTOM, *header)), "and nothing else raises it"
+    assert label == policy.label(found or Sightings(), (of_route, of_key or BOTTOM, *header)), (
+        "and nothing else raises it"
+    )
     at_once = inspection.unseen(floors)
     assert at_once == (None if what is not None else policy.label(Sightings(), floors))
 

@@ -24,6 +24,7 @@ from isthmus.gateway.http1 import Request
 from isthmus.gateway.inspection import floors_of
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import Story, clock
+from isthmus.perimeter.policy import by_kind
 from isthmus.providers.attempts import Attempts, Question
 from isthmus.strategies.plan.node import Circumstances
 from isthmus.strategies.run import run
@@ -218,7 +219,9 @@ class Exchange:
         said = self._request.headers.get(LABEL_HEADER)
         if said is not None:
             floors = (*floors, inspection.policy.said(said.decode("latin-1").strip()))
-        label, _ = await inspection.label(body, floors)
+        label, seen = await inspection.label(body, floors)
+        if seen is not None:
+            self._story.findings = by_kind(seen)
         return label
 
     def _circumstances(self, envelope: Envelope) -> Circumstances:

@@ -62,11 +62,11 @@ class Inspection:
             label = self._unseen[floors] = self.policy.label(Sightings(), floors)
         return label
 
-    async def label(self, body: bytes, floors: Iterable[Label]) -> tuple[Label, Sightings]:
-        """The request's label, and what was seen in it."""
+    async def label(self, body: bytes, floors: Iterable[Label]) -> tuple[Label, Sightings | None]:
+        """The request's label, and what was seen in it; None where nothing looks."""
         floors = tuple(floors)
         if not self._scanners:
-            return self.policy.label(Sightings(), floors), Sightings()
+            return self.policy.label(Sightings(), floors), None
         looking = asyncio.get_running_loop().run_in_executor(self._thread, self.look, body, floors)
         try:
             async with asyncio.timeout(self.policy.timeout):

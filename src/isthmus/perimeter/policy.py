@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
 
 from isthmus.core.decision import Refused
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.label import LEVELS, TOP, Finding, Label, Level, covers, join
+from isthmus.core.label import LEVELS, TOP, Label, Level, covers, join
 from isthmus.core.portfolio import Kind, Model
-from isthmus.perimeter.scanner import Sightings
+from isthmus.perimeter.scanner import Sighting, Sightings
 
 FAMILIES = ("pii", "secret", "term")
 """What the kinds of findings begin with."""
@@ -106,7 +107,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     def label(self, seen: Sightings, floors: Iterable[Label] = ()) -> Label:
         """The label of a request in which this was seen: at least the default, and at least each floor."""
         blind = [TOP] if seen.blind else []
-        kinds = frozenset(finding.kind for finding in _counted(seen))
+        kinds = frozenset(sighting.finding.kind for sighting in _counted(seen))
         meanings = map(self._meaning_of, sorted(kinds))
         return join([Label(self.default, kinds), *floors, *blind, *meanings])
 
@@ -127,5 +128,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-def _counted(seen: Sightings) -> Iterable[Finding]:
-    return (sighting.finding for sighting in seen.found if sighting.finding.score >= SURE_ENOUGH)
+def by_kind(seen: Sightings) -> dict[str, int]:
+    """In how many places each kind was found, by the findings that count."""
+    places = {
+        (sighting.where, sighting.finding.start, sighting.finding.end, sighting.finding.kind)
+        for sighting in _counted(seen)
+    }
+    return dict(sorted(Counter(kind for *_, kind in places).items()))
+
+
+def _counted(seen: Sightings) -> Iterable[Sighting]:
+    return (sighting for sighting in seen.found if sighting.finding.score >= SURE_ENOUGH)

@@ -36,6 +36,7 @@ _RECORD_FACTS = Record.__struct_fields__.index("decision")
 _ATTEMPT_FACTS = AttemptRecord.__struct_fields__.index("usage")
 _to_json = msgspec.json.Encoder(order="deterministic").encode
 _to_decision = msgspec.json.Decoder(Decision).decode
+_to_counts = msgspec.json.Decoder(dict[str, int]).decode
 _to_names = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
@@ -45,6 +46,7 @@ def record_row(record: Record, decision: bytes | None) -> Row:
     return (
         *fields[:_RECORD_FACTS],
         decision,
+        None if record.findings is None else _to_json(record.findings).decode(),
         *(_NO_USAGE if record.usage is None else astuple(record.usage)),
         *(_NO_CHARGE if record.charge is None else astuple(record.charge)),
         *astuple(record.timings),
@@ -148,6 +150,7 @@ def record_of(
         code=row["code"],
         message=row["message"],
         decision=None if decision is None else _to_decision(decision),
+        findings=None if row["findings"] is None else _to_counts(row["findings"]),
         attempts=tuple(_attempt_of(attempt) for attempt in attempts),
         usage=_usage_of(row),
         charge=_charge_of(row),

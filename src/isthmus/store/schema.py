@@ -42,7 +42,10 @@ VERSION = 2
 """The version of the tables below."""
 
 STEPS: Mapping[int, Sequence[str]] = {
-    2: ("ALTER TABLE keys ADD COLUMN floor TEXT",),
+    2: (
+        "ALTER TABLE keys ADD COLUMN floor TEXT",
+        "ALTER TABLE records ADD COLUMN findings TEXT",
+    ),
 }
 """The SQL that leads to each version from the one before it.
 
@@ -108,6 +111,11 @@ records = Table(
     Column(
         "decision", LargeBinary, comment="the decision: which models were allowed, what was planned, and why"
     ),
+    Column(
+        "findings",
+        Text,
+        comment="in how many places of the request each kind was found; null where nothing was looked at",
+    ),
     *_usage_columns(),
     *_charge_columns(),
     Column("queue_ms", Double, nullable=False, comment="milliseconds of waiting for a slot"),
@@ -117,7 +125,10 @@ records = Table(
     Column("config_hash", Text, nullable=False, comment="the hash of the config that was in force"),
     sqlite_with_rowid=False,
 )
-"""One row a request. `decision` is the SHA-256 of the decision's JSON, to be found in `decisions`."""
+"""One row a request.
+
+`decision` is the SHA-256 of the decision's JSON, to be found in `decisions`; `findings` is a JSON object.
+"""
 
 # Listing goes along time, newest first, and stops at its limit: filters on other columns are read off the
 # rows on the way. Every further index would cost each request a microsecond or two. Failures are few, and
