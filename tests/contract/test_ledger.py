@@ -52,7 +52,14 @@ def make_record(
     message: str | None = None,
     bodies: tuple[bytes | None, bytes | None] = (None, None),
 ) -> Record:
-    usage = Usage(input=100, output=20, cache_read=7, reasoning=3, estimated=number % 2 == 0)
+    usage = Usage(
+        input=100,
+        output=20,
+        cache_read=7,
+        reasoning=3,
+        estimated=number % 2 == 0,
+        beyond=() if number % 2 else ("tier.flex", "tool.web_search"),
+    )
     charge = Charge(nanousd=1234 + number, basis="config", snapshot="config/1", estimated=number % 2 == 0)
     lost = AttemptRecord(
         number=1,
@@ -541,14 +548,14 @@ async def test_a_ledger_of_the_first_version_becomes_one_of_today(tmp_path: Path
     assert refused.value.code == "ledger_older"
 
     ledger = SqliteLedger(old)
-    ledger.append(make_record(7, bodies=(b"question", b"answer")))
+    ledger.append(make_record(8, bodies=(b"question", b"answer")))
     await ledger.close()
     kept, bare, interrupted, fresh = SqliteRecords(old).scan(bodies=True)
     first = make_record(1, bodies=(b"question", b"answer"))
     assert kept == msgspec.structs.replace(first, findings=None)
     assert bare == make_bare_record(2)
     assert interrupted.outcome == "interrupted"
-    assert fresh == make_record(7, bodies=(b"question", b"answer"))
+    assert fresh == make_record(8, bodies=(b"question", b"answer"))
 
     keys = SqliteKeys(old)
     assert [(key.name, key.routes, key.floor) for key in keys.list()] == [

@@ -303,6 +303,23 @@ async def test_a_record_tells_its_label_and_what_was_found(tmp_path: Path) -> No
             assert f"found      {found}" in shown
 
 
+async def test_a_record_tells_what_was_billed_beside_tokens(tmp_path: Path) -> None:
+    async with walls(tmp_path) as it:
+        text = _config(it.inside, it.outside).replace(
+            '"id":"outside"', '"id":"outside","price":{"input":3,"output":15}'
+        )
+        (tmp_path / "isthmus.yaml").write_text(text, encoding="utf-8")
+        it.served.house.reload(config_of(text))
+        for tier, said, source in (("flex", ", tier.flex, ", ", estimated)"), ("default", "out, ", ")")):
+            record = await it.served.record(await it.ask("out", "Say hello.", service_tier=tier))
+            shown = (await _cli(tmp_path, records, "show", record.id)).stdout.splitlines()
+            (attempt,) = [line for line in shown if line.startswith("attempt")]
+            (charge,) = [line for line in shown if line.startswith("charge")]
+            assert said in attempt
+            assert charge.endswith(source)
+            assert ("estimated" in charge) == (tier == "flex")
+
+
 async def test_where_nothing_looks_nothing_is_said_to_be_found(tmp_path: Path) -> None:
     async with walls(tmp_path, labels=[]) as it:
         for headers in ({}, {"x-isthmus-label": "internal"}):

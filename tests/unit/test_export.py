@@ -40,7 +40,7 @@ ATTEMPT = AttemptRecord(
     started_ms=1.0,
     total_ms=9.0,
     finish="stop",
-    usage=Usage(input=10, output=5),
+    usage=Usage(input=10, output=5, beyond=("tool.web_search",)),
     charge=Charge(nanousd=None, basis="unknown", snapshot=""),
     dropped=("seed",),
 )
@@ -98,6 +98,7 @@ RECORD_FIELDS = [
     "input_audio_tokens",
     "output_audio_tokens",
     "usage_estimated",
+    "usage_beyond",
     "charge_nanousd",
     "charge_basis",
     "charge_snapshot",
@@ -136,6 +137,8 @@ def test_jsonl_says_what_the_record_says() -> None:
     assert (line["findings"], bare["findings"]) == ({"pii.email": 2, "pii.name": 1}, None)
     [attempt] = line["attempts"]  # type: ignore[misc]
     assert (attempt["finish"], attempt["dropped"]) == ("stop", ["seed"])
+    assert line["usage_beyond"] == attempt["usage_beyond"] == ["tool.web_search"]
+    assert bare["usage_beyond"] is None
     assert base64.b64decode(str(line["request_body"])) == b"\xffquestion"
     assert (bare["decision"], bare["attempts"], bare["input_tokens"], bare["request_body"]) == (
         None,

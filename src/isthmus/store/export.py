@@ -23,6 +23,7 @@ _ROWS_AT_ONCE = 1000
 _RECORD_FIELDS = [column.name for column in schema.records.columns]
 _ATTEMPT_FIELDS = [column.name for column in schema.attempts.columns if column.name != "record_id"]
 _OBJECTS = ("decision", "findings")
+_LISTS = ("dropped", "usage_beyond")
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -78,9 +79,10 @@ def write_parquet(records: Iterable[Record], out: BinaryIO, *, bodies: bool = Fa
 def _flat(record: Record, *, bodies: bool) -> dict[str, Any]:
     values: dict[str, Any] = dict(zip(_RECORD_FIELDS, rows.record_row(record, None), strict=True))
     values |= {"decision": record.decision, "findings": record.findings}
+    values["usage_beyond"] = record.usage.beyond if record.usage else None
     values["attempts"] = [
         dict(zip(_ATTEMPT_FIELDS, rows.attempt_row(record.id, attempt)[1:], strict=True))
-        | {"dropped": attempt.dropped}
+        | {"dropped": attempt.dropped, "usage_beyond": attempt.usage.beyond if attempt.usage else None}
         for attempt in record.attempts
     ]
     if bodies:
@@ -107,7 +109,7 @@ def _base64(body: bytes | None) -> str | None:
 def _type_name(column: Column[Any]) -> str:
     if column.name in _OBJECTS:
         return "object"
-    if column.name == "dropped":
+    if column.name in _LISTS:
         return "list of string"
     names = {BigInteger: "integer", Boolean: "boolean", Double: "number", Text: "string"}
     return names[type(column.type)]
@@ -120,9 +122,7 @@ def _arrow_schema(pa: Any, *, bodies: bool) -> Any:
         found = []
         for column in table.columns:
             kind = (
-                pa.list_(pa.string())
-                if column.name == "dropped"
-                else types.get(type(column.type), pa.string())
+                pa.list_(pa.string()) if column.name in _LISTS else types.get(type(column.type), pa.string())
             )
             found.append(pa.field(column.name, kind, metadata={"description": column.comment or ""}))
         return found

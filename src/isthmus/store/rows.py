@@ -47,7 +47,7 @@ def record_row(record: Record, decision: bytes | None) -> Row:
         *fields[:_RECORD_FACTS],
         decision,
         None if record.findings is None else _to_json(record.findings).decode(),
-        *(_NO_USAGE if record.usage is None else astuple(record.usage)),
+        *_usage_columns(record.usage),
         *(_NO_CHARGE if record.charge is None else astuple(record.charge)),
         *astuple(record.timings),
         record.config_hash,
@@ -60,12 +60,20 @@ def attempt_row(record_id: str, attempt: AttemptRecord) -> Row:
     return (
         record_id,
         *fields[:_ATTEMPT_FACTS],
-        *(_NO_USAGE if attempt.usage is None else astuple(attempt.usage)),
+        *_usage_columns(attempt.usage),
         *(_NO_CHARGE if attempt.charge is None else astuple(attempt.charge)),
         attempt.committed,
         attempt.passthrough,
-        _to_json(attempt.dropped).decode() if attempt.dropped else None,
+        _as_text(attempt.dropped),
     )
+
+
+def _usage_columns(usage: Usage | None) -> Row:
+    return _NO_USAGE if usage is None else (*astuple(usage)[:-1], _as_text(usage.beyond))
+
+
+def _as_text(names: tuple[str, ...]) -> str | None:
+    return _to_json(names).decode() if names else None
 
 
 def decision_row(at_us: int, decision: Decision) -> Row:
@@ -185,7 +193,7 @@ def _attempt_of(row: Columns) -> AttemptRecord:
         charge=_charge_of(row),
         committed=row["committed"],
         passthrough=row["passthrough"],
-        dropped=() if row["dropped"] is None else _to_names(row["dropped"]),
+        dropped=_names_of(row["dropped"]),
     )
 
 
@@ -202,7 +210,12 @@ def _usage_of(row: Columns) -> Usage | None:
         input_audio=row["input_audio_tokens"],
         output_audio=row["output_audio_tokens"],
         estimated=row["usage_estimated"],
+        beyond=_names_of(row["usage_beyond"]),
     )
+
+
+def _names_of(text: str | None) -> tuple[str, ...]:
+    return () if text is None else _to_names(text)
 
 
 def _charge_of(row: Columns) -> Charge | None:

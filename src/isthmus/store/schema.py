@@ -45,6 +45,8 @@ STEPS: Mapping[int, Sequence[str]] = {
     2: (
         "ALTER TABLE keys ADD COLUMN floor TEXT",
         "ALTER TABLE records ADD COLUMN findings TEXT",
+        "ALTER TABLE records ADD COLUMN usage_beyond TEXT",
+        "ALTER TABLE attempts ADD COLUMN usage_beyond TEXT",
     ),
 }
 """The SQL that leads to each version from the one before it.
@@ -67,6 +69,11 @@ def _usage_columns() -> list[Column[Any]]:
         Column("input_audio_tokens", BigInteger, comment="audio tokens, a part of input_tokens"),
         Column("output_audio_tokens", BigInteger, comment="audio tokens, a part of output_tokens"),
         Column("usage_estimated", Boolean, comment="true where the provider did not report these counts"),
+        Column(
+            "usage_beyond",
+            Text,
+            comment="what is billed beside tokens at list price: tier.flex, tool.web_search, ...",
+        ),
     ]
 
 
@@ -81,7 +88,11 @@ def _charge_columns() -> list[Column[Any]]:
             comment="genai-prices, config, own engine or unknown; null where nothing was used",
         ),
         Column("charge_snapshot", Text, comment="which edition of the price list was used"),
-        Column("charge_estimated", Boolean, comment="true where the charge rests on estimated usage"),
+        Column(
+            "charge_estimated",
+            Boolean,
+            comment="true where the charge rests on estimated usage, or on prices other than those billed",
+        ),
     ]
 
 
@@ -127,7 +138,8 @@ records = Table(
 )
 """One row a request.
 
-`decision` is the SHA-256 of the decision's JSON, to be found in `decisions`; `findings` is a JSON object.
+`decision` is the SHA-256 of the decision's JSON, to be found in `decisions`; `findings` is a JSON object,
+`usage_beyond` a JSON array, or null for none.
 """
 
 # Listing goes along time, newest first, and stops at its limit: filters on other columns are read off the
@@ -179,7 +191,7 @@ attempts = Table(
     Column("dropped", Text, comment="the request's fields that this model could not be given"),
     sqlite_with_rowid=False,
 )
-"""One row an upstream call. `dropped` is a JSON array, or null for none."""
+"""One row an upstream call. `dropped` and `usage_beyond` are JSON arrays, or null for none."""
 
 decisions = Table(
     "decisions",
