@@ -264,9 +264,10 @@ def router_of(config: Config) -> Router:
 
 
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:
-    """What looks into requests by this policy; `secret` keys what it remembers.
+    """What looks into requests by this policy; `secret` keys what it remembers, and pseudonyms where the
+    policy has no key for them.
 
-    Raises IsthmusError where a file of terms or rules cannot be used.
+    Raises IsthmusError where that key, or a file of terms or rules, cannot be used.
     """
     if not policy.rules:
         return Inspection(policy, ())
@@ -288,8 +289,8 @@ def inspection_of(policy: Policy, secret: bytes) -> Inspection:
             code="perimeter_file",
             hint="See `terms` and `gitleaks` under `perimeter`.",
         ) from fault
-    fast = Scanner(detectors, secret)
-    return Inspection(policy, [(None, fast), (KINDS, Scanner([People()], secret))])
+    scanners = [(None, Scanner(detectors, secret)), (KINDS, Scanner([People()], secret))]
+    return Inspection(policy, scanners, resolve(policy.key).encode() if policy.key else secret)
 
 
 class House(NamedTuple):

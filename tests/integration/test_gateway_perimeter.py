@@ -175,6 +175,18 @@ async def test_what_a_key_sends_is_at_least_as_sensitive_as_its_floor(
         assert (await it.ask("out", "hello", dialect, headers=raised)).status == 400
 
 
+async def test_pseudonyms_lower_no_floor_of_a_key(tmp_path: Path) -> None:
+    labels = [{"when": "pii", "level": "confidential", "pseudonymise": True}]
+    async with walls(tmp_path, labels=labels) as it:
+        guarded = await _key(it, "guarded", Label("confidential"))
+        free = await _key(it, "free", BOTTOM)
+        text = f"Write to {CANARY}"
+        assert (await it.ask("out", text, headers=guarded)).status == 400
+        assert it.outside.requests == []
+        assert (await it.ask("out", text, headers=free)).status == 200
+        assert len(it.outside.requests) == 1
+
+
 @LOOKING
 async def test_explain_says_for_a_key_what_is_decided_for_it(
     tmp_path: Path, perimeter: dict[str, Any]
@@ -188,7 +200,7 @@ async def test_explain_says_for_a_key_what_is_decided_for_it(
             live = msgspec.json.encode((await it.served.record(answer)).decision)
             ran = await _cli(tmp_path, explain, route, "hello", "--key", "team a", "--json")
             told = msgspec.json.decode(ran.stdout)
-            assert (told.pop("found"), told.pop("blind")) == ([], [])
+            assert (told.pop("found"), told.pop("blind"), told.pop("hidden")) == ([], [], None)
             assert told == msgspec.json.decode(live)
         ran = await _cli(tmp_path, explain, "out", "hello", "--key", "team b")
         assert ran.exit_code == 0

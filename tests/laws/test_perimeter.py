@@ -132,16 +132,14 @@ def test_neither_route_nor_key_nor_caller_nor_findings_lower_what_another_says(
     key = None if of_key is None else Key(id="key_1", name="a", routes=(), created_us=0, floor=of_key)
     floors = floors_of(route, key)
     header = [] if said is None else [policy.said(said)]
-    label, found = asyncio.run(inspection.label(b"{}", (*floors, *header)))
+    label, found, _ = asyncio.run(inspection.inspect(b"{}", (*floors, *header)))
     inspection.close()
     assert _at_least(label, Label(policy.default))
     assert _at_least(label, of_route)
     assert _at_least(label, of_key or BOTTOM)
     assert _at_least(label, Label(said or "public"))
     assert _at_least(label, policy.label(what or Sightings()))
-    assert label == policy.label(found or Sightings(), (of_route, of_key or BOTTOM, *header)), (
-        "and nothing else raises it"
-    )
+    assert label == policy.label(found, (of_route, of_key or BOTTOM, *header)), "and nothing else raises it"
     at_once = inspection.unseen(floors)
     assert at_once == (None if what is not None else policy.label(Sightings(), floors))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -15,10 +16,9 @@ from isthmus.cli.labels import in_words
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.config.load import locate
 from isthmus.core.decision import Decision
-from isthmus.gateway.inspection import floors_of
+from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.snapshot import route_of
 from isthmus.perimeter.policy import SURE_ENOUGH
-from isthmus.perimeter.scanner import Sightings
 from isthmus.store.keys import Key, named, require_valid
 from isthmus.strategies.plan.node import Circumstances
 
@@ -53,18 +53,18 @@ def explain(
     found = route_of(route, asking, config.routes)
     policy = config.perimeter
     floors = [*floors_of(found, asking), *([policy.said(said)] if said else [])]
-    seen = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
+    known = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",
-        policy.label(seen, floors),
+        known.label,
         Circumstances(draw=_draw(prompt), key=asking.id if asking else None, user=user),
+        known.hidden.label if known.hidden else None,
     )
     if as_json:
-        findings = {"found": seen.found, "blind": seen.blind}
-        click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | msgspec.to_builtins(findings)))
+        click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | _as_data(known)))
     else:
-        _print(decision, seen)
+        _print(decision, known)
     if decision.plan is None:
         raise SystemExit(1)
 
@@ -76,6 +76,12 @@ def _valid_key(reference: str, config_path: Path | None) -> Key:
     return key
 
 
+def _as_data(known: Inspected) -> dict[str, Any]:
+    """What was found, and what a model would read that sees pseudonyms."""
+    hidden = msgspec.json.decode(known.hidden.body) if known.hidden else None
+    return {"found": msgspec.to_builtins(known.seen.found), "blind": known.seen.blind, "hidden": hidden}
+
+
 def _body(route: str, prompt: str, embeddings: bool) -> bytes:
     asked = {"input": prompt} if embeddings else {"messages": [{"role": "user", "content": prompt}]}
     return msgspec.json.encode({"model": route, **asked})
@@ -85,7 +91,8 @@ def _draw(prompt: str) -> float:
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=6).digest()) / 2**48
 
 
-def _print(decision: Decision, seen: Sightings) -> None:
+def _print(decision: Decision, known: Inspected) -> None:
+    seen = known.seen
     click.echo(f"route     {decision.route} ({decision.operation})")
     click.echo(f"label     {in_words(decision.label)}")
     for sighting in seen.found:
@@ -96,6 +103,8 @@ def _print(decision: Decision, seen: Sightings) -> None:
     for where in seen.blind:
         click.echo(f"blind     {where} could not be looked into")
     click.echo(f"allowed   {', '.join(decision.allowed) or 'no model'}")
+    if decision.pseudonymised and known.hidden:
+        click.echo(f"hidden    {', '.join(known.hidden.values)}, from {', '.join(decision.pseudonymised)}")
     for refused in decision.refused:
         click.echo(f"refused   {refused.model} by {refused.rule}: {refused.reason}")
     if decision.plan is not None:

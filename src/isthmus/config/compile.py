@@ -135,6 +135,8 @@ class _Compiler:
         if entry.gitleaks is not None and not _is_file(entry.gitleaks, self._folder):
             message = f"There is no file {entry.gitleaks}."
             self._add(Code.FILE_NOT_FOUND, message, "", ("perimeter", "gitleaks"))
+        if entry.key is not None:
+            self._check_secret(entry.key, ("perimeter", "key"))
         return Policy(
             default=entry.default,
             clearance=entry.clearance,
@@ -143,6 +145,7 @@ class _Compiler:
             timeout=entry.timeout,
             terms=entry.terms,
             gitleaks=entry.gitleaks,
+            key=entry.key,
         )
 
     # Providers
@@ -284,11 +287,14 @@ class _Compiler:
                 hint,
                 (*path, "base_url"),
             )
+        self._check_secret(entry.key, (*path, "key"))
+
+    def _check_secret(self, secret: SecretRef, path: Path) -> None:
         if self._check_secrets:
             try:
-                resolve(_anchored_secret(entry.key, self._folder))
+                resolve(_anchored_secret(secret, self._folder))
             except IsthmusError as error:
-                self._add(Code.SECRET_UNAVAILABLE, error.message, error.hint, (*path, "key"))
+                self._add(Code.SECRET_UNAVAILABLE, error.message, error.hint, path)
 
     def _check_headers(self, entry: ProviderEntry, path: Path) -> None:
         for where in ("headers", "query"):
@@ -584,6 +590,7 @@ def _anchored(config: Config, folder: FilePath) -> Config:
         policy,
         terms={name: _absolute(file, folder) for name, file in policy.terms.items()},
         gitleaks=None if policy.gitleaks is None else _absolute(policy.gitleaks, folder),
+        key=None if policy.key is None else _anchored_secret(policy.key, folder),
     )
     return msgspec.structs.replace(
         config, providers=providers, models=models, ledger=ledger, perimeter=policy

@@ -86,6 +86,8 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     may be looked at; what takes longer is `restricted`. `terms` are files of your own words by the name of
     the list, one term a line: a customer or a code name of `projects: terms/projects.txt` is found as
     `term.projects`. `gitleaks` is a file of rules for secrets in gitleaks' format, added to those built in.
+    `key` is a secret from which pseudonyms are made, `env:NAME` or `file:PATH`; without it they last as long
+    as the process, and differ between replicas.
     """
 
     default: Level = "internal"
@@ -95,6 +97,7 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Seconds = 2.0
     terms: dict[str, str] = {}
     gitleaks: str | None = None
+    key: SecretRef | None = None
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):

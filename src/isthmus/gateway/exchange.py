@@ -21,7 +21,7 @@ from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
 from isthmus.gateway.http1 import Request
-from isthmus.gateway.inspection import floors_of
+from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import Story, clock
 from isthmus.perimeter.policy import by_kind
@@ -112,11 +112,15 @@ class Exchange:
         envelope = story.envelope = self._wire.peek(body)
         route = story.route = snapshot.route(envelope.model, story.key)
         floors = floors_of(route, story.key)
-        label = snapshot.inspection.unseen(floors)
+        label, hidden = snapshot.inspection.unseen(floors), None
         if label is None or LABEL_HEADER in self._request.headers:
-            label = await self._label(body, floors)
+            label, _, hidden = await self._inspect(body, floors)
         decision = story.decision = snapshot.router.decide(
-            route.name, envelope.operation, label, self._circumstances(envelope)
+            route.name,
+            envelope.operation,
+            label,
+            self._circumstances(envelope),
+            hidden.label if hidden else None,
         )
         if decision.plan is None:
             raise _nothing_allowed(decision)
@@ -130,7 +134,13 @@ class Exchange:
             at_us=story.at_us,
             clock=clock,
         )
-        attempts = story.attempts = Attempts(question, snapshot.upstreams)
+        if decision.pseudonymised:
+            assert hidden is not None, "without it no model is allowed to see pseudonyms"
+            veiled = question.with_pseudonyms(self._wire.peek(hidden.body), hidden.values)
+            veils = dict.fromkeys(decision.pseudonymised, veiled)
+            attempts = story.attempts = Attempts(question, snapshot.upstreams, veils)
+        else:
+            attempts = story.attempts = Attempts(question, snapshot.upstreams)
         await run(decision.plan, attempts, decision.allowed.__contains__, self._pause, self._listen)
 
     def _listen(self, event: Event) -> Awaitable[None] | None:
@@ -213,16 +223,18 @@ class Exchange:
         self._gateway.ledger.append(record)
         return record
 
-    async def _label(self, body: bytes, floors: tuple[Label, ...]) -> Label:
-        """How sensitive the request is: its floors, its caller's word and what is found, joined upward."""
-        inspection = self._snapshot.inspection
+    async def _inspect(self, body: bytes, floors: tuple[Label, ...]) -> Inspected:
+        """What is known of the request: its floors, its caller's word and what is found, joined upward."""
+        inspection, key = self._snapshot.inspection, self._story.key
         said = self._request.headers.get(LABEL_HEADER)
         if said is not None:
             floors = (*floors, inspection.policy.said(said.decode("latin-1").strip()))
-        label, seen = await inspection.label(body, floors)
-        if seen is not None:
-            self._story.findings = by_kind(seen)
-        return label
+        envelope = self._story.envelope
+        caller = msgspec.json.encode([key.id if key else None, envelope.user if envelope else None])
+        known = await inspection.inspect(body, floors, caller)
+        if inspection.looks:
+            self._story.findings = by_kind(known.seen)
+        return known
 
     def _circumstances(self, envelope: Envelope) -> Circumstances:
         key = self._story.key
