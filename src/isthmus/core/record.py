@@ -20,9 +20,9 @@ def milliseconds(seconds: float) -> float:
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream call. Times are milliseconds; `started_ms` counts from the request's arrival.
 
-    `fault` and `code` are set where it failed; `upstream_status` is the provider's HTTP status, if one came.
-    `committed` says that some of its answer went to the client. `passthrough` says that bytes were relayed
-    without translation.
+    `queue_ms` is waiting for a free connection. `fault` and `code` are set where it failed; `upstream_status`
+    is the provider's HTTP status, if one came. `committed` says that some of its answer went to the client.
+    `passthrough` says that bytes were relayed without translation.
     """
 
     number: int

@@ -174,7 +174,7 @@ attempts = Table(
         "queue_ms",
         Double,
         nullable=False,
-        comment="0 in this version: waiting for a connection counts as waiting for the model",
+        comment="milliseconds of waiting for a free connection, from the attempt's start",
     ),
     Column("first_token_ms", Double, comment="milliseconds from the attempt's start to the first content"),
     Column("total_ms", Double, nullable=False, comment="milliseconds of the whole attempt"),
