@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from pathlib import Path
 
 import msgspec
@@ -172,6 +173,21 @@ async def test_a_client_that_leaves_with_requests_in_line_is_missed(
             writer.write(_request("slow"))
         await eventually(lambda: heads == 2)
         writer.transport.abort()
+        await sim.wait_aborted()
+        await eventually(lambda: served.house.gateway.tally.in_flight == 0)
+        assert len(sim.requests) == 1, "whoever has left is not served"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a socket that is not read")
+async def test_a_client_that_leaves_with_more_in_line_than_is_read_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LOOK_S", 0.01)
+    async with simulated({"slow": "openai/sim-stall-before-first"}, tmp_path) as (sim, served):
+        _, writer = await _connected(served)
+        writer.write(_request("slow") * (server.BOUNDS.pipelined + 3))
+        await sim.wait_held()
+        writer.close()
         await sim.wait_aborted()
         await eventually(lambda: served.house.gateway.tally.in_flight == 0)
         assert len(sim.requests) == 1, "whoever has left is not served"
