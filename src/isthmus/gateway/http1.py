@@ -521,6 +521,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """httptools: a head begins."""
+        # Its first bytes may have come with a request before it, and were counted as that one's.
+        self._pending = self._pending or 1
         self._headers = {}
         self._url = b""
 
@@ -531,7 +533,10 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a header, or a trailer where the head is complete; trailers are dropped."""
         if self._receiving is None:
-            self._headers[name.lower()] = value
+            name = name.lower()
+            if name == b"host" and name in self._headers:
+                raise ValueError("two hosts")
+            self._headers[name] = value
             if len(self._headers) > _MOST_HEADERS:
                 raise ValueError("too many headers")
 
@@ -541,6 +546,8 @@ class Connection(asyncio.Protocol):
         self._due = _NEVER
         parser = self._parser
         recent = parser.get_http_version() == "1.1"
+        if recent and b"host" not in self._headers:
+            raise ValueError("no host")
         request = self._receiving = Request(
             self,
             parser.get_method().decode("latin-1"),
