@@ -32,7 +32,7 @@ from isthmus.providers import anyllm
 from isthmus.providers.engines.fetch import Progress, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine
 from isthmus.providers.http1 import Http1Transport
-from isthmus.providers.transport import Origin, Transport, TransportError
+from isthmus.providers.transport import Origin, Proxy, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
 from isthmus.store.counters import SqliteCounters
@@ -160,11 +160,17 @@ class Workshop:
 
     def _transport(self, provider: Provider, number: int) -> Transport:
         place = _place(provider)
-        bounds = {"max_connections": provider.max_connections, "max_waiting": provider.max_waiting}
+        settings: dict[str, Any] = {
+            "max_connections": provider.max_connections,
+            "max_waiting": provider.max_waiting,
+        }
+        if provider.proxy is not None:
+            login = resolve(provider.proxy_key) if provider.proxy_key else None
+            settings["proxy"] = Proxy(url=provider.proxy, login=login)
         try:
             return self._lease(
-                ("transport", provider.name, provider.client, place, *bounds.values()),
-                lambda: _transport_of(provider.client)(place, **bounds),
+                ("transport", provider.name, provider.client, place, *settings.values()),
+                lambda: _transport_of(provider.client)(place, **settings),
                 lambda transport: transport.retire(),
                 number,
             )

@@ -9,13 +9,13 @@ connection was reset.
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
@@ -33,6 +33,8 @@ from isthmus.providers.transport import (
     Origin,
     Outgoing,
     PoolExhaustedError,
+    Proxy,
+    ProxyError,
     Reply,
     ResponseTooLargeError,
     TlsError,
@@ -50,13 +52,8 @@ _PLAIN_BODY_BYTES = 1024 * 1024
 _AIOHTTP_ADDS = ("user-agent", "accept", "accept-encoding", "content-type")
 
 
-def environment_proxy(origin: Origin) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for an origin, or None."""
-    return None if proxy_bypass(origin.host) else getproxies().get(origin.scheme)
-
-
 class AiohttpTransport:
-    """A `Transport` on aiohttp, through `proxy` (a URL) where one is given.
+    """A `Transport` on aiohttp, through `proxy` where one is given.
 
     The limits are those of `Http1Transport`. After `retire`, idle connections are closed once nothing is in
     flight. Raises TlsError where the origin's `ca_file` cannot be used.
@@ -70,11 +67,12 @@ class AiohttpTransport:
         max_waiting: int = 1024,
         keep_alive_s: float = 30.0,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
-        proxy: str | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         self.origin = origin
         self.max_body_bytes = max_body_bytes
         self.proxy = proxy
+        self.login = {} if proxy is None or proxy.login is None else _login(proxy.login)
         self.slots = asyncio.Semaphore(max_connections)
         self._max_connections = max_connections
         self._max_waiting = max_waiting
@@ -265,18 +263,24 @@ class _Exchange:
         async with self._guarded():
             session = await transport.enter(self)
             self._phase = _Phase.CONNECT
+            # Within TLS the proxy reads what opens the tunnel alone; otherwise it reads each request.
+            tunnelled = self._origin.scheme == "https"
             self._response = response = await session.request(
                 outgoing.method.decode("ascii"),
                 transport.url(outgoing.target),
                 data=_payload(outgoing),
-                headers=_headers(outgoing),
+                headers=_headers(outgoing) + ([] if tunnelled else [*transport.login.items()]),
                 allow_redirects=False,
-                proxy=transport.proxy,
+                proxy=None if transport.proxy is None else transport.proxy.url,
+                proxy_headers=transport.login if tunnelled else None,
                 trace_request_ctx=self,
             )
         self.status = response.status
         self.headers = [(name.lower(), value) for name, value in response.raw_headers]
         self._received = sum(len(name) + len(value) for name, value in self.headers)
+        if response.status == 407 and transport.proxy is not None:
+            self.close()
+            raise self._refused_by_proxy(407)
         if response.status == 101:
             self.close()
             raise MalformedResponseError(self._origin, "switched protocols, which nobody asked for")
@@ -337,12 +341,16 @@ class _Exchange:
                 return TlsError(
                     self._origin, f"did not agree on TLS ({fault.strerror or 'the handshake failed'})"
                 )
+            case aiohttp.ClientProxyConnectionError():
+                return ProxyError(
+                    self._origin, f"was not called: its proxy cannot be reached ({fault.strerror})"
+                )
             case aiohttp.ClientConnectorError():
                 return ConnectError(
                     self._origin, f"cannot be connected to ({fault.strerror or fault.os_error})"
                 )
             case aiohttp.ClientHttpProxyError():
-                return ConnectError(self._origin, f"is refused by the proxy (status {fault.status})")
+                return self._refused_by_proxy(fault.status)
             case aiohttp.ClientResponseError() | HttpProcessingError():
                 return MalformedResponseError(
                     self._origin, "sent what is not an answer in HTTP/1.1, or too long a head"
@@ -353,6 +361,9 @@ class _Exchange:
         if self._phase in (_Phase.QUEUE, _Phase.CONNECT):
             return ConnectError(self._origin, "hung up before the request was written")
         return self._lost("closed the connection before the end of its answer")
+
+    def _refused_by_proxy(self, status: int) -> ProxyError:
+        return ProxyError(self._origin, f"was not called: its proxy refuses (status {status})")
 
     def _lost(self, what: str) -> ConnectionLostError:
         return ConnectionLostError(self._origin, what, reused=self._reused, received=self._received)
@@ -370,6 +381,10 @@ def _headers(outgoing: Outgoing) -> list[tuple[str, str]]:
         name, _, value = line.partition(": ")
         headers.append((name, value))
     return headers
+
+
+def _login(login: str) -> dict[str, str]:
+    return {"proxy-authorization": f"Basic {base64.b64encode(login.encode()).decode('ascii')}"}
 
 
 async def _on_created(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:

@@ -136,6 +136,17 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """A proxy on the way to an origin: its URL, and the `user:password` that it wants, if any."""
+
+    url: str
+    login: str | None = None
+
+    def __repr__(self) -> str:
+        """The URL: the login is a secret."""
+        return f"Proxy({self.url})"
+
+
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """How long each phase may last, in seconds.
 
@@ -268,6 +279,14 @@ class ConnectTimeoutError(TransportError):
 
     code = "connect_timeout"
     hint = "check the address and the firewall, or raise connect_s"
+    sent = False
+
+
+class ProxyError(TransportError):
+    """The proxy cannot be reached, or does not let the request through."""
+
+    code = "proxy_failed"
+    hint = "check proxy and proxy_key, and that the proxy lets this host through"
     sent = False
 
 
