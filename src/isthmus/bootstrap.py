@@ -35,9 +35,10 @@ from isthmus.providers.http1 import Http1Transport
 from isthmus.providers.transport import Origin, Proxy, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
-from isthmus.store.counters import SqliteCounters
-from isthmus.store.keys import KeyRing, SqliteKeys
+from isthmus.store.counters import Counters, SqliteCounters
+from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
+from isthmus.store.records import Records, SqliteRecords
 from isthmus.telemetry.metrics import Tally
 
 log = logging.getLogger("isthmus")
@@ -301,6 +302,21 @@ def inspection_of(policy: Policy, secret: bytes) -> Inspection:
     return Inspection(policy, scanners, resolve(policy.key).encode() if policy.key else secret)
 
 
+def open_keys(config: Config, config_path: Path | None) -> Keys:
+    """The keys of this config's gateway, whether it runs or not."""
+    return SqliteKeys(ledger_path(config, config_path))
+
+
+def open_counters(config: Config, config_path: Path | None) -> Counters:
+    """What is used of the budgets of this config's gateway, whether it runs or not."""
+    return SqliteCounters(ledger_path(config, config_path))
+
+
+def open_records(config: Config, config_path: Path | None) -> Records:
+    """The records of this config's gateway, whether it runs or not."""
+    return SqliteRecords(ledger_path(config, config_path))
+
+
 class House(NamedTuple):
     """A gateway that can be served, and what stands behind it."""
 
@@ -308,6 +324,10 @@ class House(NamedTuple):
     workshop: Workshop
     ledger: SqliteLedger
     ledger_path: Path
+
+    def records(self) -> Records:
+        """What the ledger has."""
+        return SqliteRecords(self.ledger_path)
 
     def reload(self, config: Config) -> None:
         """Serve by another config from the next request on; raises IsthmusError and changes nothing else."""
