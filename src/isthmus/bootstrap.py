@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +20,7 @@ from isthmus.config.secrets import resolve
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Client, Model, Provider
 from isthmus.dialects import endpoint_wires
+from isthmus.dialects.issuers import BOUND_WIRES
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.snapshot import Snapshot
@@ -74,9 +75,10 @@ class Workshop:
         """The config, ready to serve. Raises IsthmusError where a secret or a certificate cannot be read."""
         number = next(self._numbers)
         prices = PriceBook()
+        told_apart = issuers_of(config)
         try:
             upstreams = {
-                name: self._upstream(model, config.providers[model.provider], prices, number)
+                name: self._upstream(model, config.providers[model.provider], prices, told_apart, number)
                 for name, model in config.models.items()
             }
         except BaseException:
@@ -109,7 +111,9 @@ class Workshop:
         self._leases.clear()
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def _upstream(self, model: Model, provider: Provider, prices: PriceBook, number: int) -> Upstream:
+    def _upstream(
+        self, model: Model, provider: Provider, prices: PriceBook, told_apart: Collection[str], number: int
+    ) -> Upstream:
         breaker = self._lease(
             ("breaker", model.name, provider.name, model.id, provider.breaker),
             lambda: Breaker(provider.breaker),
@@ -141,6 +145,7 @@ class Workshop:
             transport=self._transport(provider, number),
             breaker=breaker,
             price=prices.price(provider.prices, model.id, model.price),
+            marks=provider.name in told_apart,
         )
 
     def _engine(self, model: Model, provider: Provider, number: int) -> HostedEngine:
@@ -255,6 +260,16 @@ def _transport_of(client: Client) -> Callable[..., Transport]:
             return AiohttpTransport
         case "anyllm":
             return anyllm.AnyLlmTransport
+
+
+def issuers_of(config: Config) -> frozenset[str]:
+    """The providers whose reasoning could be sent to another one: they share a wire that binds it."""
+    called = [config.providers[model.provider] for model in config.models.values()]
+    speakers = [
+        {provider.name for provider in called if provider.engine is None and wire in provider.wires}
+        for wire in BOUND_WIRES
+    ]
+    return frozenset().union(*(names for names in speakers if len(names) > 1))
 
 
 def router_of(config: Config) -> Router:
