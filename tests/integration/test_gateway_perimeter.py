@@ -147,6 +147,23 @@ async def test_a_label_binds_to_zones(tmp_path: Path) -> None:
         assert (await it.ask("out", f"Write to {CANARY}")).status == 200, "no rule is about that"
 
 
+async def test_a_label_needs_promises_of_whoever_is_outside(tmp_path: Path) -> None:
+    labels = [{"when": "pii", "level": "internal", "needs": {"no_training": True, "retention_days": 30}}]
+    async with walls(tmp_path, labels=labels) as it:
+        refused = await it.ask("out", f"Write to {CANARY}")
+        assert refused.status == 400
+        record = await it.served.record(refused)
+        assert [one.rule for one in record.decision.refused] == ["promises"]
+        assert it.outside.requests == []
+        assert (await it.ask("out", "hello")).status == 200, "nothing is found that needs them"
+        assert (await it.ask("either", f"Write to {CANARY}")).status == 200, "nobody else is inside"
+
+        document = msgspec.json.decode(_config(it.inside, it.outside, labels=labels))
+        document["providers"]["out"]["promises"] = {"no_training": True, "retention_days": 7}
+        it.served.house.reload(config_of(msgspec.json.encode(document).decode()))
+        assert (await it.ask("out", f"Write to {CANARY}")).status == 200
+
+
 @pytest.mark.parametrize(
     "content",
     [

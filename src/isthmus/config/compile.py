@@ -365,6 +365,7 @@ class _Compiler:
             weights=entry.weights or (weights.name if weights else None),
             price=prices,
             clearance=entry.clearance,
+            promises=provider.promises if entry.promises is None else entry.promises,
         )
         if provider.client == "anyllm" and _ANYLLM_ID.fullmatch(model.id) is None:
             message = f"`{model.id}` does not say which of any-llm's providers it belongs to."
@@ -498,7 +499,7 @@ def _compiled(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _as_said(entry: ProviderEntry) -> dict[str, Any]:
     """The fields that a provider takes over from its entry as they are."""
-    names = ("zone", "timeouts", "breaker", "max_connections", "max_waiting")
+    names = ("zone", "promises", "timeouts", "breaker", "max_connections", "max_waiting")
     return {name: getattr(entry, name) for name in names}
 
 

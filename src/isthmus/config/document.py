@@ -27,6 +27,7 @@ from isthmus.core.portfolio import (
     SecretRef,
     Timeouts,
 )
+from isthmus.core.promises import Promises
 from isthmus.perimeter.policy import RULES, Clearance, Rule
 from isthmus.strategies.plan import Node
 
@@ -42,6 +43,7 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     `env:NAME` or `file:PATH`, never the credential itself. `auth` is the header that carries the key.
     `zone` is where the provider's machines are, such as `eu`. `kind` is what its models are unless they say
     otherwise: `closed`, `open` (open weights on rented machines) or `local` (inside your own walls).
+    `promises` is what your contract with the provider says of what it is sent.
     `headers` are sent with every call. `query` is added to every URL. `forward_headers` names headers of
     the caller that are passed on, instead of the preset's. `quirks` names departures from the dialect,
     instead of the preset's. `prices` is the provider's id in genai-prices. `timeouts` says how long to wait.
@@ -60,6 +62,7 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     auth: Auth | None = None
     zone: str | None = None
     kind: Kind | None = None
+    promises: Promises = Promises()
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
     forward_headers: tuple[str, ...] | None = None
@@ -107,7 +110,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     weights' licence. `weights` is what an engine loads: a name of the catalogue, or the path of a GGUF file
     relative to the config. `price` is what you pay, where it is not the list price: one price, or several
     with the days on which they are valid. `clearance` is the highest level that it may receive, where that is
-    not what its kind may.
+    not what its kind may. `promises` is what the contract says of what this model is sent, by default what it
+    says of all of the provider's.
     """
 
     provider: str
@@ -120,6 +124,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     weights: str | None = None
     price: PriceOverride | tuple[PriceOverride, ...] | None = None
     clearance: Level | None = None
+    promises: Promises | None = None
 
 
 class RouteEntry(msgspec.Struct, frozen=True, kw_only=True):

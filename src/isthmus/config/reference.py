@@ -23,6 +23,7 @@ from isthmus.config.faults import Code
 from isthmus.config.load import DEFAULT_FILE
 from isthmus.config.schema import describe, json_schema
 from isthmus.core.portfolio import BreakerSettings, PriceOverride, SecretRef, Timeouts
+from isthmus.core.promises import Promises
 from isthmus.perimeter.policy import Clearance, Rule
 from isthmus.strategies.plan import STRATEGIES, Node
 
@@ -31,6 +32,7 @@ _SECTIONS: tuple[tuple[str, Any], ...] = (
     ("A provider", ProviderEntry),
     ("`timeouts`", Timeouts),
     ("`breaker`", BreakerSettings),
+    ("`promises`, and `needs` of a label", Promises),
     ("A model", ModelEntry),
     ("`price`", PriceOverride),
     ("`perimeter`", PerimeterEntry),

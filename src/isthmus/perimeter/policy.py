@@ -11,6 +11,7 @@ from isthmus.core.decision import Refused
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import LEVELS, TOP, Finding, Label, Level, covers, join
 from isthmus.core.portfolio import Kind, Model
+from isthmus.core.promises import NO_PROMISES, Promises
 from isthmus.perimeter.scanner import Sightings
 
 FAMILIES = ("pii", "secret", "term")
@@ -49,16 +50,23 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     `when` is a kind of finding such as `pii.email`, or a family such as `pii` or `secret`. `level` is the
     least level of a request in which it is found. `zones` are the only zones to which such a request may go;
-    without them it is not bound to any.
+    without them it is not bound to any. `needs` is what must be promised of it by whoever receives it outside
+    your own walls.
     """
 
     when: str
     level: Level
     zones: frozenset[str] | None = None
+    needs: Promises = NO_PROMISES
 
     def fits(self, kind: str) -> bool:
         """True where the rule means this kind."""
         return kind == self.when or (kind not in FAINT and kind.startswith(self.when + "."))
+
+    @property
+    def label(self) -> Label:
+        """What a request is at least in which such a thing is found."""
+        return Label(self.level, zones=self.zones, needs=self.needs)
 
 
 RULES = (Rule(when="pii", level="confidential"), Rule(when="secret", level="restricted"))
@@ -105,13 +113,18 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def label(self, seen: Sightings, floors: Iterable[Label] = ()) -> Label:
         """The label of a request in which this was seen: at least the default, and at least each floor."""
-        blind = [TOP] if seen.blind else []
+        blind = [self.unknown] if seen.blind else []
         kinds = frozenset(finding.kind for finding in _counted(seen))
         meanings = map(self._meaning_of, sorted(kinds))
         return join([Label(self.default, kinds), *floors, *blind, *meanings])
 
+    @property
+    def unknown(self) -> Label:
+        """The label of what could not be looked into: it may hold whatever any rule is about."""
+        return join([TOP, *(rule.label for rule in self.rules)])
+
     def _meaning_of(self, kind: str) -> Label:
-        return join(Label(rule.level, zones=rule.zones) for rule in self.rules if rule.fits(kind))
+        return join(rule.label for rule in self.rules if rule.fits(kind))
 
     def refuses(self, model: Model, label: Label) -> Refused | None:
         """Why this model may not receive what is so labelled, or None where it may."""
@@ -124,6 +137,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             where = f"runs in {model.zone}" if model.zone else "runs nobody knows where"
             allowed = ", ".join(sorted(label.zones)) or "no zone at all"
             return Refused(model.name, "zone", f"{model.name} {where}, and the request may go to {allowed}")
+        # Inside your own walls nobody else receives anything of which they could promise something.
+        missing = NO_PROMISES if model.kind == "local" else model.promises.lacks(label.needs)
+        if missing != NO_PROMISES:
+            reason = f"{model.name} comes without a promise that the request needs: {missing.in_words()}"
+            return Refused(model.name, "promises", reason)
         return None
 
 
