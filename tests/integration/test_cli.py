@@ -624,7 +624,9 @@ def test_label_says_how_sensitive_files_are_and_never_what_was_found(desk: Desk)
 def test_explain_shows_the_label_each_finding_and_each_refusal(desk: Desk) -> None:
     (desk.folder / "isthmus.yaml").write_text(
         "providers: {out: {dialect: openai, base_url: 'http://127.0.0.1:9/v1', kind: closed}}\n"
-        "models: {far: {provider: out}}\nroutes: {r: far}\nperimeter: {}\n",
+        "models: {far: {provider: out}}\nroutes: {r: far}\n"
+        "perimeter:\n  labels:\n    - {when: secret, level: restricted}\n"
+        "    - when: pii\n      level: confidential\n",
         encoding="utf-8",
     )
     ran = desk.run("explain", "r", "Write to anna.of.the.strait@example.org")
@@ -634,6 +636,11 @@ def test_explain_shows_the_label_each_finding_and_each_refusal(desk: Desk) -> No
     assert (
         "refused   far by clearance: far is cleared for internal, and the request is confidential" in ran.out
     )
+    because = "          confidential, for pii.email (perimeter.labels[1] at isthmus.yaml:7)\n"
+    assert (
+        f"label     confidential\n          internal, where nobody vouches (by default)\n{because}" in ran.out
+    )
+    assert f"          far is closed, and is cleared for internal (by default)\n{because}" in ran.out
     assert "anna" not in ran.out
     assert desk.run("explain", "r", "Hello").status == 0
     assert desk.run("explain", "r", "Hello", "--label", "confidential").status == 1

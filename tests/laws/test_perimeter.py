@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from isthmus.core.label import BOTTOM, LEVELS, TOP, Finding, Label, covers, join
 from isthmus.core.portfolio import Kind, Model
 from isthmus.core.promises import NO_PROMISES, Promises
+from isthmus.perimeter import grounds
 from isthmus.perimeter.policy import SURE_ENOUGH, Clearance, Policy, Rule
 from isthmus.perimeter.scanner import Sighting, Sightings
 
@@ -124,6 +125,22 @@ def test_a_model_receives_only_what_its_clearance_zone_and_promises_permit(
         and (label.zones is None or model.zone in label.zones)
         and (model.kind == "local" or model.promises.join(label.needs) == model.promises)
     )
+
+
+@given(policies, models, seen, labels)
+def test_the_grounds_of_a_label_and_of_a_refusal_are_all_that_there_is(
+    policy: Policy, model: Model, what: Sightings, floor: Label
+) -> None:
+    label = policy.label(what, [floor])
+    because = [grounds.Ground("the floor", label=floor), *grounds.of_label(policy, what)]
+    joined = join(ground.label for ground in because)
+    assert (joined.level, joined.zones, joined.needs) == (label.level, label.zones, label.needs)
+    refused = policy.refuses(model, label)
+    fact, *reasons = grounds.of_model(policy, model, refused.rule if refused else None, because)
+    assert fact.paths
+    if refused is not None:
+        assert reasons
+        assert policy.refuses(model, join(ground.label for ground in reasons)) is not None
 
 
 @given(promises, promises)

@@ -67,6 +67,12 @@ class Label(msgspec.Struct, frozen=True):
             self.needs.join(other.needs),
         )
 
+    def in_words(self) -> str:
+        """The label without its categories, as people say it."""
+        where = "" if self.zones is None else f", only in {', '.join(sorted(self.zones)) or 'no zone at all'}"
+        needs = "" if self.needs == NO_PROMISES else f", with the promise of {self.needs.in_words()}"
+        return f"{self.level}{where}{needs}"
+
 
 BOTTOM = Label()
 """The label of what nobody knows anything about and nobody asked to protect."""

@@ -114,7 +114,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     def label(self, seen: Sightings, floors: Iterable[Label] = ()) -> Label:
         """The label of a request in which this was seen: at least the default, and at least each floor."""
         blind = [self.unknown] if seen.blind else []
-        kinds = frozenset(finding.kind for finding in _counted(seen))
+        kinds = frozenset(finding.kind for finding in counted(seen))
         meanings = map(self._meaning_of, sorted(kinds))
         return join([Label(self.default, kinds), *floors, *blind, *meanings])
 
@@ -145,5 +145,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-def _counted(seen: Sightings) -> Iterable[Finding]:
+def counted(seen: Sightings) -> Iterable[Finding]:
+    """The findings that are sure enough to count."""
     return (sighting.finding for sighting in seen.found if sighting.finding.score >= SURE_ENOUGH)
