@@ -76,10 +76,10 @@ class Workshop:
                 name: self._upstream(model, config.providers[model.provider], prices, number)
                 for name, model in config.models.items()
             }
+            inspection = inspection_of(config.perimeter, self._secret)
         except BaseException:
             self._release(number)
             raise
-        inspection = inspection_of(config.perimeter, self._secret)
 
         def retire() -> None:
             inspection.close()
@@ -266,27 +266,24 @@ def router_of(config: Config) -> Router:
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:
     """What looks into requests by this policy; `secret` keys what it remembers.
 
-    Raises IsthmusError where a file of terms or rules cannot be used.
+    Raises IsthmusError where a file of terms or rules cannot be read, or is not what it was with the config.
     """
     if not policy.rules:
         return Inspection(policy, ())
     # Heavy, and not needed where nothing is looked at.
     from isthmus.perimeter.detectors.patterns import Patterns
     from isthmus.perimeter.detectors.people import KINDS, People
-    from isthmus.perimeter.detectors.secrets import credentials, load_gitleaks
-    from isthmus.perimeter.detectors.terms import Terms
+    from isthmus.perimeter.detectors.secrets import credentials
 
     detectors: list[Detector] = [Patterns(), credentials()]
     try:
-        detectors += [Terms(name, Path(file).read_text("utf-8")) for name, file in policy.terms.items()]
-        if policy.gitleaks is not None:
-            detectors.append(load_gitleaks(Path(policy.gitleaks).read_bytes()))
+        detectors += [file.detector(Path(file.path).read_bytes()) for file in policy.files]
     except (OSError, ValueError) as fault:
         raise IsthmusError(
             Fault.INTERNAL,
             f"A file of the perimeter cannot be used: {fault}.",
             code="perimeter_file",
-            hint="See `terms` and `gitleaks` under `perimeter`.",
+            hint="Run `isthmus check`.",
         ) from fault
     fast = Scanner(detectors, secret)
     return Inspection(policy, [(None, fast), (KINDS, Scanner([People()], secret))])

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from isthmus.core.errors import IsthmusError
 from isthmus.core.label import Finding
 from isthmus.perimeter import scanner
 from isthmus.perimeter.detectors.patterns import Patterns
@@ -230,6 +231,26 @@ async def test_terms_of_the_operator_are_found(tmp_path: Path) -> None:
         assert (await it.served.record(answer)).decision.label.categories == {"term.projects"}
         assert it.outside.requests == []
         assert (await it.ask("out", "When do herons migrate?")).status == 200
+
+
+async def test_rules_that_are_not_those_of_the_config_are_not_taken(tmp_path: Path) -> None:
+    listed = tmp_path / "projects.txt"
+    listed.write_text("Blue Heron\n", encoding="utf-8")
+    rules = {"labels": [{"when": "term", "level": "restricted"}], "terms": {"projects": str(listed)}}
+    async with walls(tmp_path, **rules) as it:
+        house, before = it.served.house, it.served.house.gateway.snapshot
+        config = config_of(_config(it.inside, it.outside, **rules))
+        listed.write_text("Grey Seal\n", encoding="utf-8")
+        with pytest.raises(IsthmusError) as caught:
+            house.reload(config)
+        assert caught.value.code == "perimeter_file"
+        assert house.gateway.snapshot is before
+        assert (await it.ask("out", "When do we announce blue-heron?")).status == 400
+
+        house.reload(config_of(_config(it.inside, it.outside, **rules)))
+        answer = await it.ask("out", "A grey seal")
+        assert answer.status == 400
+        assert (await it.served.record(answer)).decision.perimeter != before.config.perimeter.hash
 
 
 async def test_a_reload_changes_no_request_that_has_begun(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -24,6 +24,7 @@ from isthmus.config.tree import Mapping, Mark, Path, Scalar, Sequence, Tree, sou
 from isthmus.core.errors import IsthmusError
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
+from isthmus.perimeter.files import FileKind, RuleFile, sha256
 from isthmus.perimeter.policy import FAMILIES, Policy
 from isthmus.providers.transport import OWNED_HEADERS
 from isthmus.routing.route import Route
@@ -129,21 +130,36 @@ class _Compiler:
                 message = f"There is no list of terms `{listed}`."
                 hint = did_you_mean(listed, entry.terms) or "Name its file under `terms:`."
                 self._add(Code.UNKNOWN_NAME, message, hint, ("perimeter", "labels", index, "when"))
-        for name, file in entry.terms.items():
-            if not _is_file(file, self._folder):
-                self._add(Code.FILE_NOT_FOUND, f"There is no file {file}.", "", ("perimeter", "terms", name))
-        if entry.gitleaks is not None and not _is_file(entry.gitleaks, self._folder):
-            message = f"There is no file {entry.gitleaks}."
-            self._add(Code.FILE_NOT_FOUND, message, "", ("perimeter", "gitleaks"))
         return Policy(
             default=entry.default,
             clearance=entry.clearance,
             rules=entry.labels,
             names=entry.names,
             timeout=entry.timeout,
-            terms=entry.terms,
-            gitleaks=entry.gitleaks,
+            files=tuple(self._rule_files(entry)),
         )
+
+    def _rule_files(self, entry: PerimeterEntry) -> Iterator[RuleFile]:
+        for name, path in sorted(entry.terms.items()):
+            yield from self._rule_file("terms", name, path, ("perimeter", "terms", name))
+        if entry.gitleaks is not None:
+            yield from self._rule_file("gitleaks", "gitleaks", entry.gitleaks, ("perimeter", "gitleaks"))
+
+    def _rule_file(self, kind: FileKind, name: str, path: str, place: Path) -> Iterator[RuleFile]:
+        """The file as it is now, if it says what it should."""
+        try:
+            content = FilePath(_absolute(path, self._folder)).read_bytes()
+            file = RuleFile(kind, name, path, sha256(content))
+            file.detector(content)
+        except FileNotFoundError:
+            self._add(Code.FILE_NOT_FOUND, f"There is no file {path}.", "", place)
+        except OSError as error:
+            message = f"{path} cannot be read: {error.strerror or 'unknown error'}."
+            self._add(Code.UNUSABLE_FILE, message, "", place)
+        except ValueError as error:
+            self._add(Code.UNUSABLE_FILE, f"{path} cannot be used. {error}", "", place)
+        else:
+            yield file
 
     # Providers
 
@@ -580,12 +596,7 @@ def _anchored(config: Config, folder: FilePath) -> Config:
     ledger = config.ledger
     if ledger.path is not None:
         ledger = msgspec.structs.replace(ledger, path=_absolute(ledger.path, folder))
-    policy = config.perimeter
-    policy = msgspec.structs.replace(
-        policy,
-        terms={name: _absolute(file, folder) for name, file in policy.terms.items()},
-        gitleaks=None if policy.gitleaks is None else _absolute(policy.gitleaks, folder),
-    )
+    policy = config.perimeter.moved(lambda path: _absolute(path, folder))
     return msgspec.structs.replace(
         config, providers=providers, models=models, ledger=ledger, perimeter=policy
     )

@@ -33,6 +33,7 @@ class Code(StrEnum):
     NOT_IN_THIS_VERSION = "C017"
     UNREADABLE = "C018"
     UNUSUAL_YAML = "C019"
+    UNUSABLE_FILE = "C020"
     UNUSED = "C101"
     KEY_IN_THE_OPEN = "C102"
 
@@ -67,6 +68,7 @@ _MEANINGS = {
     Code.NOT_IN_THIS_VERSION: "A key of a later version: no protection may be promised that is not there.",
     Code.UNREADABLE: "The config file does not exist, cannot be read, or is not UTF-8.",
     Code.UNUSUAL_YAML: "Valid YAML that no config needs: anchors, tags, several documents, deep nesting.",
+    Code.UNUSABLE_FILE: "A file that the config names says something else than it should, or is unreadable.",
     Code.UNUSED: "A model that no route calls, or a provider that no model uses.",
     Code.KEY_IN_THE_OPEN: "A key would travel over the network unencrypted.",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -12,6 +12,7 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import LEVELS, TOP, Finding, Label, Level, covers, join
 from isthmus.core.portfolio import Kind, Model
 from isthmus.core.promises import NO_PROMISES, Promises
+from isthmus.perimeter.files import RuleFile
 from isthmus.perimeter.scanner import Sightings
 
 FAMILIES = ("pii", "secret", "term")
@@ -78,8 +79,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     `default` is the level of what nobody vouches for, `clearance` what models may receive, `rules` say what
     findings mean, and `names` are other names of levels that callers may send. What takes longer than
-    `timeout` seconds to look at counts as not looked into. `terms` are the files of the operator's own terms
-    by the name of the list, `gitleaks` a file of further rules for secrets.
+    `timeout` seconds to look at counts as not looked into. `files` say what else to look for.
     """
 
     default: Level = "internal"
@@ -87,13 +87,18 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...] = ()
     names: dict[str, Level] = {}
     timeout: float = 2.0
-    terms: dict[str, str] = {}
-    gitleaks: str | None = None
+    files: tuple[RuleFile, ...] = ()
 
     @property
     def hash(self) -> str:
-        """The SHA-256 of the rules, in hexadecimal."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+        """The SHA-256 of the rules, in hexadecimal: of what the files say, wherever they are."""
+        placeless = self.moved(lambda _: "")
+        return hashlib.sha256(msgspec.json.encode(placeless, order="deterministic")).hexdigest()
+
+    def moved(self, to: Callable[[str], str]) -> Policy:
+        """The same policy with another path for each file."""
+        files = tuple(msgspec.structs.replace(file, path=to(file.path)) for file in self.files)
+        return msgspec.structs.replace(self, files=files)
 
     def said(self, name: str) -> Label:
         """The label that a caller says by a level's name. Raises IsthmusError(INVALID_REQUEST)."""

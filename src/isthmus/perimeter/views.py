@@ -74,6 +74,11 @@ def views(text: str) -> list[View]:
     return [normal, _joined(parts)] if parts else [normal]
 
 
+def normalised(text: str) -> str:
+    """The text as detectors see it before anything is decoded: what is to be found in one must be so, too."""
+    return _normalised(text).text
+
+
 def findings(text: str, detectors: Iterable[Detector]) -> list[Finding]:
     """What the detectors find in any view of `text`, with places in `text` itself, in order and each once."""
     seen = views(text)
