@@ -37,6 +37,7 @@ _ENGINE_CAPABILITIES: dict[str, frozenset[Capability]] = {
     "chat": frozenset({"chat", "tools", "json_schema", "logprobs"}),
     "embeddings": frozenset({"embeddings"}),
 }
+_FAMILIES_OF_FILES: dict[str, FileKind] = {"term": "terms", "fingerprint": "fingerprints"}
 _NOT_FOR_ENGINES = ("base_url", "key", "auth", "headers", "query", "forward_headers", "ca_file", "prices")
 _FOR_ENGINES = ("context", "parallel", "threads")
 _NOT_FOR_ANYLLM = ("auth", "headers", "query", "forward_headers", "client", "ca_file")
@@ -103,6 +104,7 @@ class _Compiler:
         if self._findings.refused:
             return None
         self._warn_of_unused(models, routes)
+        self._warn_of_unheeded(policy)
         config = Config(
             providers=providers,
             models=models,
@@ -121,15 +123,7 @@ class _Compiler:
         if entry is None:
             return Policy()
         for index, rule in enumerate(entry.labels):
-            family = rule.when.partition(".")[0]
-            if family not in FAMILIES:
-                message = f"`{rule.when[:40]}` is no kind of finding."
-                hint = did_you_mean(family, FAMILIES) or "Kinds are `pii`, `secret`, or such as `pii.email`."
-                self._add(Code.UNKNOWN_NAME, message, hint, ("perimeter", "labels", index, "when"))
-            elif family == "term" and (listed := rule.when.partition(".")[2]) and listed not in entry.terms:
-                message = f"There is no list of terms `{listed}`."
-                hint = did_you_mean(listed, entry.terms) or "Name its file under `terms:`."
-                self._add(Code.UNKNOWN_NAME, message, hint, ("perimeter", "labels", index, "when"))
+            self._check_kind(rule.when, entry, ("perimeter", "labels", index, "when"))
         return Policy(
             default=entry.default,
             clearance=entry.clearance,
@@ -139,9 +133,30 @@ class _Compiler:
             files=tuple(self._rule_files(entry)),
         )
 
+    def _check_kind(self, kind: str, entry: PerimeterEntry, place: Path) -> None:
+        family, _, name = kind.partition(".")
+        if family not in FAMILIES:
+            hint = did_you_mean(family, FAMILIES) or "Kinds are `pii`, `secret`, or such as `pii.email`."
+            self._add(Code.UNKNOWN_NAME, f"`{kind[:40]}` is no kind of finding.", hint, place)
+        section = _FAMILIES_OF_FILES.get(family)
+        files = getattr(entry, section) if section is not None else {}
+        if section is not None and not (name in files if name else files):
+            message = f"There is {f'no `{name}`' if name else 'nothing'} under `{section}`."
+            hint = did_you_mean(name, files) or f"Name its file under `{section}:`."
+            self._add(Code.UNKNOWN_NAME, message, hint, place)
+
+    def _warn_of_unheeded(self, policy: Policy) -> None:
+        for family, section in _FAMILIES_OF_FILES.items():
+            for file in policy.files:
+                kind = f"{family}.{file.name}"
+                if file.kind == section and not any(rule.fits(kind) for rule in policy.rules):
+                    message = f"No label is about `{kind}`."
+                    self._add(Code.UNUSED, message, "", ("perimeter", section, file.name), at_key=True)
+
     def _rule_files(self, entry: PerimeterEntry) -> Iterator[RuleFile]:
-        for name, path in sorted(entry.terms.items()):
-            yield from self._rule_file("terms", name, path, ("perimeter", "terms", name))
+        for section in _FAMILIES_OF_FILES.values():
+            for name, path in sorted(getattr(entry, section).items()):
+                yield from self._rule_file(section, name, path, ("perimeter", section, name))
         if entry.gitleaks is not None:
             yield from self._rule_file("gitleaks", "gitleaks", entry.gitleaks, ("perimeter", "gitleaks"))
 

@@ -88,7 +88,10 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     `x-isthmus-label`, such as the ids of Microsoft Purview's labels. `timeout` is how many seconds a request
     may be looked at; what takes longer is `restricted`. `terms` are files of your own words by the name of
     the list, one term a line: a customer or a code name of `projects: terms/projects.txt` is found as
-    `term.projects`. `gitleaks` is a file of rules for secrets in gitleaks' format, added to those built in.
+    `term.projects`. `fingerprints` are files that `isthmus fingerprint` has made of your documents and source
+    code, by a name of yours: a piece of what `designs: designs.fp` was made of is found as
+    `fingerprint.designs`. `gitleaks` is a file of rules for secrets in gitleaks' format, added to those built
+    in.
     """
 
     default: Level = "internal"
@@ -97,6 +100,7 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     names: dict[str, Level] = {}
     timeout: Seconds = 2.0
     terms: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     gitleaks: str | None = None
 
 

@@ -9,11 +9,11 @@ import msgspec
 
 from isthmus.perimeter.detectors import Detector
 
-FileKind: TypeAlias = Literal["terms", "gitleaks"]
+FileKind: TypeAlias = Literal["terms", "fingerprints", "gitleaks"]
 
 
 class RuleFile(msgspec.Struct, frozen=True, order=True):
-    """A file of the operator's: terms by the `name` of their list, or rules for secrets in gitleaks' format.
+    """A file of the operator's: terms or fingerprints under a `name`, or rules for secrets.
 
     `sha256` is that of what stood at `path` when the config was read.
     """
@@ -34,6 +34,10 @@ class RuleFile(msgspec.Struct, frozen=True, order=True):
                 from isthmus.perimeter.views import normalised
 
                 return Terms(self.name, normalised(_text(content)))
+            case "fingerprints":
+                from isthmus.perimeter.detectors.fingerprints import Fingerprints, load
+
+                return Fingerprints(self.name, load(content))
             case "gitleaks":
                 from isthmus.perimeter.detectors.secrets import load_gitleaks
 

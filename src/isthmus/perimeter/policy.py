@@ -15,7 +15,7 @@ from isthmus.core.promises import NO_PROMISES, Promises
 from isthmus.perimeter.files import RuleFile
 from isthmus.perimeter.scanner import Sightings
 
-FAMILIES = ("pii", "secret", "term")
+FAMILIES = ("pii", "secret", "term", "fingerprint")
 """What the kinds of findings begin with."""
 
 FAINT = frozenset(
