@@ -9,10 +9,12 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from isthmus.accounting.breaker import Breaker
+from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, PriceBook
 from isthmus.config.config import Config
 from isthmus.config.places import ledger_path, state_dir
@@ -24,7 +26,9 @@ from isthmus.gateway.app import Gateway
 from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
-from isthmus.perimeter.detectors import Detector
+from isthmus.perimeter.detectors import Detector, Recogniser
+from isthmus.perimeter.detectors.weights import installed
+from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner
 from isthmus.providers import anyllm
@@ -266,7 +270,8 @@ def router_of(config: Config) -> Router:
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:
     """What looks into requests by this policy; `secret` keys what it remembers.
 
-    Raises IsthmusError where a file of terms or rules cannot be read, or is not what it was with the config.
+    Raises IsthmusError where a file of terms or rules cannot be read, or is not what it was with the config,
+    and where an engine or its weights are not there.
     """
     if not policy.rules:
         return Inspection(policy, ())
@@ -285,8 +290,40 @@ def inspection_of(policy: Policy, secret: bytes) -> Inspection:
             code="perimeter_file",
             hint="Run `isthmus check`.",
         ) from fault
-    fast = Scanner(detectors, secret)
-    return Inspection(policy, [(None, fast), (KINDS, Scanner([People()], secret))])
+    witness = next((_witness(engine) for engine in policy.engines if engine.engine == "spacy"), None)
+    recognisers = [_recogniser(engine) for engine in policy.engines if engine.engine != "spacy"]
+    return Inspection(
+        policy,
+        [
+            (None, Scanner(detectors, secret)),
+            (KINDS, Scanner([People(witness)], secret)),
+            *((recogniser.kinds, Scanner([recogniser], secret)) for recogniser in recognisers),
+        ],
+    )
+
+
+# Weights take seconds to load: a reload finds them here again, unless another engine is chosen.
+@lru_cache(maxsize=4)
+def _witness(engine: Engine) -> Detector:
+    from isthmus.perimeter.detectors.ner import Ner
+
+    folder, sha256 = _weights(engine)
+    return Ner(folder, sha256=sha256, clock=clock)
+
+
+@lru_cache(maxsize=4)
+def _recogniser(engine: Engine) -> Recogniser:
+    from isthmus.perimeter.detectors.gliner import Gliner
+    from isthmus.perimeter.detectors.presidio import Presidio
+
+    folder, sha256 = _weights(engine)
+    return (Gliner if engine.engine == "gliner" else Presidio)(folder, sha256=sha256)
+
+
+def _weights(engine: Engine) -> tuple[Path, str | None]:
+    if engine.folder is not None:
+        return Path(engine.folder), engine.sha256
+    return installed(ENGLISH), ENGLISH.sha256
 
 
 class House(NamedTuple):

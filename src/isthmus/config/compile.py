@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -19,13 +19,13 @@ from isthmus.config.decode import DecodedPlan
 from isthmus.config.document import ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
 from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
+from isthmus.config.paths import absolute, is_file
+from isthmus.config.perimeter import compile_policy, warn_of_unheeded
 from isthmus.config.secrets import resolve
 from isthmus.config.tree import Mapping, Mark, Path, Scalar, Sequence, Tree, sounds_secret
 from isthmus.core.errors import IsthmusError
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
-from isthmus.perimeter.files import FileKind, RuleFile, sha256
-from isthmus.perimeter.policy import FAMILIES, Policy
 from isthmus.providers.transport import OWNED_HEADERS
 from isthmus.routing.route import Route
 from isthmus.strategies.plan import CallModel, Fallback
@@ -37,7 +37,6 @@ _ENGINE_CAPABILITIES: dict[str, frozenset[Capability]] = {
     "chat": frozenset({"chat", "tools", "json_schema", "logprobs"}),
     "embeddings": frozenset({"embeddings"}),
 }
-_FAMILIES_OF_FILES: dict[str, FileKind] = {"term": "terms", "fingerprint": "fingerprints"}
 _NOT_FOR_ENGINES = ("base_url", "key", "auth", "headers", "query", "forward_headers", "ca_file", "prices")
 _FOR_ENGINES = ("context", "parallel", "threads")
 _NOT_FOR_ANYLLM = ("auth", "headers", "query", "forward_headers", "client", "ca_file")
@@ -96,7 +95,7 @@ class _Compiler:
             )
             for name, entry in self._sections.routes.items()
         }
-        policy = self._perimeter()
+        policy = compile_policy(self._sections.perimeter, self._folder, self._add)
         self._check_keys_of_anyllm(providers, models)
         self._check_plans()
         for route in routes.values():
@@ -104,7 +103,7 @@ class _Compiler:
         if self._findings.refused:
             return None
         self._warn_of_unused(models, routes)
-        self._warn_of_unheeded(policy)
+        warn_of_unheeded(policy, self._add)
         config = Config(
             providers=providers,
             models=models,
@@ -115,66 +114,6 @@ class _Compiler:
             hash="",
         )
         return _anchored(msgspec.structs.replace(config, hash=_meaning_hash(config)), self._folder)
-
-    # The perimeter
-
-    def _perimeter(self) -> Policy:
-        entry = self._sections.perimeter
-        if entry is None:
-            return Policy()
-        for index, rule in enumerate(entry.labels):
-            self._check_kind(rule.when, entry, ("perimeter", "labels", index, "when"))
-        return Policy(
-            default=entry.default,
-            clearance=entry.clearance,
-            rules=entry.labels,
-            names=entry.names,
-            timeout=entry.timeout,
-            files=tuple(self._rule_files(entry)),
-        )
-
-    def _check_kind(self, kind: str, entry: PerimeterEntry, place: Path) -> None:
-        family, _, name = kind.partition(".")
-        if family not in FAMILIES:
-            hint = did_you_mean(family, FAMILIES) or "Kinds are `pii`, `secret`, or such as `pii.email`."
-            self._add(Code.UNKNOWN_NAME, f"`{kind[:40]}` is no kind of finding.", hint, place)
-        section = _FAMILIES_OF_FILES.get(family)
-        files = getattr(entry, section) if section is not None else {}
-        if section is not None and not (name in files if name else files):
-            message = f"There is {f'no `{name}`' if name else 'nothing'} under `{section}`."
-            hint = did_you_mean(name, files) or f"Name its file under `{section}:`."
-            self._add(Code.UNKNOWN_NAME, message, hint, place)
-
-    def _warn_of_unheeded(self, policy: Policy) -> None:
-        for family, section in _FAMILIES_OF_FILES.items():
-            for file in policy.files:
-                kind = f"{family}.{file.name}"
-                if file.kind == section and not any(rule.fits(kind) for rule in policy.rules):
-                    message = f"No label is about `{kind}`."
-                    self._add(Code.UNUSED, message, "", ("perimeter", section, file.name), at_key=True)
-
-    def _rule_files(self, entry: PerimeterEntry) -> Iterator[RuleFile]:
-        for section in _FAMILIES_OF_FILES.values():
-            for name, path in sorted(getattr(entry, section).items()):
-                yield from self._rule_file(section, name, path, ("perimeter", section, name))
-        if entry.gitleaks is not None:
-            yield from self._rule_file("gitleaks", "gitleaks", entry.gitleaks, ("perimeter", "gitleaks"))
-
-    def _rule_file(self, kind: FileKind, name: str, path: str, place: Path) -> Iterator[RuleFile]:
-        """The file as it is now, if it says what it should."""
-        try:
-            content = FilePath(_absolute(path, self._folder)).read_bytes()
-            file = RuleFile(kind, name, path, sha256(content))
-            file.detector(content)
-        except FileNotFoundError:
-            self._add(Code.FILE_NOT_FOUND, f"There is no file {path}.", "", place)
-        except OSError as error:
-            message = f"{path} cannot be read: {error.strerror or 'unknown error'}."
-            self._add(Code.UNUSABLE_FILE, message, "", place)
-        except ValueError as error:
-            self._add(Code.UNUSABLE_FILE, f"{path} cannot be used. {error}", "", place)
-        else:
-            yield file
 
     # Providers
 
@@ -191,7 +130,7 @@ class _Compiler:
             return None
         self._check_headers(entry, path)
         self._check_quirks(entry, path)
-        if entry.ca_file is not None and not _is_file(entry.ca_file, self._folder):
+        if entry.ca_file is not None and not is_file(entry.ca_file, self._folder):
             self._add(Code.FILE_NOT_FOUND, f"There is no file {entry.ca_file}.", "", (*path, "ca_file"))
         named = entry.engine or entry.preset
         preset = find_preset(named) if named is not None else None
@@ -433,7 +372,7 @@ class _Compiler:
         if row is None and not _is_path(entry.weights):
             hint = did_you_mean(entry.weights, (each.name for each in WEIGHTS))
             self._add(Code.UNKNOWN_NAME, f"The catalogue has no weights `{entry.weights}`.", hint, place)
-        elif row is None and not _is_file(entry.weights, self._folder):
+        elif row is None and not is_file(entry.weights, self._folder):
             hint = "Relative paths are relative to the config file."
             self._add(Code.FILE_NOT_FOUND, f"There is no file {entry.weights}.", hint, place)
         return row
@@ -610,8 +549,8 @@ def _anchored(config: Config, folder: FilePath) -> Config:
     models = {name: _anchored_model(model, folder) for name, model in config.models.items()}
     ledger = config.ledger
     if ledger.path is not None:
-        ledger = msgspec.structs.replace(ledger, path=_absolute(ledger.path, folder))
-    policy = config.perimeter.moved(lambda path: _absolute(path, folder))
+        ledger = msgspec.structs.replace(ledger, path=absolute(ledger.path, folder))
+    policy = config.perimeter.moved(lambda path: absolute(path, folder))
     return msgspec.structs.replace(
         config, providers=providers, models=models, ledger=ledger, perimeter=policy
     )
@@ -619,27 +558,15 @@ def _anchored(config: Config, folder: FilePath) -> Config:
 
 def _anchored_provider(provider: Provider, folder: FilePath) -> Provider:
     key = _anchored_secret(provider.key, folder) if provider.key is not None else None
-    ca_file = _absolute(provider.ca_file, folder) if provider.ca_file is not None else None
+    ca_file = absolute(provider.ca_file, folder) if provider.ca_file is not None else None
     return msgspec.structs.replace(provider, key=key, ca_file=ca_file)
 
 
 def _anchored_secret(secret: SecretRef, folder: FilePath) -> SecretRef:
-    return secret if secret.source == "env" else SecretRef("file", _absolute(secret.name, folder))
+    return secret if secret.source == "env" else SecretRef("file", absolute(secret.name, folder))
 
 
 def _anchored_model(model: Model, folder: FilePath) -> Model:
     if model.weights is None or find_weights(model.weights) is not None:
         return model
-    return msgspec.structs.replace(model, weights=_absolute(model.weights, folder))
-
-
-def _absolute(path: str, folder: FilePath) -> str:
-    anchored = FilePath.home() / path[2:] if path.startswith("~/") else folder / path
-    return str(anchored.absolute())
-
-
-def _is_file(path: str, folder: FilePath) -> bool:
-    try:
-        return FilePath(_absolute(path, folder)).is_file()
-    except OSError:
-        return False
+    return msgspec.structs.replace(model, weights=absolute(model.weights, folder))

@@ -28,6 +28,7 @@ from isthmus.core.portfolio import (
     Timeouts,
 )
 from isthmus.core.promises import Promises
+from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import RULES, Clearance, Rule
 from isthmus.strategies.plan import Node
 
@@ -91,7 +92,8 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     `term.projects`. `fingerprints` are files that `isthmus fingerprint` has made of your documents and source
     code, by a name of yours: a piece of what `designs: designs.fp` was made of is found as
     `fingerprint.designs`. `gitleaks` is a file of rules for secrets in gitleaks' format, added to those built
-    in.
+    in. `engines` are recognisers of others' making that look, too, where what they may find would still raise
+    the label.
     """
 
     default: Level = "internal"
@@ -102,6 +104,7 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     terms: dict[str, str] = {}
     fingerprints: dict[str, str] = {}
     gitleaks: str | None = None
+    engines: tuple[Engine, ...] = ()
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):

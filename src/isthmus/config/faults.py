@@ -34,6 +34,7 @@ class Code(StrEnum):
     UNREADABLE = "C018"
     UNUSUAL_YAML = "C019"
     UNUSABLE_FILE = "C020"
+    NOT_INSTALLED = "C021"
     UNUSED = "C101"
     KEY_IN_THE_OPEN = "C102"
 
@@ -69,6 +70,7 @@ _MEANINGS = {
     Code.UNREADABLE: "The config file does not exist, cannot be read, or is not UTF-8.",
     Code.UNUSUAL_YAML: "Valid YAML that no config needs: anchors, tags, several documents, deep nesting.",
     Code.UNUSABLE_FILE: "A file that the config names says something else than it should, or is unreadable.",
+    Code.NOT_INSTALLED: "Something that the config chooses comes in a package that is not installed.",
     Code.UNUSED: "A model that no route calls, a provider that no model uses, a file that no label is about.",
     Code.KEY_IN_THE_OPEN: "A key would travel over the network unencrypted.",
 }

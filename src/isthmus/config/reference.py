@@ -24,6 +24,7 @@ from isthmus.config.load import DEFAULT_FILE
 from isthmus.config.schema import describe, json_schema
 from isthmus.core.portfolio import BreakerSettings, PriceOverride, SecretRef, Timeouts
 from isthmus.core.promises import Promises
+from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Clearance, Rule
 from isthmus.strategies.plan import STRATEGIES, Node
 
@@ -38,6 +39,7 @@ _SECTIONS: tuple[tuple[str, Any], ...] = (
     ("`perimeter`", PerimeterEntry),
     ("`clearance`", Clearance),
     ("`labels`", Rule),
+    ("`engines`", Engine),
     ("A route", RouteEntry),
     ("`gateway`", GatewaySettings),
     ("`ledger`", LedgerSettings),
@@ -212,6 +214,7 @@ def _struct_in_words(cls: Any) -> str:
         RouteEntry: "route",
         PriceOverride: "price",
         Rule: "label",
+        Engine: "engine",
     }
     return titles.get(cls, "shares" if holds_plan(cls) else "mapping, see below")
 

@@ -12,6 +12,7 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import LEVELS, TOP, Finding, Label, Level, covers, join
 from isthmus.core.portfolio import Kind, Model
 from isthmus.core.promises import NO_PROMISES, Promises
+from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.files import RuleFile
 from isthmus.perimeter.scanner import Sightings
 
@@ -20,6 +21,7 @@ FAMILIES = ("pii", "secret", "term", "fingerprint")
 
 FAINT = frozenset(
     {"pii.url", "pii.date", "pii.age", "pii.location", "pii.group", "pii.organisation", "pii.title"}
+    | {"pii.uuid"}
 )
 """Kinds that by themselves point to nobody. A rule means them only where it names them."""
 
@@ -79,7 +81,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     `default` is the level of what nobody vouches for, `clearance` what models may receive, `rules` say what
     findings mean, and `names` are other names of levels that callers may send. What takes longer than
-    `timeout` seconds to look at counts as not looked into. `files` say what else to look for.
+    `timeout` seconds to look at counts as not looked into. `files` say what else to look for, and `engines`
+    who else looks.
     """
 
     default: Level = "internal"
@@ -88,6 +91,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     names: dict[str, Level] = {}
     timeout: float = 2.0
     files: tuple[RuleFile, ...] = ()
+    engines: tuple[Engine, ...] = ()
 
     @property
     def hash(self) -> str:
@@ -96,9 +100,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(placeless, order="deterministic")).hexdigest()
 
     def moved(self, to: Callable[[str], str]) -> Policy:
-        """The same policy with another path for each file."""
+        """The same policy with another path for each file and folder."""
         files = tuple(msgspec.structs.replace(file, path=to(file.path)) for file in self.files)
-        return msgspec.structs.replace(self, files=files)
+        engines = tuple(
+            msgspec.structs.replace(engine, folder=to(engine.folder)) if engine.folder is not None else engine
+            for engine in self.engines
+        )
+        return msgspec.structs.replace(self, files=files, engines=engines)
 
     def said(self, name: str) -> Label:
         """The label that a caller says by a level's name. Raises IsthmusError(INVALID_REQUEST)."""
