@@ -268,10 +268,11 @@ def router_of(config: Config) -> Router:
 
 
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:
-    """What looks into requests by this policy; `secret` keys what it remembers.
+    """What looks into requests by this policy; `secret` keys what it remembers, and pseudonyms where the
+    policy has no key for them.
 
-    Raises IsthmusError where a file of terms or rules cannot be read, or is not what it was with the config,
-    and where an engine or its weights are not there.
+    Raises IsthmusError where that key, an engine or its weights cannot be used, or a file of terms or rules
+    cannot be read, or is not what it was with the config.
     """
     if not policy.rules:
         return Inspection(policy, ())
@@ -299,6 +300,7 @@ def inspection_of(policy: Policy, secret: bytes) -> Inspection:
             (KINDS, Scanner([People(witness)], secret)),
             *((recogniser.kinds, Scanner([recogniser], secret)) for recogniser in recognisers),
         ],
+        resolve(policy.key).encode() if policy.key else secret,
     )
 
 

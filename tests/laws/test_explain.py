@@ -67,7 +67,9 @@ def facts(draw: st.DrawFn) -> Facts:
 
 
 requests = st.lists(
-    st.tuples(st.sampled_from(ROUTES), st.sampled_from(OPERATIONS), labels, circumstances),
+    st.tuples(
+        st.sampled_from(ROUTES), st.sampled_from(OPERATIONS), labels, circumstances, st.none() | labels
+    ),
     min_size=1,
     max_size=12,
 )
@@ -75,21 +77,27 @@ requests = st.lists(
 
 @given(facts(), requests)
 def test_a_fresh_router_explains_what_a_busy_one_decided(
-    known: Facts, asked: list[tuple[str, Operation, Label, Circumstances]]
+    known: Facts, asked: list[tuple[str, Operation, Label, Circumstances, Label | None]]
 ) -> None:
     live = Router(known)
-    for route, operation, label, drawn in asked:
-        explained = Router(known).decide(route, operation, label, drawn)
-        assert explained == live.decide(route, operation, label, drawn)
+    for question in asked:
+        assert Router(known).decide(*question) == live.decide(*question)
 
 
-@given(facts(), st.sampled_from(OPERATIONS), labels, circumstances, st.data())
+@given(facts(), st.sampled_from(OPERATIONS), labels, circumstances, st.none() | labels, st.data())
 def test_a_decision_calls_what_it_allows_and_says_why_not_the_rest(
-    known: Facts, operation: Operation, label: Label, drawn: Circumstances, data: st.DataObject
+    known: Facts,
+    operation: Operation,
+    label: Label,
+    drawn: Circumstances,
+    hidden: Label | None,
+    data: st.DataObject,
 ) -> None:
-    decision = Router(known).decide("r", operation, label, drawn)
+    decision = Router(known).decide("r", operation, label, drawn, hidden)
     assert decision.label == label
-    assert not [name for name in decision.allowed if known.outside(known.models[name], label)], "law 1"
+    barred = {name for name in decision.allowed if known.outside(known.models[name], label)}
+    assert barred == set(decision.pseudonymised), "law 1"
+    assert not [name for name in barred if hidden is None or known.outside(known.models[name], hidden)]
     refused = {refusal.model for refusal in decision.refused}
     assert refused | set(decision.allowed) == set(known.routes["r"].plan.models())
     assert not refused & set(decision.allowed)
@@ -127,6 +135,6 @@ def test_the_command_prints_the_live_decision(route: str, user: str, embeddings:
         said = CliRunner().invoke(explain, [route, "-c", str(path), "--user", user, "--json", *options])
     assert said.exit_code == 0, said.output
     explained = msgspec.json.decode(said.stdout)
-    assert (explained.pop("found"), explained.pop("blind")) == ([], [])
+    assert (explained.pop("found"), explained.pop("blind"), explained.pop("hidden")) == ([], [], None)
     assert explained.pop("why")["models"].keys() == {*live.allowed, *(it.model for it in live.refused)}
     assert explained == msgspec.json.decode(msgspec.json.encode(live))

@@ -201,8 +201,8 @@ def policy_of(folder: Path, engines: str) -> Policy:
 
 
 def found_in(policy: Policy, text: str) -> list[Finding]:
-    seen = inspection_of(policy, b"secret").look(msgspec.json.encode({"content": text}), ())
-    return [sighting.finding for sighting in seen.found]
+    known = inspection_of(policy, b"secret").look(msgspec.json.encode({"content": text}), ())
+    return [sighting.finding for sighting in known.seen.found]
 
 
 def test_spacy_is_asked_about_names_in_doubt(pipeline: Path) -> None:

@@ -82,6 +82,40 @@ def test_explain_names_the_line(path: Path, asked: list[str], line: str) -> None
     assert f"\n          {line}\n" in said.output
 
 
+@pytest.mark.parametrize(
+    ("prompt", "lines"),
+    [
+        (
+            "Write to anna@example.org",
+            [
+                "large is closed, and is cleared for internal (perimeter.clearance.closed at i.yaml:16)",
+                "pseudonyms may go out for pii.email (perimeter.labels[0].pseudonymise at i.yaml:18)",
+            ],
+        ),
+        (
+            f"Write to anna@example.org, {CARD}",
+            [
+                "large is closed, and is cleared for internal (perimeter.clearance.closed at i.yaml:16)",
+                "confidential, for pii.card (perimeter.labels[1] at i.yaml:19)",
+            ],
+        ),
+    ],
+)
+def test_a_model_that_may_see_pseudonyms_is_judged_by_what_is_left(
+    path: Path, prompt: str, lines: list[str]
+) -> None:
+    labels = (
+        "    - {when: pii.email, level: confidential, pseudonymise: true}\n"
+        "    - {when: pii.card, level: confidential}\n"
+    )
+    text = f"{TEXT[: TEXT.index('    - {when: pii')]}{labels}routes: {{one: large}}\n"
+    path.write_text(text, encoding="utf-8")
+    said = CliRunner().invoke(explain, ["one", prompt, "-c", str(path)])
+    because = [line.strip() for line in said.output.splitlines()]
+    at = because.index(lines[0])
+    assert because[at : at + len(lines)] == lines
+
+
 def test_what_the_file_leaves_to_the_built_in_config_stands_there(path: Path) -> None:
     path.write_text("perimeter: {default: public}\n", encoding="utf-8")
     lines = lines_of(path)

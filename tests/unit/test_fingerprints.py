@@ -123,9 +123,9 @@ def test_what_was_fingerprinted_is_found_by_a_rule_of_the_config(folder: Path) -
     )
     inspection = inspection_of(policy, b"secret")
     quoted = " ".join(PLAN.split()[5:40]).replace("boats", "bo\u200bats").encode()
-    seen = inspection.look(b'{"messages": [{"role": "user", "content": "' + quoted + b'"}]}', ())
-    assert {sighting.finding.kind for sighting in seen.found} >= {"fingerprint.ours"}
-    assert policy.label(seen).level == "restricted"
+    known = inspection.look(b'{"messages": [{"role": "user", "content": "' + quoted + b'"}]}', ())
+    assert {sighting.finding.kind for sighting in known.seen.found} >= {"fingerprint.ours"}
+    assert known.label.level == "restricted"
 
 
 def test_what_everybody_may_know_is_left_out(folder: Path) -> None:

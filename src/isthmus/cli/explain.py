@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import secrets
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 
 from isthmus.bootstrap import inspection_of, router_of
 from isthmus.cli.options import config_option, load_or_exit, told
-from isthmus.config.config import Config
-from isthmus.config.findings import format_path
-from isthmus.config.lines import Lines
+from isthmus.cli.why import Because, Why, why
 from isthmus.config.load import lines_of, locate
 from isthmus.core.decision import Decision
 from isthmus.core.label import BOTTOM
-from isthmus.perimeter import grounds
+from isthmus.gateway.inspection import Inspected
 from isthmus.perimeter.grounds import Ground
 from isthmus.perimeter.policy import SURE_ENOUGH, Policy
-from isthmus.perimeter.scanner import Sightings
 from isthmus.routing.route import Route, resolve
 from isthmus.strategies.plan.node import Circumstances
 
@@ -57,50 +55,33 @@ def explain(
     policy = config.perimeter
     raised = _floors(policy, found, said)
     floors = [ground.label for ground in raised]
-    seen = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
+    known = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",
-        policy.label(seen, floors),
+        known.label,
         Circumstances(draw=_draw(prompt), key=key, user=user),
+        known.hidden.label if known.hidden else None,
     )
-    why = _why(config, decision, [*raised, *grounds.of_label(policy, seen)], lines_of(path))
+    because = why(config, decision, known, raised, lines_of(path))
     if as_json:
-        more = {"found": seen.found, "blind": seen.blind, "why": why}
-        click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | msgspec.to_builtins(more)))
+        click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | _as_data(known, because)))
     else:
-        _print(decision, seen, why)
+        _print(decision, known, because)
     if decision.plan is None:
         raise SystemExit(1)
+
+
+def _as_data(known: Inspected, because: Why) -> dict[str, Any]:
+    """What was found, what a model would read that sees pseudonyms, and why."""
+    hidden = msgspec.json.decode(known.hidden.body) if known.hidden else None
+    found = msgspec.to_builtins(known.seen.found)
+    return {"found": found, "blind": known.seen.blind, "hidden": hidden, "why": msgspec.to_builtins(because)}
 
 
 def _body(route: str, prompt: str, embeddings: bool) -> bytes:
     asked = {"input": prompt} if embeddings else {"messages": [{"role": "user", "content": prompt}]}
     return msgspec.json.encode({"model": route, **asked})
-
-
-class Because(msgspec.Struct, frozen=True):
-    """Something that counts, the `path` in the config that says so, and its `line`, such as
-    `isthmus.yaml:14`.
-
-    Without a line the config is silent, and it is so by default; without a path it does not depend on it.
-    """
-
-    says: str
-    path: str | None
-    line: str | None
-
-    def __str__(self) -> str:
-        if self.path is None:
-            return self.says
-        return f"{self.says} ({self.path} at {self.line})" if self.line else f"{self.says} (by default)"
-
-
-class Why(msgspec.Struct, frozen=True):
-    """Why the label is what it is, and why each model of the route is allowed or refused."""
-
-    label: tuple[Because, ...]
-    models: dict[str, tuple[Because, ...]]
 
 
 def _floors(policy: Policy, route: Route, said: str | None) -> list[Ground]:
@@ -114,46 +95,15 @@ def _floors(policy: Policy, route: Route, said: str | None) -> list[Ground]:
     return floors
 
 
-def _why(config: Config, decision: Decision, of_the_label: list[Ground], lines: Lines) -> Why:
-    refused = {refusal.model: refusal.rule for refusal in decision.refused}
-    return Why(
-        tuple(_because(ground, lines) for ground in of_the_label),
-        {
-            name: tuple(
-                _because(ground, lines) for ground in _of_model(config, name, refused.get(name), of_the_label)
-            )
-            for name in (*decision.allowed, *refused)
-        },
-    )
-
-
-def _of_model(config: Config, name: str, rule: str | None, of_the_label: list[Ground]) -> tuple[Ground, ...]:
-    model = config.models[name]
-    match rule:
-        case "capability":
-            said = (("models", name, "capabilities"), ("models", name, "weights"))
-            return (Ground(f"{name} is declared capable of less", said),)
-        case "wire":
-            said = (("providers", model.provider, "preset"), ("providers", model.provider, "dialect"))
-            return (Ground(f"{model.provider} speaks no wire for it", said),)
-    return grounds.of_model(config.perimeter, model, rule, of_the_label)
-
-
-def _because(ground: Ground, lines: Lines) -> Because:
-    for path in ground.paths:
-        if (line := lines.find(path)) is not None:
-            return Because(ground.says, format_path(path), line)
-    return Because(ground.says, format_path(ground.paths[-1]) if ground.paths else None, None)
-
-
 def _draw(prompt: str) -> float:
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=6).digest()) / 2**48
 
 
-def _print(decision: Decision, seen: Sightings, why: Why) -> None:
+def _print(decision: Decision, known: Inspected, because: Why) -> None:
+    seen = known.seen
     click.echo(f"route     {decision.route} ({decision.operation})")
     click.echo(f"label     {decision.label.in_words()}")
-    _print_because(why.label)
+    _print_because(because.label)
     for sighting in seen.found:
         finding = sighting.finding
         place = f"{sighting.where}, characters {finding.start} to {finding.end}"
@@ -163,10 +113,12 @@ def _print(decision: Decision, seen: Sightings, why: Why) -> None:
         click.echo(f"blind     {where} could not be looked into")
     click.echo(f"allowed   {', '.join(decision.allowed) or 'no model'}")
     for name in decision.allowed:
-        _print_because(why.models[name])
+        _print_because(because.models[name])
+    if decision.pseudonymised and known.hidden:
+        click.echo(f"hidden    {', '.join(known.hidden.values)}, from {', '.join(decision.pseudonymised)}")
     for refused in decision.refused:
         click.echo(f"refused   {refused.model} by {refused.rule}: {refused.reason}")
-        _print_because(why.models[refused.model])
+        _print_because(because.models[refused.model])
     if decision.plan is not None:
         click.echo(f"plan      {msgspec.json.encode(decision.plan).decode()}")
     for reason in decision.reasons:

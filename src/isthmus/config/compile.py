@@ -96,6 +96,8 @@ class _Compiler:
             for name, entry in self._sections.routes.items()
         }
         policy = compile_policy(self._sections.perimeter, self._folder, self._add)
+        if policy.key is not None:
+            self._check_secret(policy.key, ("perimeter", "key"))
         self._check_keys_of_anyllm(providers, models)
         self._check_plans()
         for route in routes.values():
@@ -254,11 +256,14 @@ class _Compiler:
                 hint,
                 (*path, "base_url"),
             )
+        self._check_secret(entry.key, (*path, "key"))
+
+    def _check_secret(self, secret: SecretRef, path: Path) -> None:
         if self._check_secrets:
             try:
-                resolve(_anchored_secret(entry.key, self._folder))
+                resolve(_anchored_secret(secret, self._folder))
             except IsthmusError as error:
-                self._add(Code.SECRET_UNAVAILABLE, error.message, error.hint, (*path, "key"))
+                self._add(Code.SECRET_UNAVAILABLE, error.message, error.hint, path)
 
     def _check_headers(self, entry: ProviderEntry, path: Path) -> None:
         for where in ("headers", "query"):
@@ -551,6 +556,8 @@ def _anchored(config: Config, folder: FilePath) -> Config:
     if ledger.path is not None:
         ledger = msgspec.structs.replace(ledger, path=absolute(ledger.path, folder))
     policy = config.perimeter.moved(lambda path: absolute(path, folder))
+    if policy.key is not None:
+        policy = msgspec.structs.replace(policy, key=_anchored_secret(policy.key, folder))
     return msgspec.structs.replace(
         config, providers=providers, models=models, ledger=ledger, perimeter=policy
     )

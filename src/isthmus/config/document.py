@@ -93,7 +93,8 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     code, by a name of yours: a piece of what `designs: designs.fp` was made of is found as
     `fingerprint.designs`. `gitleaks` is a file of rules for secrets in gitleaks' format, added to those built
     in. `engines` are recognisers of others' making that look, too, where what they may find would still raise
-    the label.
+    the label. `key` is a secret from which pseudonyms are made, `env:NAME` or `file:PATH`; without it they
+    last as long as the process, and differ between replicas.
     """
 
     default: Level = "internal"
@@ -105,6 +106,7 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     fingerprints: dict[str, str] = {}
     gitleaks: str | None = None
     engines: tuple[Engine, ...] = ()
+    key: SecretRef | None = None
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):

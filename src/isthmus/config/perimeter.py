@@ -65,6 +65,7 @@ class _Compiler:
             timeout=entry.timeout,
             files=tuple(self._rule_files()),
             engines=entry.engines,
+            key=entry.key,
         )
 
     # Kinds of findings

@@ -16,11 +16,11 @@ from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import AttemptEnded, Delta, Event, Finished
-from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
 from isthmus.gateway.http1 import Request
+from isthmus.gateway.inspection import Inspected
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import Story, clock
 from isthmus.providers.attempts import Attempts, Question
@@ -110,11 +110,15 @@ class Exchange:
             story.uploading = clock() - began
         envelope = story.envelope = self._wire.peek(body)
         route = story.route = snapshot.route(envelope.model, story.key)
-        label = snapshot.inspection.unseen(route.floor)
+        label, hidden = snapshot.inspection.unseen(route.floor), None
         if label is None or LABEL_HEADER in self._request.headers:
-            label = await self._label(body, route)
+            label, _, hidden = await self._inspect(body, route)
         decision = story.decision = snapshot.router.decide(
-            route.name, envelope.operation, label, self._circumstances(envelope)
+            route.name,
+            envelope.operation,
+            label,
+            self._circumstances(envelope),
+            hidden.label if hidden else None,
         )
         if decision.plan is None:
             raise _nothing_allowed(decision)
@@ -128,7 +132,13 @@ class Exchange:
             at_us=story.at_us,
             clock=clock,
         )
-        attempts = story.attempts = Attempts(question, snapshot.upstreams)
+        if decision.pseudonymised:
+            assert hidden is not None, "without it no model is allowed to see pseudonyms"
+            veiled = question.with_pseudonyms(self._wire.peek(hidden.body), hidden.values)
+            veils = dict.fromkeys(decision.pseudonymised, veiled)
+            attempts = story.attempts = Attempts(question, snapshot.upstreams, veils)
+        else:
+            attempts = story.attempts = Attempts(question, snapshot.upstreams)
         await run(decision.plan, attempts, decision.allowed.__contains__, self._pause, self._listen)
 
     def _listen(self, event: Event) -> Awaitable[None] | None:
@@ -211,15 +221,16 @@ class Exchange:
         self._gateway.ledger.append(record)
         return record
 
-    async def _label(self, body: bytes, route: Route) -> Label:
-        """How sensitive the request is: what its route, its caller and the detectors say, joined upward."""
-        inspection = self._snapshot.inspection
+    async def _inspect(self, body: bytes, route: Route) -> Inspected:
+        """What is known of the request: what its route, its caller and the detectors say, joined upward."""
+        inspection, key = self._snapshot.inspection, self._story.key
         floors = [route.floor]
         said = self._request.headers.get(LABEL_HEADER)
         if said is not None:
             floors.append(inspection.policy.said(said.decode("latin-1").strip()))
-        label, _ = await inspection.label(body, floors)
-        return label
+        envelope = self._story.envelope
+        caller = msgspec.json.encode([key.id if key else None, envelope.user if envelope else None])
+        return await inspection.inspect(body, floors, caller)
 
     def _circumstances(self, envelope: Envelope) -> Circumstances:
         key = self._story.key

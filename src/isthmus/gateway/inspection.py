@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from isthmus.core.label import Label
 from isthmus.perimeter.policy import Policy
+from isthmus.perimeter.pseudonyms import Hidden, Pseudonyms, hide, session_of
 from isthmus.perimeter.scanner import Scanner, Sightings
 
 log = logging.getLogger("isthmus.perimeter")
@@ -32,6 +33,19 @@ UNREAD = Sightings(blind=(".",))
 """What is seen of a request that could not be looked at as a whole."""
 
 
+class Inspected(NamedTuple):
+    """What is known of a request: its `label`, what was `seen` in it, and, where the policy permits that, the
+    request with pseudonyms for what may not be seen."""
+
+    label: Label
+    seen: Sightings
+    hidden: Hidden | None = None
+
+
+def _all(seen: Sightings) -> Sightings:
+    return seen
+
+
 class Inspection:
     """The perimeter's eyes: `scanners` in rising order of cost, each with the kinds that it may find, or None
     where those cannot be told.
@@ -40,9 +54,12 @@ class Inspection:
     detectors hold the interpreter's lock, and more threads would only wait for it.
     """
 
-    def __init__(self, policy: Policy, scanners: Sequence[tuple[frozenset[str] | None, Scanner]]) -> None:
+    def __init__(
+        self, policy: Policy, scanners: Sequence[tuple[frozenset[str] | None, Scanner]], key: bytes = b""
+    ) -> None:
         self.policy = policy
         self._scanners = tuple(scanners)
+        self._key = key
         self._unseen: dict[Label, Label] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isthmus-perimeter")
 
@@ -55,35 +72,51 @@ class Inspection:
             label = self._unseen[floor] = self.policy.label(Sightings(), (floor,))
         return label
 
-    async def label(self, body: bytes, floors: Iterable[Label]) -> tuple[Label, Sightings]:
-        """The request's label, and what was seen in it."""
+    async def inspect(self, body: bytes, floors: Iterable[Label], caller: bytes = b"") -> Inspected:
+        """What is known of a request of this caller, within the policy's time."""
         floors = tuple(floors)
         if not self._scanners:
-            return self.policy.label(Sightings(), floors), Sightings()
-        looking = asyncio.get_running_loop().run_in_executor(self._thread, self.look, body, floors)
+            return Inspected(self.policy.label(Sightings(), floors), Sightings())
+        looking = asyncio.get_running_loop().run_in_executor(self._thread, self.look, body, floors, caller)
         try:
             async with asyncio.timeout(self.policy.timeout):
-                seen = await looking
+                return await looking
         except TimeoutError:
             log.error("a request was not looked at within %g s, and is restricted", self.policy.timeout)
-            seen = UNREAD
-        return self.policy.label(seen, floors), seen
+            return self.unread(floors)
 
-    def look(self, body: bytes, floors: Sequence[Label]) -> Sightings:
-        """What is seen in the body of a request. Blocks; never raises."""
+    def look(self, body: bytes, floors: Sequence[Label], caller: bytes = b"") -> Inspected:
+        """What is known of the body of a request. Blocks; never raises."""
         try:
             value = json.loads(body.decode(), object_pairs_hook=_once_each)
-            seen = Sightings()
-            for kinds, scanner in self._scanners:
-                if kinds is None or self.policy.can_mean(kinds, self.policy.label(seen, floors)):
-                    seen = seen.join(scanner.scan(value))
+            seen = self._see(value, floors)
+            hidden = self._hide(value, seen, floors, caller) if self.policy.pseudonymises else None
         except (ValueError, RecursionError):
-            return UNREAD
+            return self.unread(floors)
         except Exception as fault:
             # The text of an exception may quote the prompt: only its kind is logged.
             log.error("a request could not be looked at: %s", type(fault).__name__)
-            return UNREAD
+            return self.unread(floors)
+        return Inspected(self.policy.label(seen, floors), seen, hidden)
+
+    def _see(
+        self, value: Any, floors: Sequence[Label], heed: Callable[[Sightings], Sightings] = _all
+    ) -> Sightings:
+        seen = Sightings()
+        for kinds, scanner in self._scanners:
+            if kinds is None or self.policy.can_mean(kinds, self.policy.label(seen, floors)):
+                seen = seen.join(heed(scanner.scan(value)))
         return seen
+
+    def _hide(self, value: Any, seen: Sightings, floors: Sequence[Label], caller: bytes) -> Hidden | None:
+        pseudonyms = Pseudonyms(self._key, caller + b"\0" + session_of(value))
+        return hide(
+            value, seen, lambda it, heed: self._see(it, floors, heed), self.policy, floors, pseudonyms
+        )
+
+    def unread(self, floors: Sequence[Label]) -> Inspected:
+        """What is known of a request that was not looked at."""
+        return Inspected(self.policy.label(UNREAD, floors), UNREAD)
 
     def close(self) -> None:
         """Look no more."""

@@ -129,7 +129,7 @@ class Story:
 
     def overhead_ms(self, answered: float) -> float:
         """What of the time until `answered` was the gateway's own: not the upload, the queue or the model."""
-        waited = self.attempts.question.waited if self.attempts else 0.0
+        waited = self.attempts.waited if self.attempts else 0.0
         return max(0.0, milliseconds(answered - self.arrived - self.uploading - self.queued - waited))
 
     def _timings(self) -> Timings:

@@ -55,6 +55,22 @@ def of_model(
     return (facts[rule], *(ground for ground in of_the_label if _by(policy, model, ground.label) == rule))
 
 
+def of_hiding(policy: Policy, seen: Sightings) -> tuple[Ground, ...]:
+    """What lets pseudonyms go out for some of what was seen."""
+    kinds = sorted({sighting.finding.kind for sighting in policy.hideable(seen)})
+    fitting = (
+        (number, [kind for kind in kinds if rule.fits(kind)]) for number, rule in enumerate(policy.rules)
+    )
+    return tuple(
+        Ground(
+            f"pseudonyms may go out for {', '.join(hidden)}",
+            (("perimeter", "labels", number, "pseudonymise"),),
+        )
+        for number, hidden in fitting
+        if hidden
+    )
+
+
 def _by(policy: Policy, model: Model, label: Label) -> str | None:
     refused = policy.refuses(model, label)
     return refused.rule if refused is not None else None
@@ -67,7 +83,7 @@ def _blindness(policy: Policy, seen: Sightings) -> Iterator[Ground]:
 
 
 def _rules(policy: Policy, seen: Sightings) -> Iterator[Ground]:
-    kinds = {finding.kind for finding in counted(seen)}
+    kinds = {sighting.finding.kind for sighting in counted(seen)}
     for number, rule in enumerate(policy.rules):
         fitting = sorted(kind for kind in kinds if rule.fits(kind))
         if fitting:

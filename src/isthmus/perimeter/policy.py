@@ -9,12 +9,12 @@ import msgspec
 
 from isthmus.core.decision import Refused
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.label import LEVELS, TOP, Finding, Label, Level, covers, join
-from isthmus.core.portfolio import Kind, Model
+from isthmus.core.label import LEVELS, TOP, Label, Level, covers, join
+from isthmus.core.portfolio import Kind, Model, SecretRef
 from isthmus.core.promises import NO_PROMISES, Promises
 from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.files import RuleFile
-from isthmus.perimeter.scanner import Sightings
+from isthmus.perimeter.scanner import Sighting, Sightings
 
 FAMILIES = ("pii", "secret", "term", "fingerprint")
 """What the kinds of findings begin with."""
@@ -54,13 +54,15 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     `when` is a kind of finding such as `pii.email`, or a family such as `pii` or `secret`. `level` is the
     least level of a request in which it is found. `zones` are the only zones to which such a request may go;
     without them it is not bound to any. `needs` is what must be promised of it by whoever receives it outside
-    your own walls.
+    your own walls. `pseudonymise` lets the request go, with pseudonyms in place of what was found, to models
+    that may not receive it as it is.
     """
 
     when: str
     level: Level
     zones: frozenset[str] | None = None
     needs: Promises = NO_PROMISES
+    pseudonymise: bool = False
 
     def fits(self, kind: str) -> bool:
         """True where the rule means this kind."""
@@ -82,7 +84,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     `default` is the level of what nobody vouches for, `clearance` what models may receive, `rules` say what
     findings mean, and `names` are other names of levels that callers may send. What takes longer than
     `timeout` seconds to look at counts as not looked into. `files` say what else to look for, and `engines`
-    who else looks.
+    who else looks. `key` is what pseudonyms are made with.
     """
 
     default: Level = "internal"
@@ -92,12 +94,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 2.0
     files: tuple[RuleFile, ...] = ()
     engines: tuple[Engine, ...] = ()
+    key: SecretRef | None = None
 
     @property
     def hash(self) -> str:
-        """The SHA-256 of the rules, in hexadecimal: of what the files say, wherever they are."""
-        placeless = self.moved(lambda _: "")
-        return hashlib.sha256(msgspec.json.encode(placeless, order="deterministic")).hexdigest()
+        """The SHA-256 of the rules, in hexadecimal: of what their files say, wherever they are."""
+        rules = msgspec.structs.replace(self.moved(lambda _: ""), key=None)
+        return hashlib.sha256(msgspec.json.encode(rules, order="deterministic")).hexdigest()
 
     def moved(self, to: Callable[[str], str]) -> Policy:
         """The same policy with another path for each file and folder."""
@@ -120,6 +123,19 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             hint=f"Say one of {', '.join(LEVELS)}, or a name under `perimeter: names:`.",
         )
 
+    @property
+    def pseudonymises(self) -> bool:
+        """True where some rule lets pseudonyms out."""
+        return any(rule.pseudonymise for rule in self.rules)
+
+    def hideable(self, seen: Sightings) -> list[Sighting]:
+        """Of what was seen, that for which pseudonyms may go out: every rule that is about it says so."""
+        return [it for it in counted(seen) if self._is_hideable(it.finding.kind)]
+
+    def _is_hideable(self, kind: str) -> bool:
+        fitting = [rule for rule in self.rules if rule.fits(kind)]
+        return bool(fitting) and all(rule.pseudonymise for rule in fitting)
+
     def can_mean(self, kinds: Iterable[str], label: Label) -> bool:
         """True where findings of these kinds would raise the label."""
         return any(label.join(self._meaning_of(kind)) != label for kind in kinds)
@@ -127,7 +143,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     def label(self, seen: Sightings, floors: Iterable[Label] = ()) -> Label:
         """The label of a request in which this was seen: at least the default, and at least each floor."""
         blind = [self.unknown] if seen.blind else []
-        kinds = frozenset(finding.kind for finding in counted(seen))
+        kinds = frozenset(it.finding.kind for it in counted(seen))
         meanings = map(self._meaning_of, sorted(kinds))
         return join([Label(self.default, kinds), *floors, *blind, *meanings])
 
@@ -158,6 +174,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-def counted(seen: Sightings) -> Iterable[Finding]:
-    """The findings that are sure enough to count."""
-    return (sighting.finding for sighting in seen.found if sighting.finding.score >= SURE_ENOUGH)
+def counted(seen: Sightings) -> Iterable[Sighting]:
+    """What was seen that is sure enough to count."""
+    return (sighting for sighting in seen.found if sighting.finding.score >= SURE_ENOUGH)
