@@ -277,13 +277,14 @@ def inspection_of(policy: Policy, secret: bytes) -> Inspection:
     if not policy.rules:
         return Inspection(policy, ())
     # Heavy, and not needed where nothing is looked at.
+    from isthmus.perimeter.detectors.classifier import Classifier
     from isthmus.perimeter.detectors.patterns import Patterns
     from isthmus.perimeter.detectors.people import KINDS, People
     from isthmus.perimeter.detectors.secrets import credentials
 
     detectors: list[Detector] = [Patterns(), credentials()]
     try:
-        detectors += [file.detector(Path(file.path).read_bytes()) for file in policy.files]
+        given = [file.detector(Path(file.path).read_bytes()) for file in policy.files]
     except (OSError, ValueError) as fault:
         raise IsthmusError(
             Fault.INTERNAL,
@@ -291,12 +292,15 @@ def inspection_of(policy: Policy, secret: bytes) -> Inspection:
             code="perimeter_file",
             hint="Run `isthmus check`.",
         ) from fault
+    topics = [detector for detector in given if isinstance(detector, Classifier)]
+    detectors += [detector for detector in given if not isinstance(detector, Classifier)]
     witness = next((_witness(engine) for engine in policy.engines if engine.engine == "spacy"), None)
     recognisers = [_recogniser(engine) for engine in policy.engines if engine.engine != "spacy"]
     return Inspection(
         policy,
         [
             (None, Scanner(detectors, secret)),
+            *((topic.kinds, Scanner([topic], secret)) for topic in topics),
             (KINDS, Scanner([People(witness)], secret)),
             *((recogniser.kinds, Scanner([recogniser], secret)) for recogniser in recognisers),
         ],

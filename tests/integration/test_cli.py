@@ -236,12 +236,24 @@ def test_help_is_instant_for_nothing_heavy_is_imported(desk: Desk) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=desk.environ({}), check=True
     )
     assert done.stderr.split() == []
-    for verb in ("serve", "chat", "explain", "label", "fingerprint", "models", "keys", "records", "check"):
+    for verb in (
+        "serve",
+        "chat",
+        "explain",
+        "label",
+        "fingerprint",
+        "topic",
+        "models",
+        "keys",
+        "records",
+        "check",
+    ):
         assert f"  {verb} " in done.stdout
 
 
 @pytest.mark.parametrize(
-    "verb", ["serve", "chat", "explain", "label", "fingerprint", "models", "keys", "records", "check"]
+    "verb",
+    ["serve", "chat", "explain", "label", "fingerprint", "topic", "models", "keys", "records", "check"],
 )
 def test_every_verb_explains_itself(desk: Desk, verb: str) -> None:
     ran = desk.run(verb, "--help")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from isthmus.core.label import Finding
 from isthmus.perimeter import checks
 from isthmus.perimeter.detectors import Detector
+from isthmus.perimeter.detectors.classifier import Classifier, Measured, Model
 from isthmus.perimeter.detectors.fingerprints import GUARANTEE, NOISE, Fingerprints, dump, load, prints_of
 from isthmus.perimeter.detectors.patterns import Patterns
 from isthmus.perimeter.detectors.secrets import credentials
@@ -24,6 +25,7 @@ DETECTORS: list[Detector] = [
     PATTERNS,
     credentials(),
     Terms("projects", "Blue Bird\nC#\n例"),
+    Classifier("odd", Model(3.0, [(-1.0) ** bucket for bucket in range(1 << 16)], Measured(0, 0, 0, 0))),
     Fingerprints("plan", prints_of(" ".join(f"word{number}" for number in range(40)))),
 ]
 

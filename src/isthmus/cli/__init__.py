@@ -51,6 +51,7 @@ class _Isthmus(LazyGroup):
         "fingerprint": Verb(
             "isthmus.cli.fingerprint", "Make fingerprints of documents and code that must stay inside."
         ),
+        "topic": Verb("isthmus.cli.topic", "Learn a topic from texts of your own, to find it in requests."),
         "models": Verb("isthmus.cli.models", "List the models of the portfolio."),
         "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),

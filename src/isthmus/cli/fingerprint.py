@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from isthmus.cli.options import told
+from isthmus.cli.texts import files_in, replace, text_of
 from isthmus.perimeter.detectors.fingerprints import NOISE, dump, prints_of
 from isthmus.perimeter.views import normalised
 
@@ -42,7 +41,7 @@ def fingerprint(paths: tuple[Path, ...], out: Path, known: tuple[Path, ...]) -> 
     holds hashes and no words, but who has it can test a guess of what stands in the texts. Nothing leaves
     this machine.
     """
-    everything, exceptions = _files(paths), _files(known)
+    everything, exceptions = files_in(paths), files_in(known)
     size = sum(file.stat().st_size for file in everything + exceptions)
     talk = sys.stderr
     with click.progressbar(length=size, label="Reading", file=talk, hidden=not talk.isatty()) as bar:
@@ -52,7 +51,7 @@ def fingerprint(paths: tuple[Path, ...], out: Path, known: tuple[Path, ...]) -> 
     prints = _all(texts) - _all([prints for prints in left_out if prints is not None])
     if not prints:
         raise click.ClickException(f"No text here has {NOISE} words of its own in a row.")
-    _replace(out, dump(prints))
+    replace(out, dump(prints))
     click.echo(f"{out}: {len(prints):,} fingerprints of {len(texts):,} texts", err=True)
     if len(texts) < len(found):
         click.echo(f"left out, as they are no text in UTF-8: {len(found) - len(texts):,}", err=True)
@@ -60,36 +59,13 @@ def fingerprint(paths: tuple[Path, ...], out: Path, known: tuple[Path, ...]) -> 
         click.echo(f"too short to be known again: {empty:,}", err=True)
 
 
-def _files(paths: tuple[Path, ...]) -> list[Path]:
-    return [file for path in paths for file in (_inside(path) if path.is_dir() else [path])]
-
-
-def _inside(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            # A link may lead out of the folder, or in a circle.
-            yield from () if path.is_symlink() else _inside(path)
-        elif path.is_file():
-            yield path
-
-
 def _prints(file: Path, bar: Any) -> set[int] | None:
     """The fingerprints of a file; None where it is no text."""
     content = file.read_bytes()
     bar.update(len(content))
-    with suppress(UnicodeDecodeError):
-        return prints_of(normalised(content.decode("utf-8")))
-    return None
+    text = text_of(content)
+    return None if text is None else prints_of(normalised(text))
 
 
 def _all(texts: list[set[int]]) -> set[int]:
     return set().union(*texts)
-
-
-def _replace(out: Path, content: bytes) -> None:
-    """The whole file or the old one: a gateway may be watching it."""
-    new = out.with_name(f"{out.name}.new")
-    new.write_bytes(content)
-    new.replace(out)

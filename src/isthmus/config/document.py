@@ -91,10 +91,12 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     the list, one term a line: a customer or a code name of `projects: terms/projects.txt` is found as
     `term.projects`. `fingerprints` are files that `isthmus fingerprint` has made of your documents and source
     code, by a name of yours: a piece of what `designs: designs.fp` was made of is found as
-    `fingerprint.designs`. `gitleaks` is a file of rules for secrets in gitleaks' format, added to those built
-    in. `engines` are recognisers of others' making that look, too, where what they may find would still raise
-    the label. `key` is a secret from which pseudonyms are made, `env:NAME` or `file:PATH`; without it they
-    last as long as the process, and differ between replicas.
+    `fingerprint.designs`. `topics` are classifiers that `isthmus topic` has trained on your texts, by a name
+    of yours: what is about `contracts: contracts.topic` is found as `topic.contracts`. `gitleaks` is a file
+    of rules for secrets in gitleaks' format, added to those built in. `engines` are recognisers of others'
+    making that look, too, where what they may find would still raise the label. `key` is a secret from which
+    pseudonyms are made, `env:NAME` or `file:PATH`; without it they last as long as the process, and differ
+    between replicas.
     """
 
     default: Level = "internal"
@@ -104,6 +106,7 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Seconds = 2.0
     terms: dict[str, str] = {}
     fingerprints: dict[str, str] = {}
+    topics: dict[str, str] = {}
     gitleaks: str | None = None
     engines: tuple[Engine, ...] = ()
     key: SecretRef | None = None

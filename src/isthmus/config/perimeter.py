@@ -17,7 +17,11 @@ from isthmus.perimeter.engines import PACKAGES, Engine
 from isthmus.perimeter.files import FileKind, RuleFile, sha256
 from isthmus.perimeter.policy import FAMILIES, Policy
 
-_FAMILIES_OF_FILES: dict[str, FileKind] = {"term": "terms", "fingerprint": "fingerprints"}
+_FAMILIES_OF_FILES: dict[str, FileKind] = {
+    "term": "terms",
+    "fingerprint": "fingerprints",
+    "topic": "topics",
+}
 
 
 class Add(Protocol):
@@ -55,7 +59,11 @@ class _Compiler:
     def policy(self) -> Policy:
         entry = self._entry
         for index, rule in enumerate(entry.labels):
-            self._check_kind(rule.when, ("perimeter", "labels", index, "when"))
+            place: Path = ("perimeter", "labels", index)
+            self._check_kind(rule.when, (*place, "when"))
+            if rule.pseudonymise and rule.when.partition(".")[0] == "topic":
+                message = "A topic is what a text is about as a whole: no part of it can be hidden."
+                self._add(Code.CONFLICT, message, "Remove it.", (*place, "pseudonymise"))
         self._check_engines()
         return Policy(
             default=entry.default,

@@ -9,11 +9,11 @@ import msgspec
 
 from isthmus.perimeter.detectors import Detector
 
-FileKind: TypeAlias = Literal["terms", "fingerprints", "gitleaks"]
+FileKind: TypeAlias = Literal["terms", "fingerprints", "topics", "gitleaks"]
 
 
 class RuleFile(msgspec.Struct, frozen=True, order=True):
-    """A file of the operator's: terms or fingerprints under a `name`, or rules for secrets.
+    """A file of the operator's: terms, fingerprints or a topic under a `name`, or rules for secrets.
 
     `sha256` is that of what stood at `path` when the config was read.
     """
@@ -38,6 +38,10 @@ class RuleFile(msgspec.Struct, frozen=True, order=True):
                 from isthmus.perimeter.detectors.fingerprints import Fingerprints, load
 
                 return Fingerprints(self.name, load(content))
+            case "topics":
+                from isthmus.perimeter.detectors import classifier
+
+                return classifier.Classifier(self.name, classifier.load(content))
             case "gitleaks":
                 from isthmus.perimeter.detectors.secrets import load_gitleaks
 

@@ -16,7 +16,7 @@ from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.files import RuleFile
 from isthmus.perimeter.scanner import Sighting, Sightings
 
-FAMILIES = ("pii", "secret", "term", "fingerprint")
+FAMILIES = ("pii", "secret", "term", "fingerprint", "topic")
 """What the kinds of findings begin with."""
 
 FAINT = frozenset(
