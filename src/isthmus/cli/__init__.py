@@ -54,6 +54,7 @@ class _Isthmus(LazyGroup):
         "topic": Verb("isthmus.cli.topic", "Learn a topic from texts of your own, to find it in requests."),
         "models": Verb("isthmus.cli.models", "List the models of the portfolio."),
         "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
+        "budgets": Verb("isthmus.cli.budgets", "Say what is used of each budget, and what is left."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }

@@ -30,6 +30,7 @@ from isthmus.strategies.plan.node import Circumstances
 @click.option("--key", help="Explain for this key's id: sticky splits go by it.")
 @click.option("--user", help="Explain for this end user: sticky splits go by them.")
 @click.option("--label", "said", help="Explain for a caller who sends this level in x-isthmus-label.")
+@click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
 @told
@@ -40,6 +41,7 @@ def explain(
     key: str | None,
     user: str | None,
     said: str | None,
+    thrifty: bool,
     embeddings: bool,
     as_json: bool,
 ) -> None:
@@ -62,6 +64,7 @@ def explain(
         known.label,
         Circumstances(draw=_draw(prompt), key=key, user=user),
         known.hidden.label if known.hidden else None,
+        thrifty,
     )
     because = why(config, decision, known, raised, lines_of(path))
     if as_json:

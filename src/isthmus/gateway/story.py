@@ -47,6 +47,7 @@ class Story:
         "route",
         "said",
         "uploading",
+        "warnings",
         "wire",
     )
 
@@ -67,6 +68,7 @@ class Story:
         self.ended: list[AttemptRecord] = []
         self.body: bytes | None = None
         self.said: list[bytes] = []
+        self.warnings: list[str] = []
 
     @property
     def call(self) -> Call:

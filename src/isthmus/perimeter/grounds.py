@@ -42,7 +42,8 @@ def of_label(policy: Policy, seen: Sightings) -> tuple[Ground, ...]:
 def of_model(
     policy: Policy, model: Model, rule: str | None, of_the_label: Sequence[Ground]
 ) -> tuple[Ground, ...]:
-    """Why the model is refused by `rule` of the perimeter, or why not, where that is None.
+    """Why the model is refused by `rule`, or why not, where that is None. Other rules than the perimeter's
+    have no grounds here.
 
     `of_the_label` is all that made the request's label, floors too.
     """
@@ -51,6 +52,8 @@ def of_model(
         label = join(ground.label for ground in of_the_label)
         asked = {"clearance": True, "zone": label.zones is not None, "promises": label.needs != NO_PROMISES}
         return tuple(facts[name] for name in facts if asked[name])
+    if rule not in facts:
+        return ()
     # Who is refused by a label is refused by one of those that it was joined from.
     return (facts[rule], *(ground for ground in of_the_label if _by(policy, model, ground.label) == rule))
 
