@@ -23,6 +23,8 @@ class Promises(msgspec.Struct, frozen=True, kw_only=True):
 
     def join(self, other: Promises) -> Promises:
         """The least that holds both: associative, commutative, idempotent."""
+        if self == other:
+            return self
         days = [one.retention_days for one in (self, other) if one.retention_days is not None]
         return Promises(
             no_training=self.no_training or other.no_training,
