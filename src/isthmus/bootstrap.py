@@ -9,10 +9,12 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from isthmus.accounting.breaker import Breaker
+from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, PriceBook
 from isthmus.config.config import Config
 from isthmus.config.places import ledger_path, state_dir
@@ -26,7 +28,9 @@ from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
 from isthmus.gateway.treasury import Treasury
-from isthmus.perimeter.detectors import Detector
+from isthmus.perimeter.detectors import Detector, Recogniser
+from isthmus.perimeter.detectors.weights import installed
+from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner
 from isthmus.providers import anyllm
@@ -81,10 +85,10 @@ class Workshop:
                 name: self._upstream(model, config.providers[model.provider], prices, told_apart, number)
                 for name, model in config.models.items()
             }
+            inspection = inspection_of(config.perimeter, self._secret)
         except BaseException:
             self._release(number)
             raise
-        inspection = inspection_of(config.perimeter, self._secret)
 
         def retire() -> None:
             inspection.close()
@@ -291,30 +295,65 @@ def inspection_of(policy: Policy, secret: bytes) -> Inspection:
     """What looks into requests by this policy; `secret` keys what it remembers, and pseudonyms where the
     policy has no key for them.
 
-    Raises IsthmusError where that key, or a file of terms or rules, cannot be used.
+    Raises IsthmusError where that key, an engine or its weights cannot be used, or a file of terms or rules
+    cannot be read, or is not what it was with the config.
     """
     if not policy.rules:
         return Inspection(policy, ())
     # Heavy, and not needed where nothing is looked at.
+    from isthmus.perimeter.detectors.classifier import Classifier
     from isthmus.perimeter.detectors.patterns import Patterns
     from isthmus.perimeter.detectors.people import KINDS, People
-    from isthmus.perimeter.detectors.secrets import credentials, load_gitleaks
-    from isthmus.perimeter.detectors.terms import Terms
+    from isthmus.perimeter.detectors.secrets import credentials
 
     detectors: list[Detector] = [Patterns(), credentials()]
     try:
-        detectors += [Terms(name, Path(file).read_text("utf-8")) for name, file in policy.terms.items()]
-        if policy.gitleaks is not None:
-            detectors.append(load_gitleaks(Path(policy.gitleaks).read_bytes()))
+        given = [file.detector(Path(file.path).read_bytes()) for file in policy.files]
     except (OSError, ValueError) as fault:
         raise IsthmusError(
             Fault.INTERNAL,
             f"A file of the perimeter cannot be used: {fault}.",
             code="perimeter_file",
-            hint="See `terms` and `gitleaks` under `perimeter`.",
+            hint="Run `isthmus check`.",
         ) from fault
-    scanners = [(None, Scanner(detectors, secret)), (KINDS, Scanner([People()], secret))]
-    return Inspection(policy, scanners, resolve(policy.key).encode() if policy.key else secret)
+    topics = [detector for detector in given if isinstance(detector, Classifier)]
+    detectors += [detector for detector in given if not isinstance(detector, Classifier)]
+    witness = next((_witness(engine) for engine in policy.engines if engine.engine == "spacy"), None)
+    recognisers = [_recogniser(engine) for engine in policy.engines if engine.engine != "spacy"]
+    return Inspection(
+        policy,
+        [
+            (None, Scanner(detectors, secret)),
+            *((topic.kinds, Scanner([topic], secret)) for topic in topics),
+            (KINDS, Scanner([People(witness)], secret)),
+            *((recogniser.kinds, Scanner([recogniser], secret)) for recogniser in recognisers),
+        ],
+        resolve(policy.key).encode() if policy.key else secret,
+    )
+
+
+# Weights take seconds to load: a reload finds them here again, unless another engine is chosen.
+@lru_cache(maxsize=4)
+def _witness(engine: Engine) -> Detector:
+    from isthmus.perimeter.detectors.ner import Ner
+
+    folder, sha256 = _weights(engine)
+    return Ner(folder, sha256=sha256, clock=clock)
+
+
+@lru_cache(maxsize=4)
+def _recogniser(engine: Engine) -> Recogniser:
+    from isthmus.perimeter.detectors.gliner import Gliner
+    from isthmus.perimeter.detectors.presidio import Presidio
+
+    folder, sha256 = _weights(engine)
+    return (Gliner if engine.engine == "gliner" else Presidio)(folder, sha256=sha256)
+
+
+def _weights(engine: Engine) -> tuple[Path, str | None]:
+    if engine.folder is not None:
+        return Path(engine.folder), engine.sha256
+    return installed(ENGLISH), ENGLISH.sha256
 
 
 def open_keys(config: Config, config_path: Path | None) -> Keys:

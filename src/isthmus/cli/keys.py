@@ -12,7 +12,6 @@ import click
 import msgspec
 
 from isthmus.bootstrap import open_keys
-from isthmus.cli.labels import in_words
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
@@ -171,7 +170,7 @@ def _row(key: Key, now_us: int) -> tuple[str, ...]:
         key.id,
         key.name,
         ", ".join(key.routes) or "all",
-        "-" if key.floor == BOTTOM else in_words(key.floor),
+        "-" if key.floor == BOTTOM else key.floor.in_words(),
         _day(key.created_us),
         _day(key.expires_us),
         state,

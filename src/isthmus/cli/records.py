@@ -12,7 +12,6 @@ import msgspec
 
 from isthmus.bootstrap import open_records
 from isthmus.cli.keys import Span
-from isthmus.cli.labels import in_words
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
@@ -141,7 +140,7 @@ def _story(record: Record) -> list[str]:
         found = ", ".join(f"{kind} ({count})" for kind, count in record.findings.items())
         lines.append(f"found      {found or 'nothing'}")
     if record.decision is not None:
-        lines.append(f"label      {in_words(record.decision.label)}")
+        lines.append(f"label      {record.decision.label.in_words()}")
         lines += [f"because    {reason}" for reason in record.decision.reasons]
     lines += [_attempt(attempt) for attempt in record.attempts]
     if record.charge is not None:

@@ -21,13 +21,14 @@ from isthmus.config.decode import DecodedPlan
 from isthmus.config.document import BudgetEntry, ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
 from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
+from isthmus.config.paths import absolute, is_file
+from isthmus.config.perimeter import compile_policy, warn_of_unheeded
 from isthmus.config.secrets import resolve
 from isthmus.config.tree import Mapping, Mark, Path, Scalar, Sequence, Tree, sounds_secret
 from isthmus.core.errors import IsthmusError
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.money import nanousd
 from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
-from isthmus.perimeter.policy import FAMILIES, Policy
 from isthmus.providers.transport import OWNED_HEADERS
 from isthmus.routing.route import Route
 from isthmus.strategies.plan import CallModel, Fallback
@@ -100,7 +101,9 @@ class _Compiler:
             )
             for name, entry in self._sections.routes.items()
         }
-        policy = self._perimeter()
+        policy = compile_policy(self._sections.perimeter, self._folder, self._add)
+        if policy.key is not None:
+            self._check_secret(policy.key, ("perimeter", "key"))
         budgets = self._budgets()
         self._check_keys_of_anyllm(providers, models)
         self._check_plans()
@@ -109,6 +112,7 @@ class _Compiler:
         if self._findings.refused:
             return None
         self._warn_of_unused(models, routes)
+        warn_of_unheeded(policy, self._add)
         config = Config(
             providers=providers,
             models=models,
@@ -120,41 +124,6 @@ class _Compiler:
             hash="",
         )
         return _anchored(msgspec.structs.replace(config, hash=_meaning_hash(config)), self._folder)
-
-    # The perimeter
-
-    def _perimeter(self) -> Policy:
-        entry = self._sections.perimeter
-        if entry is None:
-            return Policy()
-        for index, rule in enumerate(entry.labels):
-            family = rule.when.partition(".")[0]
-            if family not in FAMILIES:
-                message = f"`{rule.when[:40]}` is no kind of finding."
-                hint = did_you_mean(family, FAMILIES) or "Kinds are `pii`, `secret`, or such as `pii.email`."
-                self._add(Code.UNKNOWN_NAME, message, hint, ("perimeter", "labels", index, "when"))
-            elif family == "term" and (listed := rule.when.partition(".")[2]) and listed not in entry.terms:
-                message = f"There is no list of terms `{listed}`."
-                hint = did_you_mean(listed, entry.terms) or "Name its file under `terms:`."
-                self._add(Code.UNKNOWN_NAME, message, hint, ("perimeter", "labels", index, "when"))
-        for name, file in entry.terms.items():
-            if not _is_file(file, self._folder):
-                self._add(Code.FILE_NOT_FOUND, f"There is no file {file}.", "", ("perimeter", "terms", name))
-        if entry.gitleaks is not None and not _is_file(entry.gitleaks, self._folder):
-            message = f"There is no file {entry.gitleaks}."
-            self._add(Code.FILE_NOT_FOUND, message, "", ("perimeter", "gitleaks"))
-        if entry.key is not None:
-            self._check_secret(entry.key, ("perimeter", "key"))
-        return Policy(
-            default=entry.default,
-            clearance=entry.clearance,
-            rules=entry.labels,
-            names=entry.names,
-            timeout=entry.timeout,
-            terms=entry.terms,
-            gitleaks=entry.gitleaks,
-            key=entry.key,
-        )
 
     # Budgets
 
@@ -215,7 +184,7 @@ class _Compiler:
             return None
         self._check_headers(entry, path)
         self._check_quirks(entry, path)
-        if entry.ca_file is not None and not _is_file(entry.ca_file, self._folder):
+        if entry.ca_file is not None and not is_file(entry.ca_file, self._folder):
             self._add(Code.FILE_NOT_FOUND, f"There is no file {entry.ca_file}.", "", (*path, "ca_file"))
         named = entry.engine or entry.preset
         preset = find_preset(named) if named is not None else None
@@ -450,6 +419,7 @@ class _Compiler:
             weights=entry.weights or (weights.name if weights else None),
             price=prices,
             clearance=entry.clearance,
+            promises=provider.promises if entry.promises is None else entry.promises,
         )
         if provider.client == "anyllm" and _ANYLLM_ID.fullmatch(model.id) is None:
             message = f"`{model.id}` does not say which of any-llm's providers it belongs to."
@@ -486,7 +456,7 @@ class _Compiler:
         if row is None and not _is_path(entry.weights):
             hint = did_you_mean(entry.weights, (each.name for each in WEIGHTS))
             self._add(Code.UNKNOWN_NAME, f"The catalogue has no weights `{entry.weights}`.", hint, place)
-        elif row is None and not _is_file(entry.weights, self._folder):
+        elif row is None and not is_file(entry.weights, self._folder):
             hint = "Relative paths are relative to the config file."
             self._add(Code.FILE_NOT_FOUND, f"There is no file {entry.weights}.", hint, place)
         return row
@@ -583,7 +553,7 @@ def _compiled(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _as_said(entry: ProviderEntry) -> dict[str, Any]:
     """The fields that a provider takes over from its entry as they are."""
-    names = ("zone", "timeouts", "breaker", "max_connections", "max_waiting")
+    names = ("zone", "promises", "timeouts", "breaker", "max_connections", "max_waiting")
     return {name: getattr(entry, name) for name in names}
 
 
@@ -663,21 +633,17 @@ def _anchored(config: Config, folder: FilePath) -> Config:
     models = {name: _anchored_model(model, folder) for name, model in config.models.items()}
     ledger = config.ledger
     if ledger.path is not None:
-        ledger = msgspec.structs.replace(ledger, path=_absolute(ledger.path, folder))
-    policy = config.perimeter
-    policy = msgspec.structs.replace(
-        policy,
-        terms={name: _absolute(file, folder) for name, file in policy.terms.items()},
-        gitleaks=None if policy.gitleaks is None else _absolute(policy.gitleaks, folder),
-        key=None if policy.key is None else _anchored_secret(policy.key, folder),
-    )
+        ledger = msgspec.structs.replace(ledger, path=absolute(ledger.path, folder))
+    policy = config.perimeter.moved(lambda path: absolute(path, folder))
+    if policy.key is not None:
+        policy = msgspec.structs.replace(policy, key=_anchored_secret(policy.key, folder))
     return msgspec.structs.replace(
         config, providers=providers, models=models, ledger=ledger, perimeter=policy
     )
 
 
 def _anchored_provider(provider: Provider, folder: FilePath) -> Provider:
-    ca_file = _absolute(provider.ca_file, folder) if provider.ca_file is not None else None
+    ca_file = absolute(provider.ca_file, folder) if provider.ca_file is not None else None
     secrets = {
         name: _anchored_secret(secret, folder)
         for name in ("key", "proxy_key")
@@ -687,22 +653,10 @@ def _anchored_provider(provider: Provider, folder: FilePath) -> Provider:
 
 
 def _anchored_secret(secret: SecretRef, folder: FilePath) -> SecretRef:
-    return secret if secret.source == "env" else SecretRef("file", _absolute(secret.name, folder))
+    return secret if secret.source == "env" else SecretRef("file", absolute(secret.name, folder))
 
 
 def _anchored_model(model: Model, folder: FilePath) -> Model:
     if model.weights is None or find_weights(model.weights) is not None:
         return model
-    return msgspec.structs.replace(model, weights=_absolute(model.weights, folder))
-
-
-def _absolute(path: str, folder: FilePath) -> str:
-    anchored = FilePath.home() / path[2:] if path.startswith("~/") else folder / path
-    return str(anchored.absolute())
-
-
-def _is_file(path: str, folder: FilePath) -> bool:
-    try:
-        return FilePath(_absolute(path, folder)).is_file()
-    except OSError:
-        return False
+    return msgspec.structs.replace(model, weights=absolute(model.weights, folder))
