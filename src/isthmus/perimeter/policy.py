@@ -89,7 +89,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def said(self, name: str) -> Label:
         """The label that a caller says by a level's name. Raises IsthmusError(INVALID_REQUEST)."""
-        level = self.names.get(name) or next((it for it in LEVELS if it == name), None)
+        level = next((it for it in LEVELS if it == name), None) or self.names.get(name)
         if level is not None:
             return Label(level)
         raise IsthmusError(
@@ -128,4 +128,5 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _counted(seen: Sightings) -> Iterable[Finding]:
-    return (sighting.finding for sighting in seen.found if sighting.finding.score >= SURE_ENOUGH)
+    # A score that is no number is not below any bound, and counts.
+    return (sighting.finding for sighting in seen.found if not sighting.finding.score < SURE_ENOUGH)
