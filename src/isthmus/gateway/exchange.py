@@ -213,12 +213,20 @@ class Exchange:
 
     async def _label(self, body: bytes, route: Route) -> Label:
         """How sensitive the request is: what its route, its caller and the detectors say, joined upward."""
-        inspection = self._snapshot.inspection
+        inspection, headers = self._snapshot.inspection, self._request.headers
         floors = [route.floor]
-        said = self._request.headers.get(LABEL_HEADER)
-        if said is not None:
-            floors.append(inspection.policy.said(said.decode("latin-1").strip()))
-        label, _ = await inspection.label(body, floors)
+        if LABEL_HEADER in headers:
+            # Said twice, by a client and by a proxy before us, both count.
+            said = headers[LABEL_HEADER].decode("latin-1").split(",")
+            floors += [inspection.policy.said(name.strip()) for name in said]
+        passed = {
+            name.decode(): headers[name].decode("latin-1")
+            for name in self._snapshot.forwarded
+            if name in headers
+        }
+        label, seen = await inspection.label(body, floors, passed)
+        if seen.blind:
+            self._gateway.tally.blind += 1
         return label
 
     def _circumstances(self, envelope: Envelope) -> Circumstances:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -55,32 +56,54 @@ class Inspection:
             label = self._unseen[floor] = self.policy.label(Sightings(), (floor,))
         return label
 
-    async def label(self, body: bytes, floors: Iterable[Label]) -> tuple[Label, Sightings]:
-        """The request's label, and what was seen in it."""
+    async def label(
+        self, body: bytes, floors: Iterable[Label], headers: Mapping[str, str]
+    ) -> tuple[Label, Sightings]:
+        """The request's label, and what was seen in its body and in those of its `headers` that go with it.
+
+        Where nobody waits for it any longer, the thread stops looking.
+        """
         floors = tuple(floors)
         if not self._scanners:
             return self.policy.label(Sightings(), floors), Sightings()
-        looking = asyncio.get_running_loop().run_in_executor(self._thread, self.look, body, floors)
+        enough = threading.Event()
+        looking = asyncio.get_running_loop().run_in_executor(
+            self._thread, self.look, body, floors, headers, enough.is_set
+        )
         try:
             async with asyncio.timeout(self.policy.timeout):
                 seen = await looking
         except TimeoutError:
             log.error("a request was not looked at within %g s, and is restricted", self.policy.timeout)
             seen = UNREAD
+        finally:
+            enough.set()
         return self.policy.label(seen, floors), seen
 
-    def look(self, body: bytes, floors: Sequence[Label]) -> Sightings:
-        """What is seen in the body of a request. Blocks; never raises."""
+    def look(
+        self,
+        body: bytes,
+        floors: Sequence[Label],
+        headers: Mapping[str, str] | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Sightings:
+        """What is seen in the body of a request, and in these of its headers. Blocks; never raises.
+
+        It ends early, and blind, once there is `enough`.
+        """
         try:
             value = json.loads(body.decode(), object_pairs_hook=_once_each)
             seen = Sightings()
             for kinds, scanner in self._scanners:
                 if kinds is None or self.policy.can_mean(kinds, self.policy.label(seen, floors)):
-                    seen = seen.join(scanner.scan(value))
+                    seen = seen.join(scanner.scan(value, enough))
+                    if headers:
+                        seen = seen.join(scanner.scan({"headers": headers}, enough))
         except (ValueError, RecursionError):
             return UNREAD
-        except Exception as fault:
-            # The text of an exception may quote the prompt: only its kind is logged.
+        except (Exception, SystemExit) as fault:
+            # A library that exits would take the gateway along. The text of an exception may quote the
+            # prompt: only its kind is logged.
             log.error("a request could not be looked at: %s", type(fault).__name__)
             return UNREAD
         return seen
