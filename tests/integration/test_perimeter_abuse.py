@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import codecs
+import logging
 import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import msgspec
@@ -21,7 +22,11 @@ import pytest
 from multidict import CIMultiDict
 
 from isthmus.core.label import Finding
+from isthmus.dialects.openai.wire import OpenAIChat
 from isthmus.perimeter.detectors.patterns import Patterns
+from isthmus.routing.decide import Router
+from isthmus.store.keys import SqliteKeys
+from isthmus.testing import Fault, RawAnswer, Script
 from isthmus.testing.wire import Received
 
 from .gateway import ANTHROPIC, OPENAI, PROMPT, RESPONSES, Caller, Dialect, eventually
@@ -411,3 +416,106 @@ async def test_who_leaves_takes_the_looking_along(tmp_path: Path, monkeypatch: p
         go_on.set()
         assert (await it.ask("out", "another hello")).status == 200
         assert PROMPT not in asked, "only the names of the fields were looked at, which came before"
+
+
+_SAYING_IT = [
+    Script(fault=Fault(raw=RawAnswer(status=status, body=f'{{"error":{{"message":"{CANARY}"}}}}'.encode())))
+    for status in (400, 401, 429, 500)
+]
+FAILURES: dict[str, list[Script]] = {
+    "errors that quote it": _SAYING_IT,
+    "answers that are none": [
+        Script(fault=Fault(raw=RawAnswer(body=CANARY.encode()))),
+        Script(fault=Fault(raw=RawAnswer(content_type=CANARY, body=b"x"))),
+        Script(text=(CANARY,), fault=Fault(bad_json=True)),
+        Script(text=(CANARY,), fault=Fault(bad_utf8=True)),
+    ],
+    "connections that end": [
+        Script(text=(CANARY,), fault=Fault(disconnect=True)),
+        Script(text=(CANARY, CANARY), fault=Fault(cut_after=1)),
+        Script(text=(CANARY, CANARY), fault=Fault(error_after=1)),
+    ],
+    "good answers": [Script(text=(CANARY,))],
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_whatever_fails_nothing_of_a_text_is_told_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, failure: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    # In this mode, asyncio tells what it does, with its arguments.
+    asyncio.get_running_loop().set_debug(True)
+    async with walls(tmp_path) as it:
+        for script in FAILURES[failure]:
+            it.inside.script = script
+            for stream in (False, True):
+                for dialect in (OPENAI, ANTHROPIC, RESPONSES):
+                    field: Fields = (
+                        {"input": CANARY} if dialect is RESPONSES else {"messages": [_turn(CANARY)]}
+                    )
+                    await it.served.ask("either", dialect, stream=stream, **field)
+        assert it.inside.requests
+        assert it.outside.requests == []
+        told = [caplog.text, (await it.served.get("/metrics")).body.decode(), repr(await it.served.records())]
+        assert [one for one in told if CANARY in one] == []
+
+
+@pytest.mark.parametrize("bug", ["in the wire", "in the detectors", "in the decision"])
+async def test_an_exception_tells_nothing_of_a_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, bug: str
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        try:
+            raise KeyError(CANARY)
+        except KeyError as inner:
+            raise ValueError(CANARY) from inner
+
+    where = {
+        "in the wire": (OpenAIChat, "patch"),
+        "in the detectors": (Patterns, "find"),
+        "in the decision": (Router, "decide"),
+    }
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(*where[bug], fail)
+    async with walls(tmp_path) as it:
+        answer = await it.ask("out" if bug == "in the detectors" else "either", f"Write to {CANARY}")
+        assert answer.status in (400, 500)
+        assert "ValueError" in caplog.text, "the failure itself is told"
+        told = [caplog.text, answer.body.decode(), repr(await it.served.records())]
+        assert [one for one in told if CANARY in one] == []
+        assert it.outside.requests == []
+
+
+KEYS_THAT_ARE_NONE = (
+    "' OR 1=1 --",
+    "isk_" + "x" * 60_000,
+    "\u00ff\u00fe",
+    "isk_\tx",
+    "Bearer",
+    "isk_%00",
+    "",
+)
+
+
+async def test_a_key_that_is_none_opens_nothing(tmp_path: Path) -> None:
+    async with walls(tmp_path) as it:
+        ring = it.served.house.gateway.ring
+        SqliteKeys(it.served.house.ledger_path).create("somebody", (), 0)
+        await eventually(lambda: not ring.empty)
+        headers = [
+            f"{name}{key}" for key in KEYS_THAT_ARE_NONE for name in ("authorization: Bearer ", "x-api-key: ")
+        ]
+        assert {await _status(it, header) for header in headers} == {b"401"}
+        assert it.inside.requests + it.outside.requests == []
+
+
+async def _status(it: Walls, header: str) -> bytes:
+    """What a request with this line in its head is answered."""
+    body = _chat()
+    head = f"POST {OPENAI.path} HTTP/1.1\r\nhost: x\r\n{header}\r\ncontent-length: {len(body)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", it.served.port)
+    writer.write(head.encode("latin-1") + body)
+    line = await reader.readline()
+    writer.close()
+    return line.split()[1]

@@ -226,6 +226,13 @@ def test_the_years_of_an_enumeration_are_no_number() -> None:
     assert scanned({"enum": [str(year) for year in range(1990, 2027)]}).found == ()
 
 
+def test_a_text_is_remembered_by_all_of_it() -> None:
+    scanner = Scanner([Patterns()], b"secret")
+    for text, expected in (("go on", 0), (CANARY, 1), ("go on", 0)):
+        seen = scanner.scan(f"{'word ' * 5000}{text}{' word' * 5000}")
+        assert len(seen.found) == expected
+
+
 def test_what_is_remembered_is_bounded() -> None:
     words = Words("strait")
     scanner = Scanner([words], b"secret", most=2)
