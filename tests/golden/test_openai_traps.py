@@ -213,6 +213,24 @@ def test_a_stream_without_a_finish_is_broken_although_it_says_done() -> None:
     assert not watch.reading.ended
 
 
+@pytest.mark.parametrize(
+    "more", [(), (chunk({}, "length"),)], ids=["without a reason", "with one all the same"]
+)
+def test_a_server_without_finish_reasons_is_taken_at_its_done(more: tuple[Any, ...]) -> None:
+    wire = OpenAIChat(Quirks(finish_reason=False))
+    stream = stream_of([ROLE, HELLO, *more, DONE])
+    decoder, watch = wire.stream_decoder(), wire.watch(strip_usage=False)
+    said = folded([*decoder.feed(stream), *decoder.close()])
+    assert (said.text, said.finish) == ({0: "Hello"}, {0: "length" if more else "stop"})
+    assert watch.feed(stream) + watch.close() == stream
+    assert decoder.ended
+    assert watch.reading.ended
+    cut = wire.stream_decoder()
+    cut.feed(stream_of([ROLE, HELLO]))
+    with pytest.raises(IsthmusError):
+        cut.close()
+
+
 def test_a_stream_that_ends_after_the_finish_has_ended() -> None:
     assert folded(decoded(ROLE, HELLO, STOP)).finish == {0: "stop"}
     watch = WIRE.watch(strip_usage=False)

@@ -238,6 +238,18 @@ async def test_headers_that_go_on_to_a_model_are_looked_at(tmp_path: Path) -> No
         assert it.outside.requests == []
 
 
+async def test_a_pseudonym_in_the_body_does_not_excuse_a_header(tmp_path: Path) -> None:
+    labels = [{"when": "pii", "level": "confidential", "pseudonymise": True}]
+    async with walls(tmp_path, labels=labels) as it:
+        text = [_turn(f"Write to {CANARY}")]
+        hidden = await it.served.ask("out-anthropic", ANTHROPIC, messages=text)
+        assert hidden.status == 200
+        assert CANARY not in _sent(it.outside.requests.pop())
+        head = {"anthropic-version": f"for {CANARY}"}
+        assert (await it.served.ask("out-anthropic", ANTHROPIC, messages=text, headers=head)).status == 400
+        assert it.outside.requests == []
+
+
 async def test_nothing_else_of_a_head_goes_on(tmp_path: Path) -> None:
     async with walls(tmp_path) as it:
         said = {"user-agent": CANARY, "x-who": CANARY, "cookie": CANARY, "authorization": f"Bearer {CANARY}"}

@@ -19,7 +19,7 @@ from isthmus.core.errors import Fault
 from isthmus.core.label import Label
 from isthmus.core.portfolio import Capability, Model, Provider
 from isthmus.routing.decide import Facts, Router
-from isthmus.routing.route import Route
+from isthmus.routing.route import Route, Thrift
 from isthmus.strategies.plan.node import Attempt, Circumstances
 from tests.laws.plans import NAMES, drive, plans, result_of
 from tests.laws.test_perimeter import KINDS, ZONES, labels, policies
@@ -60,14 +60,24 @@ def facts(draw: st.DrawFn) -> Facts:
             )
             for name in NAMES
         },
-        routes={name: Route(name=name, plan=draw(plans)) for name in ROUTES},
+        routes={
+            name: Route(name=name, plan=draw(plans), thrift=draw(st.none() | st.builds(Thrift, plan=plans)))
+            for name in ROUTES
+        },
         config_hash="c",
         outside=draw(policies).refuses,
     )
 
 
 requests = st.lists(
-    st.tuples(st.sampled_from(ROUTES), st.sampled_from(OPERATIONS), labels, circumstances),
+    st.tuples(
+        st.sampled_from(ROUTES),
+        st.sampled_from(OPERATIONS),
+        labels,
+        circumstances,
+        st.none() | labels,
+        st.booleans(),
+    ),
     min_size=1,
     max_size=12,
 )
@@ -75,23 +85,32 @@ requests = st.lists(
 
 @given(facts(), requests)
 def test_a_fresh_router_explains_what_a_busy_one_decided(
-    known: Facts, asked: list[tuple[str, Operation, Label, Circumstances]]
+    known: Facts, asked: list[tuple[str, Operation, Label, Circumstances, Label | None, bool]]
 ) -> None:
     live = Router(known)
-    for route, operation, label, drawn in asked:
-        explained = Router(known).decide(route, operation, label, drawn)
-        assert explained == live.decide(route, operation, label, drawn)
+    for question in asked:
+        assert Router(known).decide(*question) == live.decide(*question)
 
 
-@given(facts(), st.sampled_from(OPERATIONS), labels, circumstances, st.data())
+@given(
+    facts(), st.sampled_from(OPERATIONS), labels, circumstances, st.none() | labels, st.booleans(), st.data()
+)
 def test_a_decision_calls_what_it_allows_and_says_why_not_the_rest(
-    known: Facts, operation: Operation, label: Label, drawn: Circumstances, data: st.DataObject
+    known: Facts,
+    operation: Operation,
+    label: Label,
+    drawn: Circumstances,
+    hidden: Label | None,
+    thrifty: bool,
+    data: st.DataObject,
 ) -> None:
-    decision = Router(known).decide("r", operation, label, drawn)
+    decision = Router(known).decide("r", operation, label, drawn, hidden, thrifty)
     assert decision.label == label
-    assert not [name for name in decision.allowed if known.outside(known.models[name], label)], "law 1"
+    barred = {name for name in decision.allowed if known.outside(known.models[name], label)}
+    assert barred == set(decision.pseudonymised), "law 1"
+    assert not [name for name in barred if hidden is None or known.outside(known.models[name], hidden)]
     refused = {refusal.model for refusal in decision.refused}
-    assert refused | set(decision.allowed) == set(known.routes["r"].plan.models())
+    assert refused | set(decision.allowed) == set(known.routes["r"].plan_for(thrifty).models())
     assert not refused & set(decision.allowed)
     assert all(refusal.reason and refusal.rule for refusal in decision.refused)
     assert decision.reasons
@@ -127,5 +146,5 @@ def test_the_command_prints_the_live_decision(route: str, user: str, embeddings:
         said = CliRunner().invoke(explain, [route, "-c", str(path), "--user", user, "--json", *options])
     assert said.exit_code == 0, said.output
     explained = msgspec.json.decode(said.stdout)
-    assert (explained.pop("found"), explained.pop("blind")) == ([], [])
+    assert (explained.pop("found"), explained.pop("blind"), explained.pop("hidden")) == ([], [], None)
     assert explained == msgspec.json.decode(msgspec.json.encode(live))

@@ -42,6 +42,7 @@ def found(text: str) -> list[tuple[str, str]]:
         ("pii.url", "www.example.com/a"),
         ("pii.ssn", "536-22-1234"),
         ("pii.ssn", "912-70-1234"),
+        ("pii.ssn", "912-34-1234"),
         ("pii.national_id", "AB 12 34 56 C"),
         ("pii.national_id", "86 095 742 719"),
         ("pii.national_id", "2 55 08 14 168 025 38"),

@@ -22,6 +22,7 @@ def _letters(size: int) -> str:
     ("rule", "secret"),
     [
         ("aws-access-key-id", "AK" + "IAQ4ZR7TXW2MNPK5VB"),
+        ("aws-access-key-id", "AK" + "IAIOSFODNN7EXAMPLE"),
         ("github-token", "gh" + "p_" + _letters(36)),
         ("github-fine-grained-token", "github" + "_pat_" + _letters(22) + "_" + _letters(59)),
         ("gitlab-token", "gl" + "pat-" + _letters(20)),
@@ -93,7 +94,6 @@ def test_a_secret_is_found_beside_what_names_it(rule: str, before: str, secret: 
         "secret_key = config.secret_key_from_environment",
         "API_KEY=xxxxxxxxxxxxxxxxxxxxxxxx",
         "api_key: your_api_key_goes_here_123456",
-        "AK" + "IAIOSFODNN7EXAMPLE",
         "def get_token_from_request_headers(request_headers): ...",
         "commit 9fceb02d0ae598e95dc970b74767f19372d61af8",
         "https://example.com/a:b@c",

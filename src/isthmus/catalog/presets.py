@@ -21,6 +21,7 @@ QUIRKS: dict[str, str] = {
     "no_reasoning_field": "refuses a model's earlier thinking in its messages: it is left out",
     "no_top_k": "refuses the sampler `top_k`: it is left out",
     "short_tool_ids": "takes ids of tool calls of nine letters and digits only: others are rewritten",
+    "no_finish_reason": "gives no finish reason: `[DONE]` alone ends its streams, even one that was cut off",
     "no_stream_options": "refuses `stream_options`; usage comes with the last chunk, unasked",
     "constrained_tools": "has no tool calls of its own: they are constrained by a grammar and translated",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -14,8 +15,8 @@ from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.config.load import locate
 from isthmus.core.decision import Decision
 from isthmus.core.label import Label
+from isthmus.gateway.inspection import Inspected
 from isthmus.perimeter.policy import SURE_ENOUGH
-from isthmus.perimeter.scanner import Sightings
 from isthmus.routing.route import resolve
 from isthmus.strategies.plan.node import Circumstances
 
@@ -27,6 +28,7 @@ from isthmus.strategies.plan.node import Circumstances
 @click.option("--key", help="Explain for this key's id: sticky splits go by it.")
 @click.option("--user", help="Explain for this end user: sticky splits go by them.")
 @click.option("--label", "said", help="Explain for a caller who sends this level in x-isthmus-label.")
+@click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
 @told
@@ -37,6 +39,7 @@ def explain(
     key: str | None,
     user: str | None,
     said: str | None,
+    thrifty: bool,
     embeddings: bool,
     as_json: bool,
 ) -> None:
@@ -49,20 +52,27 @@ def explain(
     found = resolve(route, config.routes)
     policy = config.perimeter
     floors = [found.floor, *([policy.said(said)] if said else [])]
-    seen = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
+    known = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",
-        policy.label(seen, floors),
+        known.label,
         Circumstances(draw=_draw(prompt), key=key, user=user),
+        known.hidden.label if known.hidden else None,
+        thrifty,
     )
     if as_json:
-        findings = {"found": seen.found, "blind": seen.blind}
-        click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | msgspec.to_builtins(findings)))
+        click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | _as_data(known)))
     else:
-        _print(decision, seen)
+        _print(decision, known)
     if decision.plan is None:
         raise SystemExit(1)
+
+
+def _as_data(known: Inspected) -> dict[str, Any]:
+    """What was found, and what a model would read that sees pseudonyms."""
+    hidden = msgspec.json.decode(known.hidden.body) if known.hidden else None
+    return {"found": msgspec.to_builtins(known.seen.found), "blind": known.seen.blind, "hidden": hidden}
 
 
 def _body(route: str, prompt: str, embeddings: bool) -> bytes:
@@ -80,7 +90,8 @@ def _draw(prompt: str) -> float:
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=6).digest()) / 2**48
 
 
-def _print(decision: Decision, seen: Sightings) -> None:
+def _print(decision: Decision, known: Inspected) -> None:
+    seen = known.seen
     click.echo(f"route     {decision.route} ({decision.operation})")
     click.echo(f"label     {_in_words(decision.label)}")
     for sighting in seen.found:
@@ -91,6 +102,8 @@ def _print(decision: Decision, seen: Sightings) -> None:
     for where in seen.blind:
         click.echo(f"blind     {where} could not be looked into")
     click.echo(f"allowed   {', '.join(decision.allowed) or 'no model'}")
+    if decision.pseudonymised and known.hidden:
+        click.echo(f"hidden    {', '.join(known.hidden.values)}, from {', '.join(decision.pseudonymised)}")
     for refused in decision.refused:
         click.echo(f"refused   {refused.model} by {refused.rule}: {refused.reason}")
     if decision.plan is not None:

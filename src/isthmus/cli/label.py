@@ -88,8 +88,8 @@ def _labelled(files: tuple[Path, ...], inspection: Inspection, bar: Any) -> Iter
 
 
 def _one(file: str, line: int | None, body: bytes, inspection: Inspection) -> Labelled:
-    seen = Sightings(blind=(".",)) if len(body) > LARGEST else inspection.look(body, ())
-    return Labelled(file, line, inspection.policy.label(seen), seen)
+    known = inspection.unread(()) if len(body) > LARGEST else inspection.look(body, ())
+    return Labelled(file, line, known.label, known.seen)
 
 
 def _as_json(body: bytes) -> bytes:

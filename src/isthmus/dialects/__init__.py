@@ -56,6 +56,7 @@ def endpoint_wires(names: Iterable[str], quirks: Collection[str]) -> tuple[Endpo
             stream_options="no_stream_options" not in quirks,
             top_k="no_top_k" not in quirks,
             short_tool_ids="short_tool_ids" in quirks,
+            finish_reason="no_finish_reason" not in quirks,
         )
     )
     return tuple(chat if name == chat.name else WIRES[name]() for name in names)

@@ -8,10 +8,11 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from isthmus.core.label import Label
 from isthmus.perimeter.policy import Policy
+from isthmus.perimeter.pseudonyms import Hidden, Pseudonyms, hide, session_of
 from isthmus.perimeter.scanner import Scanner, Sightings
 
 log = logging.getLogger("isthmus.perimeter")
@@ -33,6 +34,19 @@ UNREAD = Sightings(blind=(".",))
 """What is seen of a request that could not be looked at as a whole."""
 
 
+class Inspected(NamedTuple):
+    """What is known of a request: its `label`, what was `seen` in it, and, where the policy permits that, the
+    request with pseudonyms for what may not be seen."""
+
+    label: Label
+    seen: Sightings
+    hidden: Hidden | None = None
+
+
+def _all(seen: Sightings) -> Sightings:
+    return seen
+
+
 class Inspection:
     """The perimeter's eyes: `scanners` in rising order of cost, each with the kinds that it may find, or None
     where those cannot be told.
@@ -41,9 +55,12 @@ class Inspection:
     detectors hold the interpreter's lock, and more threads would only wait for it.
     """
 
-    def __init__(self, policy: Policy, scanners: Sequence[tuple[frozenset[str] | None, Scanner]]) -> None:
+    def __init__(
+        self, policy: Policy, scanners: Sequence[tuple[frozenset[str] | None, Scanner]], key: bytes = b""
+    ) -> None:
         self.policy = policy
         self._scanners = tuple(scanners)
+        self._key = key
         self._unseen: dict[Label, Label] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isthmus-perimeter")
 
@@ -56,57 +73,81 @@ class Inspection:
             label = self._unseen[floor] = self.policy.label(Sightings(), (floor,))
         return label
 
-    async def label(
-        self, body: bytes, floors: Iterable[Label], headers: Mapping[str, str]
-    ) -> tuple[Label, Sightings]:
-        """The request's label, and what was seen in its body and in those of its `headers` that go with it.
+    async def inspect(
+        self, body: bytes, floors: Iterable[Label], caller: bytes, headers: Mapping[str, str]
+    ) -> Inspected:
+        """What is known of a request of this caller, within the policy's time; `headers` go on to a model.
 
         Where nobody waits for it any longer, the thread stops looking.
         """
         floors = tuple(floors)
         if not self._scanners:
-            return self.policy.label(Sightings(), floors), Sightings()
+            return Inspected(self.policy.label(Sightings(), floors), Sightings())
         enough = threading.Event()
         looking = asyncio.get_running_loop().run_in_executor(
-            self._thread, self.look, body, floors, headers, enough.is_set
+            self._thread, self.look, body, floors, caller, headers, enough.is_set
         )
         try:
             async with asyncio.timeout(self.policy.timeout):
-                seen = await looking
+                return await looking
         except TimeoutError:
             log.error("a request was not looked at within %g s, and is restricted", self.policy.timeout)
-            seen = UNREAD
+            return self.unread(floors)
         finally:
             enough.set()
-        return self.policy.label(seen, floors), seen
 
     def look(
         self,
         body: bytes,
         floors: Sequence[Label],
+        caller: bytes = b"",
         headers: Mapping[str, str] | None = None,
         enough: Callable[[], bool] = lambda: False,
-    ) -> Sightings:
-        """What is seen in the body of a request, and in these of its headers. Blocks; never raises.
+    ) -> Inspected:
+        """What is known of the body of a request, and of these of its headers. Blocks; never raises.
 
         It ends early, and blind, once there is `enough`.
         """
+
+        def see(value: Any, heed: Callable[[Sightings], Sightings] = _all) -> Sightings:
+            return self._see(value, headers, floors, enough, heed)
+
         try:
             value = json.loads(body.decode(), object_pairs_hook=_once_each)
-            seen = Sightings()
-            for kinds, scanner in self._scanners:
-                if kinds is None or self.policy.can_mean(kinds, self.policy.label(seen, floors)):
-                    seen = seen.join(scanner.scan(value, enough))
-                    if headers:
-                        seen = seen.join(scanner.scan({"headers": headers}, enough))
+            seen = see(value)
+            hidden = None
+            if self.policy.pseudonymises:
+                pseudonyms = Pseudonyms(self._key, caller + b"\0" + session_of(value))
+                hidden = hide(value, seen, see, self.policy, floors, pseudonyms)
         except (ValueError, RecursionError):
-            return UNREAD
+            return self.unread(floors)
         except (Exception, SystemExit) as fault:
             # A library that exits would take the gateway along. The text of an exception may quote the
             # prompt: only its kind is logged.
             log.error("a request could not be looked at: %s", type(fault).__name__)
-            return UNREAD
+            return self.unread(floors)
+        return Inspected(self.policy.label(seen, floors), seen, hidden)
+
+    def _see(
+        self,
+        value: Any,
+        headers: Mapping[str, str] | None,
+        floors: Sequence[Label],
+        enough: Callable[[], bool],
+        heed: Callable[[Sightings], Sightings],
+    ) -> Sightings:
+        seen = Sightings()
+        for kinds, scanner in self._scanners:
+            if kinds is None or self.policy.can_mean(kinds, self.policy.label(seen, floors)):
+                seen = seen.join(heed(scanner.scan(value, enough)))
+                if headers:
+                    # Nobody hides anything in them: all that is seen there counts.
+                    seen = seen.join(scanner.scan({"headers": headers}, enough))
         return seen
+
+    def unread(self, floors: Sequence[Label]) -> Inspected:
+        """What is known of a request that was not looked at."""
+        return Inspected(self.policy.label(UNREAD, floors), UNREAD)
 
     def close(self) -> None:
         """Look no more."""

@@ -47,6 +47,7 @@ class Story:
         "route",
         "said",
         "uploading",
+        "warnings",
         "wire",
     )
 
@@ -67,6 +68,7 @@ class Story:
         self.ended: list[AttemptRecord] = []
         self.body: bytes | None = None
         self.said: list[bytes] = []
+        self.warnings: list[str] = []
 
     @property
     def call(self) -> Call:
@@ -129,7 +131,7 @@ class Story:
 
     def overhead_ms(self, answered: float) -> float:
         """What of the time until `answered` was the gateway's own: not the upload, the queue or the model."""
-        waited = self.attempts.question.waited if self.attempts else 0.0
+        waited = self.attempts.waited if self.attempts else 0.0
         return max(0.0, milliseconds(answered - self.arrived - self.uploading - self.queued - waited))
 
     def _timings(self) -> Timings:

@@ -90,6 +90,8 @@ SHAPES: Sequence[Shape] = (
     Shape("pii.phone", _PHONE, is_grouped_phone, ("phone", "talk"), 0.5, needs_topic=True, as_is=True),
     Shape("pii.ssn", r"\b\d{3}(?:-\d\d-|[ \xa0]\d\d[ \xa0])\d{4}\b", checks.ssn, _NATIONAL, 0.85),
     Shape("pii.ssn", r"\b\d(?:[ .\-]{0,3}\d){8}\b", checks.ssn, ("ssn",), 0.8, needs_topic=True),
+    # Nobody has got such a number, but who writes one like this means one.
+    Shape("pii.ssn", r"\b9\d\d-\d\d-\d{4}\b", score=0.5),
     Shape(
         "pii.national_id",
         r"\b\d(?:[ \xa0.\-/]{0,2}\d){8,13}\b",

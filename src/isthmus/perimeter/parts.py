@@ -8,7 +8,7 @@ names, metadata, keys of objects and URLs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from isthmus.perimeter.encodings import is_sealed
@@ -81,11 +81,36 @@ def parts_of(value: Any) -> Parts:
     return Parts(tuple(texts), tuple(blind))
 
 
+def rewritten(value: Any, rewrite: Callable[[str, str], str]) -> Any:
+    """The value with each of its texts as `rewrite(where, text)` has it.
+
+    The places are those of `parts_of`; a key is rewritten at the place of all keys of its object, and the
+    words of the dialects and numbers stay as they are.
+    """
+    return _rewritten("", "", value, rewrite)
+
+
+def _rewritten(where: str, key: str, value: Any, rewrite: Callable[[str, str], str]) -> Any:
+    match value:
+        case str():
+            return value if _is_protocol(key, value) else rewrite(where, value)
+        case list():
+            return [_rewritten(f"{where}[{at}]", key, item, rewrite) for at, item in enumerate(value)]
+        case dict():
+            return {
+                name if name in _PLAIN_KEYS else rewrite(f"{where}{{}}", name): _rewritten(
+                    _inner(where, name), name, item, rewrite
+                )
+                for name, item in value.items()
+            }
+    return value
+
+
 def _walk(where: str, key: str, value: Any) -> Iterator[Part | str]:
     # Depth is bounded by the parser of the JSON.
     match value:
         case str():
-            if value and not (key in _PROTOCOL_KEYS and value in _PROTOCOL_WORDS):
+            if value and not _is_protocol(key, value):
                 yield _text(where, key, value)
             if key not in _SEALS and is_sealed(value):
                 yield where or "."
@@ -110,8 +135,7 @@ def _walk_object(where: str, name: str, value: dict[str, Any]) -> Iterator[Part 
     if unknown:
         yield Part(f"{where}{{}}", "\n".join(unknown))
     for key, item in value.items():
-        step = key[:_LONGEST_STEP]
-        inner = f"{where}.{step}" if where else step
+        inner = _inner(where, key)
         if item and not _is_schema(item) and _points_away(where, name, key, item):
             yield inner
         yield from _walk(inner, key, item)
@@ -131,6 +155,15 @@ def _points_away(where: str, name: str, key: str, item: Any) -> bool:
 
 def _is_schema(value: Any) -> bool:
     return isinstance(value, dict) and not _SCHEMA_KEYS.isdisjoint(value)
+
+
+def _inner(where: str, key: str) -> str:
+    step = key[:_LONGEST_STEP]
+    return f"{where}.{step}" if where else step
+
+
+def _is_protocol(key: str, value: str) -> bool:
+    return key in _PROTOCOL_KEYS and value in _PROTOCOL_WORDS
 
 
 def _is_blind(value: dict[str, Any]) -> bool:

@@ -9,9 +9,9 @@ import msgspec
 
 from isthmus.core.decision import Refused
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.label import LEVELS, TOP, Finding, Label, Level, covers, join
-from isthmus.core.portfolio import Kind, Model
-from isthmus.perimeter.scanner import Sightings
+from isthmus.core.label import LEVELS, TOP, Label, Level, covers, join
+from isthmus.core.portfolio import Kind, Model, SecretRef
+from isthmus.perimeter.scanner import Sighting, Sightings
 
 FAMILIES = ("pii", "secret", "term")
 """What the kinds of findings begin with."""
@@ -49,12 +49,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     `when` is a kind of finding such as `pii.email`, or a family such as `pii` or `secret`. `level` is the
     least level of a request in which it is found. `zones` are the only zones to which such a request may go;
-    without them it is not bound to any.
+    without them it is not bound to any. `pseudonymise` lets the request go, with pseudonyms in place of what
+    was found, to models that may not receive it as it is.
     """
 
     when: str
     level: Level
     zones: frozenset[str] | None = None
+    pseudonymise: bool = False
 
     def fits(self, kind: str) -> bool:
         """True where the rule means this kind."""
@@ -71,7 +73,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     `default` is the level of what nobody vouches for, `clearance` what models may receive, `rules` say what
     findings mean, and `names` are other names of levels that callers may send. What takes longer than
     `timeout` seconds to look at counts as not looked into. `terms` are the files of the operator's own terms
-    by the name of the list, `gitleaks` a file of further rules for secrets.
+    by the name of the list, `gitleaks` a file of further rules for secrets. `key` is what pseudonyms are made
+    with.
     """
 
     default: Level = "internal"
@@ -81,6 +84,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 2.0
     terms: dict[str, str] = {}
     gitleaks: str | None = None
+    key: SecretRef | None = None
 
     @property
     def hash(self) -> str:
@@ -99,6 +103,19 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             hint=f"Say one of {', '.join(LEVELS)}, or a name under `perimeter: names:`.",
         )
 
+    @property
+    def pseudonymises(self) -> bool:
+        """True where some rule lets pseudonyms out."""
+        return any(rule.pseudonymise for rule in self.rules)
+
+    def hideable(self, seen: Sightings) -> list[Sighting]:
+        """Of what was seen, that for which pseudonyms may go out: every rule that is about it says so."""
+        return [it for it in _counted(seen) if self._is_hideable(it.finding.kind)]
+
+    def _is_hideable(self, kind: str) -> bool:
+        fitting = [rule for rule in self.rules if rule.fits(kind)]
+        return bool(fitting) and all(rule.pseudonymise for rule in fitting)
+
     def can_mean(self, kinds: Iterable[str], label: Label) -> bool:
         """True where findings of these kinds would raise the label."""
         return any(label.join(self._meaning_of(kind)) != label for kind in kinds)
@@ -106,7 +123,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     def label(self, seen: Sightings, floors: Iterable[Label] = ()) -> Label:
         """The label of a request in which this was seen: at least the default, and at least each floor."""
         blind = [TOP] if seen.blind else []
-        kinds = frozenset(finding.kind for finding in _counted(seen))
+        kinds = frozenset(it.finding.kind for it in _counted(seen))
         meanings = map(self._meaning_of, sorted(kinds))
         return join([Label(self.default, kinds), *floors, *blind, *meanings])
 
@@ -127,6 +144,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-def _counted(seen: Sightings) -> Iterable[Finding]:
+def _counted(seen: Sightings) -> Iterable[Sighting]:
     # A score that is no number is not below any bound, and counts.
-    return (sighting.finding for sighting in seen.found if not sighting.finding.score < SURE_ENOUGH)
+    return (sighting for sighting in seen.found if not sighting.finding.score < SURE_ENOUGH)

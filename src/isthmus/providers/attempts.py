@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
-from types import TracebackType
-from typing import NamedTuple
+from types import MappingProxyType, TracebackType
+from typing import NamedTuple, Protocol
 
 import msgspec
 
+from isthmus.accounting.bounds import Bound, bound
 from isthmus.accounting.charge import charge
 from isthmus.core.call import Call, Envelope
 from isthmus.core.codec import ClientWire, EndpointWire, Reading, StreamDecoder, Watch, Wire
@@ -28,9 +29,10 @@ from isthmus.core.pieces import (
     UsageReport,
 )
 from isthmus.core.record import AttemptRecord, Outcome, milliseconds
-from isthmus.core.usage import Usage
+from isthmus.core.usage import Charge, Usage
 from isthmus.dialects.constrained_tools import ToolReader, constrain
 from isthmus.dialects.counting import BYTES_PER_TOKEN, estimate_tokens
+from isthmus.perimeter.restore import Restorer
 from isthmus.providers.transport import FirstByteTimeoutError, ResponseTooLargeError, Stream, TransportError
 from isthmus.providers.upstream import Upstream, as_error
 
@@ -47,27 +49,60 @@ MAX_ERROR_BODY = 64 * 1024
 EVENT_SAMPLE = 4096
 
 
+class Reader(Protocol):
+    """Turns the pieces of an answer into those that they mean; `close` gives what it held back."""
+
+    def feed(self, pieces: Iterable[Piece]) -> list[Piece]: ...
+
+    def close(self) -> list[Piece]: ...
+
+
+class Held(Protocol):
+    """What is held of budgets for one attempt; settled once."""
+
+    def settle(self, usage: Usage | None, charge: Charge | None) -> None: ...
+
+
+class Purse(Protocol):
+    """What a request spends from."""
+
+    async def hold(self, model: str, bound: Callable[[], Bound]) -> Held:
+        """Holds what a call of this model may cost at most; raises IsthmusError where that is not there."""
+        ...
+
+
 class _Spoken(NamedTuple):
     """What is said to an endpoint: in which wire, and `shared` where that is the client's own, so that bytes
     pass.
 
-    `reader` turns a constrained answer back into tool calls.
+    `readers`, in their order, turn a constrained answer back into tool calls and pseudonyms into values.
     """
 
     wire: EndpointWire
     body: bytes
-    shared: Wire | None
-    reader: ToolReader | None
+    shared: Wire | None = None
+    readers: tuple[Reader, ...] = ()
 
 
 class Question:
     """What one request asks, as every attempt at it needs it.
 
     `waited` sums the seconds in which the gateway had nothing to do but wait for a model, up to the first
-    content: what is left of the request's time is the gateway's own.
+    content: what is left of the request's time is the gateway's own. `values` are what pseudonyms in the
+    envelope stand for, None where it is what the client sent.
     """
 
-    __slots__ = ("_call", "arrived", "at_us", "client_headers", "clock", "envelope", "waited", "wire")
+    __slots__ = (
+        "_call",
+        "arrived",
+        "at_us",
+        "client_headers",
+        "clock",
+        "envelope",
+        "values",
+        "waited",
+        "wire",
+    )
 
     def __init__(
         self,
@@ -78,6 +113,7 @@ class Question:
         arrived: float,
         at_us: int,
         clock: Callable[[], float],
+        values: Mapping[str, str] | None = None,
     ) -> None:
         self.envelope = envelope
         self.wire = wire
@@ -85,6 +121,7 @@ class Question:
         self.arrived = arrived
         self.at_us = at_us
         self.clock = clock
+        self.values = values
         self.waited = 0.0
         self._call: Call | None = None
 
@@ -95,22 +132,59 @@ class Question:
             self._call = self.wire.decode_call(self.envelope)
         return self._call
 
+    def with_pseudonyms(self, envelope: Envelope, values: Mapping[str, str]) -> Question:
+        """The same question with pseudonyms for these values."""
+        return Question(
+            envelope=envelope,
+            wire=self.wire,
+            client_headers=self.client_headers,
+            arrived=self.arrived,
+            at_us=self.at_us,
+            clock=self.clock,
+            values=values,
+        )
+
+    def restorers(self) -> tuple[Restorer, ...]:
+        """What puts values in the place of their pseudonyms in one answer; none where there are none."""
+        if self.values is None:
+            return ()
+        form = self.call.response_format
+        return (Restorer(self.values, in_json=form is not None and form.kind != "text"),)
+
 
 class Attempts:
-    """Calls models on behalf of one request, one attempt after the other; `last` runs, or ran last."""
+    """Calls models on behalf of one request, one attempt after the other; `last` runs, or ran last.
+
+    `hidden` is the question for those models that may see it only with pseudonyms. `purse` is what they are
+    paid from, None where nothing bounds that.
+    """
 
     # An attempt knows the question, and not these: a cycle would keep each request until the next collection.
-    __slots__ = ("_upstreams", "last", "question")
+    __slots__ = ("_hidden", "_purse", "_upstreams", "last", "question")
 
-    def __init__(self, question: Question, upstreams: Mapping[str, Upstream]) -> None:
+    def __init__(
+        self,
+        question: Question,
+        upstreams: Mapping[str, Upstream],
+        hidden: Mapping[str, Question] = MappingProxyType({}),
+        purse: Purse | None = None,
+    ) -> None:
         self.question = question
         self.last: Attempt | None = None
         self._upstreams = upstreams
+        self._hidden = hidden
+        self._purse = purse
 
     def attempt(self, model: str, number: int) -> Attempt:
         """The model, about to be called once; see `strategies.run.Performer`."""
-        self.last = Attempt(self.question, self._upstreams[model], number)
+        question = self._hidden.get(model, self.question)
+        self.last = Attempt(question, self._upstreams[model], number, self._purse)
         return self.last
+
+    @property
+    def waited(self) -> float:
+        """The seconds in which the gateway only waited for models; see `Question`."""
+        return self.question.waited + sum(it.waited for it in {*self._hidden.values()})
 
     def abandon(self, outcome: Outcome, error: IsthmusError) -> AttemptRecord | None:
         """The story of the attempt that was running at the request's sudden end; None where none was."""
@@ -128,10 +202,12 @@ class Attempt:
         "_bytes_per_event",
         "_decoder",
         "_held",
+        "_holding",
         "_next",
         "_open",
+        "_purse",
         "_question",
-        "_reader",
+        "_readers",
         "_relayed",
         "_stream",
         "_watch",
@@ -148,7 +224,9 @@ class Attempt:
         "upstream",
     )
 
-    def __init__(self, question: Question, upstream: Upstream, number: int) -> None:
+    def __init__(
+        self, question: Question, upstream: Upstream, number: int, purse: Purse | None = None
+    ) -> None:
         self.upstream = upstream
         self.number = number
         self.started = question.clock()
@@ -161,6 +239,8 @@ class Attempt:
         self.dropped: tuple[str, ...] = ()
         self.said = 0
         self._question = question
+        self._purse = purse
+        self._holding: Held | None = None
         self._asked = False
         self._open = True
         self._relayed = 0
@@ -168,7 +248,7 @@ class Attempt:
         self._stream: Stream | None = None
         self._watch: Watch
         self._decoder: StreamDecoder
-        self._reader: ToolReader | None = None
+        self._readers: tuple[Reader, ...] = ()
         self._held: list[Piece] = []
         # What there is to do next: it gives a part of the answer, or None at the end.
         self._next: Callable[[], Awaitable[Delta | None]] = self._begin
@@ -224,6 +304,12 @@ class Attempt:
             raise refusal
         self._asked = True
         spoken = self._prepare()
+        if (
+            self._purse is not None
+            and spoken is not None
+            and self._question.envelope.operation != "count_tokens"
+        ):
+            self._holding = await self._purse.hold(self.upstream.model.name, lambda: self._bound(spoken.body))
         if self._question.envelope.stream:
             assert spoken is not None, "only counting, which is never streamed, does without a wire"
             return await self._begin_stream(spoken)
@@ -253,8 +339,7 @@ class Attempt:
             self.committed = True
             return Delta(data=reply.body, last=True)
         pieces = wire.decode_answer(reply.body)
-        if spoken.reader is not None:
-            pieces = [*spoken.reader.feed(pieces), *spoken.reader.close()]
+        pieces = _last(spoken.readers, pieces)
         self._note(pieces)
         self.committed = True
         return Delta(pieces=pieces, last=True)
@@ -285,7 +370,7 @@ class Attempt:
             self.reading = self._watch.reading
             self._next = self._relay
         else:
-            self._decoder, self._reader = wire.stream_decoder(), spoken.reader
+            self._decoder, self._readers = wire.stream_decoder(), spoken.readers
             self._next = self._translate
         return await self._next()
 
@@ -325,10 +410,7 @@ class Attempt:
                 pieces = decoder.feed(chunk) if chunk else decoder.close()
             except IsthmusError as fault:
                 return self._salvage(fault)
-            pieces = self._understood(pieces)
-            if not chunk and self._reader is not None:
-                pieces = [*pieces, *self._noted(self._reader.close())]
-            held.extend(pieces)
+            held.extend(self._noted(_read(self._readers, pieces) if chunk else _last(self._readers, pieces)))
             if not chunk:
                 self.reading.ended = decoder.ended
                 self._next = _nothing_more
@@ -341,7 +423,7 @@ class Attempt:
 
     def _salvage(self, fault: IsthmusError) -> Delta:
         """What was understood before the fault, which is raised after it; at once where nothing was."""
-        pieces = self._understood(self._decoder.salvage)
+        pieces = self._noted(_read(self._readers, self._decoder.salvage))
         if not pieces or not self.committed:
             raise fault
 
@@ -350,9 +432,6 @@ class Attempt:
 
         self._next = fail
         return Delta(pieces=pieces)
-
-    def _understood(self, pieces: list[Piece]) -> list[Piece]:
-        return self._noted(pieces if self._reader is None else self._reader.feed(pieces))
 
     def _noted(self, pieces: list[Piece]) -> list[Piece]:
         self._note(pieces)
@@ -397,17 +476,25 @@ class Attempt:
         question, upstream = self._question, self.upstream
         envelope = question.envelope
         constrained = "constrained_tools" in upstream.provider.quirks and self._has_tools()
+        restorers = question.restorers()
         shared = None if constrained else upstream.shared_wire(question.wire.name)
         if shared is not None:
-            self.passthrough = True
-            return _Spoken(shared, shared.patch(envelope, upstream.model.id), shared, None)
+            # Bytes pass on the way there. On the way back they do where nothing must be put in place of them.
+            self.passthrough = not restorers
+            body = shared.patch(envelope, upstream.model.id)
+            return _Spoken(shared, body, None if restorers else shared, restorers)
         wire = upstream.wire_for(envelope.operation)
         if wire is None:
             return None
         call = question.call
         encoded = wire.encode_call(constrain(call) if constrained else call, upstream.model.id)
         self.dropped = encoded.dropped
-        return _Spoken(wire, encoded.body, None, ToolReader(call) if constrained else None)
+        readers: tuple[Reader, ...] = (ToolReader(call), *restorers) if constrained else restorers
+        return _Spoken(wire, encoded.body, readers=readers)
+
+    def _bound(self, body: bytes) -> Bound:
+        question, upstream = self._question, self.upstream
+        return bound(question.call, len(body), upstream.model, upstream.price, question.at_us)
 
     def _has_tools(self) -> bool:
         # Also a conversation that used tools before must be told to such a model in plain words.
@@ -440,6 +527,9 @@ class Attempt:
     def _record(self, error: IsthmusError | None) -> AttemptRecord:
         question, upstream, reading = self._question, self.upstream, self.reading
         usage = self._usage(error)
+        charged = charge(upstream.price, usage, question.at_us) if usage is not None else None
+        if self._holding is not None:
+            self._holding.settle(usage, charged)
         started, first = self.started, self.first_token
         return AttemptRecord(
             number=self.number,
@@ -455,7 +545,7 @@ class Attempt:
             upstream_status=self.status,
             finish=reading.finish,
             usage=usage,
-            charge=charge(upstream.price, usage, question.at_us) if usage is not None else None,
+            charge=charged,
             committed=self.committed,
             passthrough=self.passthrough,
             dropped=self.dropped,
@@ -497,6 +587,20 @@ class Attempt:
             f"The stream of {self.upstream.model.name} ended before the answer did.",
             hint="What was received is incomplete; ask again.",
         )
+
+
+def _read(readers: Sequence[Reader], pieces: Iterable[Piece]) -> list[Piece]:
+    """What the pieces mean to the last of the readers."""
+    for reader in readers:
+        pieces = reader.feed(pieces)
+    return list(pieces)
+
+
+def _last(readers: Sequence[Reader], pieces: Iterable[Piece]) -> list[Piece]:
+    """What the last pieces of an answer mean, with what each reader held back."""
+    for reader in readers:
+        pieces = [*reader.feed(pieces), *reader.close()]
+    return list(pieces)
 
 
 async def _nothing_more() -> None:

@@ -220,6 +220,18 @@ keys = Table(
 
 keys_revision = Index("keys_revision", keys.c.revision)
 
+counters = Table(
+    "counters",
+    metadata,
+    Column("budget", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("start_us", BigInteger, primary_key=True, autoincrement=False),
+    Column("end_us", BigInteger, nullable=False),
+    Column("drawn", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+)
+"""How far the account of each budget, subject and window is drawn. See `isthmus.accounting.budgets`."""
+
 schema_version = Table(
     "schema_version",
     metadata,

@@ -165,6 +165,11 @@ class AnswerReader:
         """True once every choice that was seen has finished."""
         return bool(self._choices) and all(choice.finished for choice in self._choices.values())
 
+    def finish(self) -> list[Piece]:
+        """The ends of the choices that have not finished: they have, but nobody says why."""
+        unfinished = [index for index, choice in self._choices.items() if not choice.finished]
+        return self.read({"choices": [{"index": index, "finish_reason": "stop"} for index in unfinished]})
+
     def read(self, chunk: dict[str, Any]) -> list[Piece]:
         """The pieces of one chunk; raises the IsthmusError that it reports, or MALFORMED_ANSWER."""
         choices = chunk.get("choices")

@@ -15,7 +15,8 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     messages into `system`. `reasoning_field` is where it wants the model's earlier thinking back, None for
     nowhere; answers are read from `reasoning_content` and `reasoning` alike. `stream_options` says whether a
     stream can be asked for usage. `top_k` says whether it takes that sampler. `short_tool_ids` rewrites ids
-    of tool calls to nine letters and digits (Mistral refuses others).
+    of tool calls to nine letters and digits (Mistral refuses others). `finish_reason` False takes `[DONE]`
+    for the end of a stream that says no reason for it.
     """
 
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -24,6 +25,7 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     stream_options: bool = True
     top_k: bool = True
     short_tool_ids: bool = False
+    finish_reason: bool = True
 
 
 COMPATIBLE = Quirks()

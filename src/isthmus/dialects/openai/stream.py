@@ -49,10 +49,11 @@ class ChatStreamDecoder:
     """Turns a stream into pieces (core.codec.StreamDecoder).
 
     The stream has ended well once every choice has its finish reason; a `[DONE]` alone is no proof, and its
-    absence no fault.
+    absence no fault. Without `says_reason`, as from a server that gives none, `[DONE]` ends it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, says_reason: bool = True) -> None:
+        self._says_reason = says_reason
         self.salvage: list[Piece] = []
         self.ended = False
         self._splitter = sse.Splitter()
@@ -76,6 +77,8 @@ class ChatStreamDecoder:
     def _read(self, events: list[sse.Event]) -> list[Piece]:
         for event in events:
             data = event.data.strip()
+            if data == b"[DONE]" and not self._says_reason:
+                self.salvage += self._reader.finish()
             if data in (b"[DONE]", b""):
                 self.ended = self.ended or (data != b"" and self._reader.complete)
                 continue
@@ -245,10 +248,11 @@ class ChatWatch:
 
     After the first content a read costs a few searches. `ended` needs a finish reason: a `[DONE]` without one
     is not forwarded, since it would make a dead stream look whole. Without a `[DONE]` every choice that was
-    seen needs its own.
+    seen needs its own. A server that never `says_reason` is taken at its `[DONE]`.
     """
 
-    def __init__(self, strip_usage: bool) -> None:
+    def __init__(self, strip_usage: bool, says_reason: bool = True) -> None:
+        self._says_reason = says_reason
         self.reading = Reading()
         self._strip_usage = strip_usage
         self._gatherer = sse.Gatherer()
@@ -346,7 +350,7 @@ class ChatWatch:
         reading = self.reading
         data = event.data.strip()
         if data == b"[DONE]":
-            reading.ended = reading.finish is not None
+            reading.ended = reading.finish is not None or not self._says_reason
             reading.committed = reading.committed or reading.ended
             return reading.ended
         if event.event == "error":

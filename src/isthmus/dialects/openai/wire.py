@@ -117,11 +117,11 @@ class OpenAIChat:
 
     def stream_decoder(self) -> StreamDecoder:
         """A decoder for one streamed answer."""
-        return ChatStreamDecoder()
+        return ChatStreamDecoder(self.quirks.finish_reason)
 
     def watch(self, strip_usage: bool) -> Watch:
         """A watch over one passed-through stream; `strip_usage` where the client did not ask for usage."""
-        return ChatWatch(strip_usage)
+        return ChatWatch(strip_usage, self.quirks.finish_reason)
 
     def read_answer(self, body: bytes) -> Reading:
         """Usage and finish reason of a whole passed-through body; `ended` is False for what is no answer."""
