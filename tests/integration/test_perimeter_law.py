@@ -41,6 +41,14 @@ SECRETS = {
 }
 """What is found, and what it is found in."""
 
+CANARIES = {
+    "nothing": b"This is public",
+    "pii.email": b"canary@example.org",
+    "pii.card": b"4111 1111 1111 1111",
+    "secret": b"ghp_R7kW2mXq9LzT4vYb8NcJ5sHd1FgP3aQe6UoK",
+}
+"""What must not arrive of it."""
+
 FAULTS = {
     "none": Fault(),
     "429": Fault(refuse=Refusal(status=429)),
@@ -64,6 +72,7 @@ labels = st.lists(
             "when": st.sampled_from(("pii", "pii.email", "pii.card", "secret")),
             "level": levels,
             "zones": st.none() | st.lists(st.sampled_from(("eu", "us")), max_size=2, unique=True),
+            "pseudonymise": st.sampled_from((False, True, True)),
         }
     ),
     max_size=3,
@@ -256,6 +265,7 @@ class Perimeter(RuleBasedStateMachine):
     strait: Strait
     delivered = 0
     refused = 0
+    hidden = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -308,9 +318,12 @@ class Perimeter(RuleBasedStateMachine):
             for received in upstream.requests:
                 (mark,) = set(_MARK.findall(received.raw))
                 record = self._record(mark)
-                world = self.worlds[record.config_hash]
-                assert may_receive(world, name, expected(world, self.sent[mark])), (name, self.sent[mark])
+                world, request = self.worlds[record.config_hash], self.sent[mark]
+                arrived = frozenset(it for it in request.secrets if CANARIES[it] in received.raw)
+                label = expected(world, request._replace(secrets=arrived))
+                assert may_receive(world, name, label), (name, request, arrived)
                 Perimeter.delivered += 1
+                Perimeter.hidden += arrived != request.secrets
             upstream.requests.clear()
 
     def _take(self, world: Json) -> None:
@@ -341,7 +354,8 @@ class Perimeter(RuleBasedStateMachine):
         world = self.worlds[record.config_hash]
         label = expected(world, request)
         assert (record.decision.label.level, record.decision.label.zones) == label
-        assert all(may_receive(world, name, label) for name in record.decision.allowed)
+        as_it_is = set(record.decision.allowed) - set(record.decision.pseudonymised)
+        assert all(may_receive(world, name, label) for name in as_it_is)
         outside = {it.model for it in record.decision.refused if it.rule in ("clearance", "zone")}
         assert not any(may_receive(world, name, label) for name in outside)
         assert all(attempt.model in record.decision.allowed for attempt in record.attempts)
@@ -374,3 +388,4 @@ def test_no_forbidden_byte_arrives_whatever_fails(tmp_path: Path) -> None:
         )
     assert Perimeter.delivered > 50, "what never leaves proves nothing"
     assert Perimeter.refused > 20
+    assert Perimeter.hidden > 0
