@@ -54,14 +54,19 @@ def _config(inside: Simulator, outside: Simulator, **perimeter: Any) -> str:
     entry = document["providers"]["openai"]
     document["providers"] = {
         "in": {**entry, "kind": "local", "zone": "on-prem"},
-        "out": {**entry, "base_url": entry["base_url"].replace(inside.url, outside.url), "zone": "us"},
+        "out": {**entry, "base_url": outside.url + "/v1", "zone": "us"},
     }
     document["models"] = {
         "inside": {"provider": "in", "id": "inside"},
         "outside": {"provider": "out", "id": "outside"},
     }
+    for dialect in ("anthropic", "responses"):
+        document["providers"][dialect] = {**document["providers"]["out"], "dialect": dialect}
+        document["models"]["outside-" + dialect] = {"provider": dialect, "id": "outside"}
     document["routes"] = {
         "out": "outside",
+        "out-anthropic": "outside-anthropic",
+        "out-responses": "outside-responses",
         "either": {"fallback": [{"model": "inside", "retries": 0}, {"model": "outside", "retries": 0}]},
         "split": {"split": {"inside": 1, "outside": 999}},
         "guarded": {"model": "outside", "floor": "confidential"},
@@ -286,7 +291,7 @@ async def test_a_detector_that_fails_keeps_everything_inside(
 async def test_a_detector_that_is_late_keeps_everything_inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wait(self: scanner.Scanner, value: Any) -> scanner.Sightings:
+    def wait(self: scanner.Scanner, value: Any, enough: Any) -> scanner.Sightings:
         time.sleep(0.3)
         return scanner.Sightings()
 

@@ -92,8 +92,9 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     `default` is the level of a request for which nobody vouches and in which nothing is found. `clearance`
     is the highest level that models may receive. `labels` say what findings mean; without them personal data
-    is `confidential` and a secret is `restricted`. `names` are other names of levels that callers may send in
-    `x-isthmus-label`, such as the ids of Microsoft Purview's labels. `timeout` is how many seconds a request
+    is `confidential` and a secret is `restricted`, and with an empty list nothing is looked at. `names` are
+    other names of levels that callers may send in `x-isthmus-label`, such as the ids of Microsoft Purview's
+    labels. `timeout` is how many seconds a request
     may be looked at; what takes longer is `restricted`. `terms` are files of your own words by the name of
     the list, one term a line: a customer or a code name of `projects: terms/projects.txt` is found as
     `term.projects`. `fingerprints` are files that `isthmus fingerprint` has made of your documents and source

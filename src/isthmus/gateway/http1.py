@@ -62,9 +62,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 class Request:
     """One request, whose head has come, and the way to answer it.
 
-    `headers` have lower-case names; of a name that comes twice the last value counts. `path` is decoded and
-    has no query. `client` is the peer's address, None where it left at once. `left` turns True when the
-    client goes: the task that serves the request is cancelled then.
+    `headers` have lower-case names; where a name comes twice, its values are joined by a comma (RFC 9110,
+    section 5.3). `path` is decoded and has no query. `client` is the peer's address, None where it left at
+    once. `left` turns True when the client goes: the task that serves the request is cancelled then.
 
     A handler answers once: with `respond`, or with `begin`, any number of `write`s, and `end`. The headers of
     an answer are whole lines, each ended by CRLF; those of framing, `date` and `connection` are added.
@@ -293,6 +293,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_due",
         "_handler",
+        "_header_count",
         "_headers",
         "_line",
         "_on_lost",
@@ -338,6 +339,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
+        self._header_count = 0
         self._receiving: Request | None = None
         self._serving: Request | None = None
         self._line: deque[Request] = deque()
@@ -524,6 +526,7 @@ class Connection(asyncio.Protocol):
         # Its first bytes may have come with a request before it, and were counted as that one's.
         self._pending = self._pending or 1
         self._headers = {}
+        self._header_count = 0
         self._url = b""
 
     def on_url(self, url: bytes) -> None:
@@ -536,8 +539,10 @@ class Connection(asyncio.Protocol):
             name = name.lower()
             if name == b"host" and name in self._headers:
                 raise ValueError("two hosts")
-            self._headers[name] = value
-            if len(self._headers) > _MOST_HEADERS:
+            known = self._headers.get(name)
+            self._headers[name] = value if known is None else b"%b, %b" % (known, value)
+            self._header_count += 1
+            if self._header_count > _MOST_HEADERS:
                 raise ValueError("too many headers")
 
     def on_headers_complete(self) -> None:
