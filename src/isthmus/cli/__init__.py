@@ -50,6 +50,7 @@ class _Isthmus(LazyGroup):
         "label": Verb("isthmus.cli.label", "Label files and logs by sensitivity, on this machine."),
         "models": Verb("isthmus.cli.models", "List the models of the portfolio."),
         "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
+        "budgets": Verb("isthmus.cli.budgets", "Say what is used of each budget, and what is left."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }

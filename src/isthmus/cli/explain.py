@@ -30,6 +30,7 @@ from isthmus.strategies.plan.node import Circumstances
 @click.option("--key", help="Explain for this key, by id or name: its routes, its floor, its sticky arm.")
 @click.option("--user", help="Explain for this end user: sticky splits go by them.")
 @click.option("--label", "said", help="Explain for a caller who sends this level in x-isthmus-label.")
+@click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
 @told
@@ -40,6 +41,7 @@ def explain(
     key: str | None,
     user: str | None,
     said: str | None,
+    thrifty: bool,
     embeddings: bool,
     as_json: bool,
 ) -> None:
@@ -60,6 +62,7 @@ def explain(
         known.label,
         Circumstances(draw=_draw(prompt), key=asking.id if asking else None, user=user),
         known.hidden.label if known.hidden else None,
+        thrifty,
     )
     if as_json:
         click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | _as_data(known)))

@@ -48,6 +48,7 @@ class Story:
         "route",
         "said",
         "uploading",
+        "warnings",
         "wire",
     )
 
@@ -69,6 +70,7 @@ class Story:
         self.ended: list[AttemptRecord] = []
         self.body: bytes | None = None
         self.said: list[bytes] = []
+        self.warnings: list[str] = []
 
     @property
     def call(self) -> Call:

@@ -47,6 +47,10 @@ STEPS: Mapping[int, Sequence[str]] = {
         "ALTER TABLE records ADD COLUMN findings TEXT",
         "ALTER TABLE records ADD COLUMN usage_beyond TEXT",
         "ALTER TABLE attempts ADD COLUMN usage_beyond TEXT",
+        """CREATE TABLE IF NOT EXISTS counters (
+            budget TEXT NOT NULL, subject TEXT NOT NULL, start_us BIGINT NOT NULL, end_us BIGINT NOT NULL,
+            drawn BIGINT NOT NULL, spent BIGINT NOT NULL, PRIMARY KEY (budget, subject, start_us)
+        )""",
     ),
 }
 """The SQL that leads to each version from the one before it.
@@ -246,6 +250,18 @@ for the lowest.
 """
 
 keys_revision = Index("keys_revision", keys.c.revision)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("budget", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("start_us", BigInteger, primary_key=True, autoincrement=False),
+    Column("end_us", BigInteger, nullable=False),
+    Column("drawn", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+)
+"""How far the account of each budget, subject and window is drawn. See `isthmus.accounting.budgets`."""
 
 schema_version = Table(
     "schema_version",
