@@ -162,6 +162,16 @@ class PriceBook:
                 lists.append(found)
         return Price(tuple(lists))
 
+    def host_of(self, model_id: str) -> str | None:
+        """Who, in genai-prices, serves a model of that id first of all; None where nobody is known to."""
+        from genai_prices.data_snapshot import get_snapshot
+
+        try:
+            provider, _ = get_snapshot().find_provider_model(model_id, None, None, None)
+        except LookupError:
+            return None
+        return provider.id
+
 
 def _overridden(overrides: Sequence[PriceOverride]) -> PriceList:
     written = msgspec.json.encode(overrides, order="deterministic")
