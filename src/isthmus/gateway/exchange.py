@@ -253,7 +253,6 @@ class Exchange:
         """What the request spends from; it is counted, or refused where there were too many."""
         key, story = self._story.key, self._story
         caller = Caller(
-            key_id=key.id if key else "",
             key=key.name if key else "",
             user=envelope.user or "",
             route=route.name,
