@@ -55,6 +55,9 @@ class _Isthmus(LazyGroup):
         "models": Verb("isthmus.cli.models", "List the models of the portfolio."),
         "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
         "budgets": Verb("isthmus.cli.budgets", "Say what is used of each budget, and what is left."),
+        "workload": Verb(
+            "isthmus.cli.workload", "Audit recorded traffic: what is asked, and where it belongs."
+        ),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }

@@ -11,15 +11,18 @@ import click
 import msgspec
 
 from isthmus.bootstrap import inspection_of, router_of
+from isthmus.cli.keys import now_us, opened
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.why import Because, Why, why
 from isthmus.config.load import lines_of, locate
 from isthmus.core.decision import Decision
 from isthmus.core.label import BOTTOM
-from isthmus.gateway.inspection import Inspected
+from isthmus.gateway.inspection import Inspected, floors_of
+from isthmus.gateway.snapshot import route_of
 from isthmus.perimeter.grounds import Ground
 from isthmus.perimeter.policy import SURE_ENOUGH, Policy
-from isthmus.routing.route import Route, resolve
+from isthmus.routing.route import Route
+from isthmus.store.keys import Key, named, require_valid
 from isthmus.strategies.plan.node import Circumstances
 
 
@@ -27,7 +30,7 @@ from isthmus.strategies.plan.node import Circumstances
 @click.argument("route")
 @click.argument("prompt", default="")
 @config_option
-@click.option("--key", help="Explain for this key's id: sticky splits go by it.")
+@click.option("--key", help="Explain for this key, by id or name: its routes, its floor, its sticky arm.")
 @click.option("--user", help="Explain for this end user: sticky splits go by them.")
 @click.option("--label", "said", help="Explain for a caller who sends this level in x-isthmus-label.")
 @click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
@@ -53,26 +56,33 @@ def explain(
     """
     path = locate(config_path)
     config = load_or_exit(path)
-    found = resolve(route, config.routes)
+    asking = _valid_key(key, config_path) if key else None
+    found = route_of(route, asking, config.routes)
     policy = config.perimeter
-    raised = _floors(policy, found, said)
-    floors = [ground.label for ground in raised]
+    floors = [*floors_of(found, asking), *([policy.said(said)] if said else [])]
     known = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",
         known.label,
-        Circumstances(draw=_draw(prompt), key=key, user=user),
+        Circumstances(draw=_draw(prompt), key=asking.id if asking else None, user=user),
         known.hidden.label if known.hidden else None,
         thrifty,
     )
-    because = why(config, decision, known, raised, lines_of(path))
+    because = why(config, decision, known, _floors(policy, found, asking, said), lines_of(path))
     if as_json:
         click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | _as_data(known, because)))
     else:
         _print(decision, known, because)
     if decision.plan is None:
         raise SystemExit(1)
+
+
+def _valid_key(reference: str, config_path: Path | None) -> Key:
+    at_us = now_us()
+    key = named(reference, opened(config_path).list(), at_us)[0]
+    require_valid(key, at_us)
+    return key
 
 
 def _as_data(known: Inspected, because: Why) -> dict[str, Any]:
@@ -87,11 +97,14 @@ def _body(route: str, prompt: str, embeddings: bool) -> bytes:
     return msgspec.json.encode({"model": route, **asked})
 
 
-def _floors(policy: Policy, route: Route, said: str | None) -> list[Ground]:
+def _floors(policy: Policy, route: Route, key: Key | None, said: str | None) -> list[Ground]:
+    """What raises the label, whatever is found."""
     floors = []
     if route.floor != BOTTOM:
         says = f"{route.floor.in_words()}, the route's floor"
         floors.append(Ground(says, (("routes", route.name, "floor"),), route.floor))
+    if key is not None and key.floor != BOTTOM:
+        floors.append(Ground(f"{key.floor.in_words()}, the key's floor", label=key.floor))
     if said:
         label = policy.said(said)
         floors.append(Ground(f"{label.in_words()}, as the caller says", label=label))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -172,6 +173,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             reason = f"{model.name} comes without a promise that the request needs: {missing.in_words()}"
             return Refused(model.name, "promises", reason)
         return None
+
+
+def by_kind(seen: Sightings) -> dict[str, int]:
+    """In how many places each kind was found, by the findings that count."""
+    places = {
+        (sighting.where, sighting.finding.start, sighting.finding.end, sighting.finding.kind)
+        for sighting in counted(seen)
+    }
+    return dict(sorted(Counter(kind for *_, kind in places).items()))
 
 
 def counted(seen: Sightings) -> Iterable[Sighting]:
