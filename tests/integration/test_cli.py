@@ -422,7 +422,7 @@ def test_a_key_has_a_floor_that_is_listed_and_explained(desk: Desk) -> None:
     assert made.status == 0
     assert "no model of the config runs in the zone 'eu'" in made.err
     (key,) = json.loads(desk.run("keys", "list", "--json").out)
-    assert key["floor"] == {"level": "confidential", "categories": [], "zones": ["eu"]}
+    assert (key["floor"]["level"], key["floor"]["zones"]) == ("confidential", ["eu"])
     assert json.loads(desk.run("keys", "rotate", "a", "--json").out)["floor"] == key["floor"]
     desk.run("keys", "create", "--name", "b", "--zone", "us")
     listed = desk.run("keys", "list").out

@@ -35,9 +35,9 @@ _PATH = click.Path(path_type=Path, exists=True)
 def topic(about: tuple[Path, ...], other: tuple[Path, ...], out: Path) -> None:
     """Learn to tell texts about a topic from others, to find it in requests.
 
-    A file is one text; of JSON Lines, each line is one: texts as {"text": ...}, or requests of a log. A fifth
-    of them is kept from the training, and measured by. The file holds weights of hashed words, and no words.
-    Nothing leaves this machine.
+    A file is one text; of JSON Lines, each line is one, as {"text": "some words"}, or a request of a log. A
+    fifth of them is kept from the training, and measured by. The classifier holds weights of hashed words,
+    and no words. Nothing leaves this machine.
     """
     talk = sys.stderr
     with click.progressbar(length=EPOCHS, label="Learning", file=talk, hidden=not talk.isatty()) as bar:
