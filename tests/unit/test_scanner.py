@@ -113,6 +113,12 @@ def test_what_stands_elsewhere_is_blind() -> None:
     assert scanned({"input": "go on", "previous_response_id": None}).blind == ()
 
 
+@pytest.mark.parametrize("tokens", [[9906, 11], [[9906], [11]], ["Hello", [11]]])
+def test_texts_that_come_as_tokens_are_blind(tokens: list[Any]) -> None:
+    assert scanned({"model": "r", "input": tokens}).blind == ("input",)
+    assert scanned(turns([{"type": "tool_use", "input": {"input": tokens}}])).blind == ()
+
+
 def test_a_document_in_plain_text_is_read() -> None:
     source = {"type": "text", "media_type": "text/plain", "data": f"ask {CANARY}"}
     seen = scanned(turns([{"type": "document", "source": source}]))

@@ -118,7 +118,7 @@ def _walk_object(where: str, value: dict[str, Any]) -> Iterator[Part | str]:
         yield Part(f"{where}{{}}", "\n".join(unknown))
     for key, item in value.items():
         inner = _inner(where, key)
-        if key in _BLIND_KEYS and item:
+        if item and (key in _BLIND_KEYS or (inner == "input" and _are_tokens(item))):
             yield inner
         yield from _walk(inner, key, item)
 
@@ -138,6 +138,13 @@ def _is_blind(value: dict[str, Any]) -> bool:
         source = value.get("source")
         return not (kind == "document" and isinstance(source, dict) and source.get("type") == "text")
     return isinstance(value.get("data"), str) and ("mime_type" in value or "mimeType" in value)
+
+
+def _are_tokens(value: Any) -> bool:
+    """True for texts to embed that come as the ids of their tokens, if only one of them does."""
+    return isinstance(value, list) and any(
+        isinstance(it, int) or (isinstance(it, list) and _are_tokens(it)) for it in value
+    )
 
 
 def _text(where: str, key: str, text: str) -> Part:
