@@ -52,7 +52,8 @@ def explain(
     found = resolve(route, config.routes)
     policy = config.perimeter
     floors = [found.floor, *([policy.said(said)] if said else [])]
-    known = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
+    inspection = inspection_of(policy, secrets.token_bytes(32))
+    known = inspection.look(_body(route, prompt, embeddings), floors, talks=not embeddings)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",

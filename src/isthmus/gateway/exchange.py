@@ -234,7 +234,7 @@ class Exchange:
             floors.append(inspection.policy.said(said.decode("latin-1").strip()))
         envelope = self._story.envelope
         caller = msgspec.json.encode([key.id if key else None, envelope.user if envelope else None])
-        return await inspection.inspect(body, floors, caller)
+        return await inspection.inspect(body, floors, caller, self._wire.operation != "embeddings")
 
     async def _purse(self, route: Route, envelope: Envelope) -> Purse:
         """What the request spends from; it is counted, or refused where there were too many."""

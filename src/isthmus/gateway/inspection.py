@@ -72,12 +72,16 @@ class Inspection:
             label = self._unseen[floor] = self.policy.label(Sightings(), (floor,))
         return label
 
-    async def inspect(self, body: bytes, floors: Iterable[Label], caller: bytes = b"") -> Inspected:
-        """What is known of a request of this caller, within the policy's time."""
+    async def inspect(
+        self, body: bytes, floors: Iterable[Label], caller: bytes = b"", talks: bool = True
+    ) -> Inspected:
+        """What is known of a request of this caller, within the policy's time; see `look`."""
         floors = tuple(floors)
         if not self._scanners:
             return Inspected(self.policy.label(Sightings(), floors), Sightings())
-        looking = asyncio.get_running_loop().run_in_executor(self._thread, self.look, body, floors, caller)
+        looking = asyncio.get_running_loop().run_in_executor(
+            self._thread, self.look, body, floors, caller, talks
+        )
         try:
             async with asyncio.timeout(self.policy.timeout):
                 return await looking
@@ -85,12 +89,19 @@ class Inspection:
             log.error("a request was not looked at within %g s, and is restricted", self.policy.timeout)
             return self.unread(floors)
 
-    def look(self, body: bytes, floors: Sequence[Label], caller: bytes = b"") -> Inspected:
-        """What is known of the body of a request. Blocks; never raises."""
+    def look(
+        self, body: bytes, floors: Sequence[Label], caller: bytes = b"", talks: bool = True
+    ) -> Inspected:
+        """What is known of the body of a request. Blocks; never raises.
+
+        What `talks` has a session for each conversation. Texts to embed have one for the caller alone, since
+        they are compared with each other.
+        """
         try:
             value = json.loads(body.decode(), object_pairs_hook=_once_each)
             seen = self._see(value, floors)
-            hidden = self._hide(value, seen, floors, caller) if self.policy.pseudonymises else None
+            session = caller + b"\0" + (session_of(value) if talks else b"")
+            hidden = self._hide(value, seen, floors, session) if self.policy.pseudonymises else None
         except (ValueError, RecursionError):
             return self.unread(floors)
         except Exception as fault:
@@ -108,8 +119,8 @@ class Inspection:
                 seen = seen.join(heed(scanner.scan(value)))
         return seen
 
-    def _hide(self, value: Any, seen: Sightings, floors: Sequence[Label], caller: bytes) -> Hidden | None:
-        pseudonyms = Pseudonyms(self._key, caller + b"\0" + session_of(value))
+    def _hide(self, value: Any, seen: Sightings, floors: Sequence[Label], session: bytes) -> Hidden | None:
+        pseudonyms = Pseudonyms(self._key, session)
         return hide(
             value, seen, lambda it, heed: self._see(it, floors, heed), self.policy, floors, pseudonyms
         )
