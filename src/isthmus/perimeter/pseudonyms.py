@@ -15,7 +15,9 @@ import base64
 import hashlib
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from ahocorasick_rs import AhoCorasick, MatchKind
@@ -229,5 +231,7 @@ class _Own:
         return Sightings(tuple(it for it in seen.found if not self._holds(it)), seen.blind)
 
     def _holds(self, sighting: Sighting) -> bool:
-        start, end = sighting.finding.start, sighting.finding.end
-        return any(begin <= start and end <= stop for begin, stop in self._spans.get(sighting.where, ()))
+        spans = self._spans.get(sighting.where, [])
+        # They are in order and apart: only the last that begins so early can hold it.
+        last = bisect_right(spans, sighting.finding.start, key=itemgetter(0))
+        return last > 0 and sighting.finding.end <= spans[last - 1][1]
