@@ -38,7 +38,9 @@ async def budgeted(
         text = config_text(simulator.url, routes, budgets=list(budgets), **more)
         document = msgspec.json.decode(text)
         document["models"]["openai/cheap"] = FREE
-        document["providers"]["openai"]["breaker"] = {"failures": 1000}
+        document["providers"].setdefault("openai", {"dialect": "openai", "base_url": simulator.url + "/v1"})[
+            "breaker"
+        ] = {"failures": 1000}
         async with serving(msgspec.json.encode(document).decode(), tmp_path) as served:
             yield served, simulator
 
@@ -162,6 +164,15 @@ async def test_what_nobody_can_bound_is_refused(tmp_path: Path, asked: Any, why:
         assert answer.status == 429
         assert why in answer.error["message"]
         assert simulator.requests == []
+
+
+async def test_what_only_the_endpoint_understands_is_refused_for_its_cost(tmp_path: Path) -> None:
+    routes = {"r": "responses/m"}
+    for budgets, status in (([], 200), ([{"usd": 0.01, "per": "day"}], 429)):
+        async with budgeted(tmp_path, *budgets, routes=routes) as (served, _):
+            answer = await served.ask("r", RESPONSES, previous_response_id="resp_1", max_output_tokens=20)
+            assert answer.status == status
+    assert "Nobody can tell what this call may cost" in answer.error["message"]
 
 
 async def test_what_was_spent_counts_after_a_restart(tmp_path: Path) -> None:

@@ -494,7 +494,11 @@ class Attempt:
 
     def _bound(self, body: bytes) -> Bound:
         question, upstream = self._question, self.upstream
-        return bound(question.call, len(body), upstream.model, upstream.price, question.at_us)
+        call: Call | None = None
+        with suppress(IsthmusError):
+            # What passes as bytes may be more than our codec takes: texts that the endpoint has, say.
+            call = question.call
+        return bound(call, len(body), upstream.model, upstream.price, question.at_us)
 
     def _has_tools(self) -> bool:
         # Also a conversation that used tools before must be told to such a model in plain words.
