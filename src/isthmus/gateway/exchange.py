@@ -23,7 +23,7 @@ from isthmus.gateway.auth import authenticate
 from isthmus.gateway.http1 import Request
 from isthmus.gateway.inspection import Inspected
 from isthmus.gateway.snapshot import Snapshot
-from isthmus.gateway.story import Story, clock
+from isthmus.gateway.story import LONGEST_USER, Story, clock
 from isthmus.gateway.treasury import Purse
 from isthmus.providers.attempts import Attempts, Question
 from isthmus.routing.route import Route
@@ -242,7 +242,7 @@ class Exchange:
         caller = Caller(
             key_id=key.id if key else "",
             key=key.name if key else "",
-            user=envelope.user or "",
+            user=(envelope.user or "")[:LONGEST_USER],
             route=route.name,
         )
         purse = self._gateway.treasury.purse(self._snapshot.config.budgets, caller, story.at_us)

@@ -209,6 +209,7 @@ class Attempt:
         "_question",
         "_readers",
         "_relayed",
+        "_sent",
         "_stream",
         "_watch",
         "committed",
@@ -242,6 +243,7 @@ class Attempt:
         self._purse = purse
         self._holding: Held | None = None
         self._asked = False
+        self._sent = False
         self._open = True
         self._relayed = 0
         self._bytes_per_event = 0.0
@@ -310,6 +312,7 @@ class Attempt:
             and self._question.envelope.operation != "count_tokens"
         ):
             self._holding = await self._purse.hold(self.upstream.model.name, lambda: self._bound(spoken.body))
+        self._sent = True
         if self._question.envelope.stream:
             assert spoken is not None, "only counting, which is never streamed, does without a wire"
             return await self._begin_stream(spoken)
@@ -556,7 +559,10 @@ class Attempt:
         )
 
     def _usage(self, error: IsthmusError | None) -> Usage | None:
-        """What was consumed: what the endpoint told in the end, else an estimate; None where it refused."""
+        """What was consumed: what the endpoint told in the end, else an estimate; None where it refused, or
+        was not asked yet."""
+        if not self._sent:
+            return None
         told = self.reading.usage
         if told is not None and error is None:
             return told
