@@ -509,6 +509,18 @@ def test_the_limit_is_said_in_the_servers_word(field: str) -> None:
             assert len({"max_tokens", "max_completion_tokens"} & said.keys()) == 1
 
 
+@pytest.mark.parametrize(("newer", "older"), [(7, 9), (9, 7), (None, 7), (7, None)])
+@pytest.mark.parametrize("wire", [WIRE, OpenAIChat()], ids=["OpenAI", "compatible"])
+def test_of_two_limits_one_is_meant_whoever_reads_them(
+    wire: OpenAIChat, newer: int | None, older: int | None
+) -> None:
+    limits = {"max_completion_tokens": newer, "max_tokens": older}
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **limits}
+    patched = json.loads(wire.patch(wire.peek(json.dumps(body).encode()), "m"))
+    (said,) = [patched[word] for word in limits if word in patched]
+    assert said == decode(**limits).max_tokens is not None
+
+
 @pytest.mark.parametrize("field", ["functions", "function_call"])
 def test_the_form_of_2023_is_refused_clearly(field: str) -> None:
     with pytest.raises(IsthmusError) as caught:

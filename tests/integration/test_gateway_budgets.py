@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -38,7 +39,9 @@ async def budgeted(
         text = config_text(simulator.url, routes, budgets=list(budgets), **more)
         document = msgspec.json.decode(text)
         document["models"]["openai/cheap"] = FREE
-        document["providers"]["openai"]["breaker"] = {"failures": 1000}
+        document["providers"].setdefault("openai", {"dialect": "openai", "base_url": simulator.url + "/v1"})[
+            "breaker"
+        ] = {"failures": 1000}
         async with serving(msgspec.json.encode(document).decode(), tmp_path) as served:
             yield served, simulator
 
@@ -164,6 +167,15 @@ async def test_what_nobody_can_bound_is_refused(tmp_path: Path, asked: Any, why:
         assert simulator.requests == []
 
 
+async def test_what_only_the_endpoint_understands_is_refused_for_its_cost(tmp_path: Path) -> None:
+    routes = {"r": "responses/m"}
+    for budgets, status in (([], 200), ([{"usd": 0.01, "per": "day"}], 429)):
+        async with budgeted(tmp_path, *budgets, routes=routes) as (served, _):
+            answer = await served.ask("r", RESPONSES, previous_response_id="resp_1", max_output_tokens=20)
+            assert answer.status == status
+    assert "Nobody can tell what this call may cost" in answer.error["message"]
+
+
 async def test_what_was_spent_counts_after_a_restart(tmp_path: Path) -> None:
     budget = {"usd": 0.05, "per": "month"}
     async with budgeted(tmp_path, budget) as (served, _):
@@ -199,6 +211,47 @@ async def test_nothing_is_held_of_a_client_that_left(tmp_path: Path) -> None:
         assert spent == _charged(await served.records()) > 0
         accounts = served.house.gateway.treasury._accounts.values()
         assert [account.held for account in accounts] == [0]
+
+
+async def test_who_leaves_before_the_model_is_asked_is_charged_nothing(tmp_path: Path) -> None:
+    async with budgeted(tmp_path, {"usd": 1, "per": "day"}) as (served, simulator):
+        counters = served.house.gateway.treasury._counters
+        begun, left, draw = threading.Event(), threading.Event(), counters.draw
+
+        def slow(counts: Any) -> None:
+            begun.set()
+            left.wait(10)
+            draw(counts)
+
+        counters.draw = slow  # type: ignore[method-assign]
+        asking = asyncio.create_task(served.ask("r", stream=True, max_tokens=50))
+        await asyncio.to_thread(begun.wait, 10)
+        asking.cancel()
+        async with asyncio.timeout(5):
+            while not (records := await served.records()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        left.set()
+        assert simulator.requests == []
+        assert [(record.outcome, record.charge) for record in records] == [("cancelled", None)]
+        assert (await _counter(served))[1] == 0
+
+
+async def test_a_budget_of_each_model_is_of_models_alone(tmp_path: Path) -> None:
+    async with budgeted(tmp_path, {"requests": 2, "per": "day", "each": "model"}) as (served, _):
+        answers = [await served.ask("r", max_tokens=9) for _ in range(3)]
+        assert [answer.status for answer in answers] == [200, 200, 429]
+        assert "max_tokens" not in answers[2].error["message"]
+        await served.house.gateway.treasury.tell()
+        kept = SqliteCounters(served.house.ledger_path).list(time.time_ns() // 1000)
+        assert [name.subject for name, _ in kept] == ["openai/m"]
+
+
+async def test_a_long_name_of_a_user_is_cut(tmp_path: Path) -> None:
+    async with budgeted(tmp_path, {"requests": 2, "per": "day", "each": "user"}) as (served, _):
+        await served.ask("r", max_tokens=9, user="x" * 100_000)
+        await served.house.gateway.treasury.tell()
+        ((name, _),) = SqliteCounters(served.house.ledger_path).list(time.time_ns() // 1000)
+        assert name.subject == "x" * 256
 
 
 def test_windows_are_of_the_calendar() -> None:

@@ -158,6 +158,16 @@ async def test_pseudonyms_last_through_a_session_and_no_longer(tmp_path: Path) -
         assert not shown[0] & shown[3], "another conversation"
 
 
+async def test_two_conversations_of_one_text_share_no_pseudonyms(tmp_path: Path) -> None:
+    async with walls(tmp_path, labels=LABELS) as it:
+        for text in (ASKED, ASKED, f"Bye, {CANARY}"):
+            assert (await it.ask("out", text, RESPONSES)).status == 200
+        shown = [set(SHOWN.findall(str(request.body))) for request in it.outside.requests]
+        assert shown[0] == shown[1]
+        assert shown[2]
+        assert not shown[0] & shown[2]
+
+
 async def test_a_key_keeps_pseudonyms_over_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISTHMUS_TEST_PSEUDONYMS", "5d41402abc4b2a76b9719d911017c592")
     shown = []

@@ -182,6 +182,50 @@ def test_a_kind_is_hidden_only_where_every_rule_about_it_says_so() -> None:
     assert hide(asked, seen, lambda it, heed: heed(scanner.scan(it)), strict, (), HERE) is None
 
 
+def test_what_may_not_be_hidden_is_not_lost_in_what_may() -> None:
+    class Plans(Known):
+        def find(self, text: str) -> list[Finding]:
+            at = text.find("Anna plan")
+            return [*super().find(text), *([Finding("term.plan", at, at + 9, "t")] if at >= 0 else [])]
+
+    asked = _request(["Send the Anna plan."])
+    policy = Policy(rules=(*POLICY.rules, Rule(when="term.plan", level="restricted")))
+    scanner = Scanner([Plans(["Anna"])], KEY)
+    hidden = hide(asked, scanner.scan(asked), lambda it, heed: heed(scanner.scan(it)), policy, (), HERE)
+    assert hidden is not None
+    assert hidden.label.level == "restricted"
+
+
+@given(values, st.booleans(), st.booleans())
+def test_a_value_is_hidden_where_it_stands_escaped_in_json(value: str, escaped: bool, twice: bool) -> None:
+    """Detectors see such a spelling only by chance; it is the same value, and has the same pseudonym."""
+    value = f"é{value}"
+    said = json.dumps({"who": value}, ensure_ascii=escaped)
+    if twice:
+        said = json.dumps([said])
+    asked = _request([f" {value} ", said])
+    hidden = _hidden(asked, [value])
+    assert hidden is not None
+    assert list(hidden.values.values()) == [value]
+    (name,) = hidden.values
+    sent = msgspec.json.decode(hidden.body)["messages"][1]["content"]
+    inner = json.loads(json.loads(sent)[0] if twice else sent)
+    assert inner == {"who": name}
+
+
+def test_a_value_that_was_found_in_json_is_what_it_says() -> None:
+    value = 'Ann "é" Lee'
+    spelled = json.dumps(value)[1:-1]
+    hidden = _hidden(_request([json.dumps([value]), f"{value}?"]), [spelled, value])
+    assert hidden is not None
+    assert list(hidden.values.values()) == [value]
+
+
+def test_a_lone_text_is_the_first_turn_of_its_conversation() -> None:
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    assert session_of({"input": "Hello"}) == session_of({"input": turns}) != session_of({"input": "Bye"})
+
+
 def test_floors_are_never_lowered_by_hiding() -> None:
     asked = _request(["Anna"])
     scanner = Scanner([Known(["Anna"])], KEY)

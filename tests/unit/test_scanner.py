@@ -176,6 +176,14 @@ def test_nobody_looks_on_once_there_is_enough() -> None:
     assert (len(words.asked), seen.blind) == (1, (".",))
 
 
+@pytest.mark.parametrize("tokens", [[9906, 11], [[9906], [11]], ["Hello", [11]]])
+def test_texts_that_come_as_tokens_are_blind(tokens: list[Any]) -> None:
+    blind = scanned({"model": "r", "input": tokens}).blind
+    assert blind
+    assert all(where.startswith("input") for where in blind)
+    assert scanned(turns([{"type": "tool_use", "input": {"input": tokens}}])).blind == ()
+
+
 def test_a_document_in_plain_text_is_read() -> None:
     source = {"type": "text", "media_type": "text/plain", "data": f"ask {CANARY}"}
     seen = scanned(turns([{"type": "document", "source": source}]))

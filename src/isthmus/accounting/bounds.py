@@ -2,7 +2,8 @@
 
 A token stands for at least one byte of text, so a prompt has no more tokens than its request has bytes, JSON
 included, plus what the endpoint adds by itself. That is about four times what it will be for English; what is
-not used is given back when the call has ended.
+not used is given back when the call has ended. Pictures count for themselves; of a file, whose text may be
+compressed, only the model's context bounds the tokens.
 """
 
 from __future__ import annotations
@@ -19,9 +20,23 @@ ENDPOINT_TOKENS = 2_048
 """What an endpoint may add to a prompt: its template, and how tools are to be used. Anthropic adds up to 804
 tokens for tools (platform.claude.com/docs/en/agents-and-tools/tool-use/overview)."""
 
+LEAST_ANSWER = 16
+"""The least limit that every endpoint takes: Responses takes none below it, and a smaller one is raised to
+it."""
+
 IMAGE_TOKENS = 65_536
-"""What a picture that is elsewhere may count. The most that we know of is gpt-4o-mini's high detail: 2,833
-tokens and 5,667 for each of up to eight tiles (platform.openai.com/docs/guides/images-vision)."""
+"""What a picture may count, however few its bytes are: one of a single colour has next to none. The most that
+we know of is gpt-4o-mini's high detail: 2,833 tokens and 5,667 for each of up to eight tiles
+(platform.openai.com/docs/guides/images-vision)."""
+
+
+_UNBOUNDING = frozenset(
+    # What a provider does besides: tools, searches, other models.
+    {"mcp_servers", "models", "plugins", "search_parameters", "web_search_options"}
+    # llama.cpp's word for the limit of the answer, which goes before `max_tokens` there.
+    | {"n_predict"}
+)
+_WITHOUT_END = 2**63
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -32,14 +47,17 @@ class Bound(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-def bound(call: Call, size: int, model: Model, price: Price, at_us: int) -> Bound:
-    """What a call of this model can use at most, where `size` bytes are sent to it."""
-    prompt = _prompt_bound(call, size, model)
-    output = _output_bound(call, model)
-    if prompt is None:
-        return Bound(None, None, "it points to texts elsewhere, or uses tools of the provider")
-    if output is None:
-        return Bound(None, None, "nothing bounds its answer")
+def bound(call: Call | None, size: int, model: Model, price: Price, at_us: int) -> Bound:
+    """What a call of this model can use at most, where `size` bytes are sent to it; None is a call that only
+    its endpoint understands."""
+    prompt = _prompt_bound(call, size, model) if call is not None else None
+    output = _output_bound(call, model) if call is not None else None
+    if prompt is None or output is None:
+        why = "nothing bounds its answer"
+        if prompt is None:
+            why = "it holds a file, points to texts elsewhere, or uses tools of the provider"
+        # What is free is so in any amount.
+        return Bound(None, 0 if dearest(price, _WITHOUT_END, _WITHOUT_END, at_us) == 0 else None, why)
     return Bound(prompt + output, dearest(price, prompt, output, at_us), "the model's price is not known")
 
 
@@ -71,36 +89,39 @@ def _most(rates: Rates, prompt: int, output: int) -> int | None:
 
 
 def _prompt_bound(call: Call, size: int, model: Model) -> int | None:
-    pictures, unknown = _elsewhere(call)
-    if unknown:
+    parts = list(_parts(call.messages))
+    if _does_more(call, parts):
         return None
-    tokens = size + ENDPOINT_TOKENS + pictures * IMAGE_TOKENS
-    return tokens if model.context is None else min(tokens, model.context)
+    pictures = sum(isinstance(part, Image) for part in parts)
+    readable = not any(isinstance(part, Document) and _is_packed(part) for part in parts)
+    tokens = size + ENDPOINT_TOKENS + pictures * IMAGE_TOKENS if readable else None
+    # Texts to embed are read one by one.
+    most = None if model.context is None else model.context * max(1, len(call.inputs))
+    return min((it for it in (tokens, most) if it is not None), default=None)
 
 
 def _output_bound(call: Call, model: Model) -> int | None:
     if call.operation != "chat":
         return 0
-    said = [it for it in (call.max_tokens, model.max_output, model.context) if it is not None]
+    asked = None if call.max_tokens is None else max(call.max_tokens, LEAST_ANSWER)
+    said = [it for it in (asked, model.max_output, model.context) if it is not None]
     return (call.n or 1) * min(said) if said else None
 
 
-def _elsewhere(call: Call) -> tuple[int, bool]:
-    """How many pictures the provider is to fetch, and whether it may read or do more than the call says."""
-    parts = list(_parts(call.messages))
-    pictures = sum(isinstance(part, Image) and part.url is not None for part in parts)
-    unknown = (
-        any(isinstance(part, Opaque) or (isinstance(part, Document) and _is_far(part)) for part in parts)
+def _does_more(call: Call, parts: Iterable[Part]) -> bool:
+    """True where the provider may read or do more than the call says."""
+    return (
+        any(isinstance(part, Opaque) for part in parts)
         or any(tool.opaque is not None for tool in call.tools)
-        or any(
-            call.extra.get(name) for name in ("previous_response_id", "conversation", "web_search_options")
-        )
+        or any(call.extra.get(name) for name in _UNBOUNDING)
     )
-    return pictures, unknown
 
 
-def _is_far(part: Document) -> bool:
-    return part.url is not None or part.file_id is not None
+def _is_packed(part: Document) -> bool:
+    """True for a file whose text is not in the call as it is: it stands elsewhere, or is compressed."""
+    if part.url is not None or part.file_id is not None:
+        return True
+    return part.data is not None and not (part.media_type or "").startswith("text/")
 
 
 def _parts(messages: Iterable[Message]) -> Iterable[Part]:

@@ -85,7 +85,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
             case "route":
                 return caller.route
             case "model":
-                return caller.model
+                # Before a model is asked there is none.
+                return caller.model or None
 
     def share(self, used: int) -> float:
         """The share of it that so much is."""
@@ -121,14 +122,16 @@ class Account:
 
     `drawn` is what is durable, `spent` what was settled, `held` what calls may still cost that run, or wait
     until enough is drawn. As long as no call costs more than was held for it, `spent <= drawn <= amount`.
+    `told` is what of `drawn` and `spent` was last written down, or was to be.
     """
 
-    __slots__ = ("drawn", "held", "spent")
+    __slots__ = ("drawn", "held", "spent", "told")
 
     def __init__(self, drawn: int) -> None:
         # What an earlier process drew may be spent.
         self.drawn = self.spent = drawn
         self.held = 0
+        self.told = (0, 0)
 
     @property
     def used(self) -> int:

@@ -61,7 +61,8 @@ def explain(
     policy = config.perimeter
     raised = _floors(policy, found, asking, said)
     floors = [ground.label for ground in raised]
-    known = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
+    inspection = inspection_of(policy, secrets.token_bytes(32))
+    known = inspection.look(_body(route, prompt, embeddings), floors, talks=not embeddings)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",

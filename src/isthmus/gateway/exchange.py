@@ -24,7 +24,7 @@ from isthmus.gateway.auth import authenticate
 from isthmus.gateway.http1 import Request
 from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.snapshot import Snapshot
-from isthmus.gateway.story import Story, clock
+from isthmus.gateway.story import LONGEST_USER, Story, clock
 from isthmus.gateway.treasury import Purse
 from isthmus.perimeter.policy import by_kind
 from isthmus.providers.attempts import Attempts, Question
@@ -238,7 +238,9 @@ class Exchange:
             floors = (*floors, *(inspection.policy.said(name.strip()) for name in said))
         envelope = self._story.envelope
         caller = msgspec.json.encode([key.id if key else None, envelope.user if envelope else None])
-        known = await inspection.inspect(body, floors, caller, self._passed_on())
+        known = await inspection.inspect(
+            body, floors, caller, self._passed_on(), self._wire.operation != "embeddings"
+        )
         if inspection.looks:
             self._story.findings = by_kind(known.seen)
             self._gateway.tally.blind += bool(known.seen.blind)
@@ -254,7 +256,7 @@ class Exchange:
         key, story = self._story.key, self._story
         caller = Caller(
             key=key.name if key else "",
-            user=envelope.user or "",
+            user=(envelope.user or "")[:LONGEST_USER],
             route=route.name,
         )
         purse = self._gateway.treasury.purse(self._snapshot.config.budgets, caller, story.at_us)

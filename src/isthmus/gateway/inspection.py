@@ -86,9 +86,14 @@ class Inspection:
         return label
 
     async def inspect(
-        self, body: bytes, floors: Iterable[Label], caller: bytes, headers: Mapping[str, str]
+        self,
+        body: bytes,
+        floors: Iterable[Label],
+        caller: bytes,
+        headers: Mapping[str, str],
+        talks: bool = True,
     ) -> Inspected:
-        """What is known of a request of this caller, within the policy's time; `headers` go on to a model.
+        """What is known of a request of this caller, within the policy's time; see `look`.
 
         Where nobody waits for it any longer, the thread stops looking.
         """
@@ -97,7 +102,7 @@ class Inspection:
             return Inspected(self.policy.label(Sightings(), floors), Sightings())
         enough = threading.Event()
         looking = asyncio.get_running_loop().run_in_executor(
-            self._thread, self.look, body, floors, caller, headers, enough.is_set
+            self._thread, self.look, body, floors, caller, headers, talks, enough.is_set
         )
         try:
             async with asyncio.timeout(self.policy.timeout):
@@ -114,11 +119,14 @@ class Inspection:
         floors: Sequence[Label],
         caller: bytes = b"",
         headers: Mapping[str, str] | None = None,
+        talks: bool = True,
         enough: Callable[[], bool] = lambda: False,
     ) -> Inspected:
-        """What is known of the body of a request, and of these of its headers. Blocks; never raises.
+        """What is known of the body of a request, and of these of its headers that go on to a model. Blocks;
+        never raises.
 
-        It ends early, and blind, once there is `enough`.
+        What `talks` has a session for each conversation. Texts to embed have one for the caller alone, since
+        they are compared with each other. It ends early, and blind, once there is `enough`.
         """
 
         def see(value: Any, heed: Callable[[Sightings], Sightings] = _all) -> Sightings:
@@ -129,7 +137,7 @@ class Inspection:
             seen = see(value)
             hidden = None
             if self.policy.pseudonymises:
-                pseudonyms = Pseudonyms(self._key, caller + b"\0" + session_of(value))
+                pseudonyms = Pseudonyms(self._key, caller + b"\0" + (session_of(value) if talks else b""))
                 hidden = hide(value, seen, see, self.policy, floors, pseudonyms)
         except (ValueError, RecursionError):
             return self.unread(floors)

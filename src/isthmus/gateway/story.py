@@ -19,7 +19,7 @@ from isthmus.routing.route import Route
 from isthmus.store.keys import Key
 
 LONGEST_USER = 256
-"""How much of the end user's name is recorded: it is a name, and no place for texts."""
+"""How much of the end user's name is recorded and counted: it is a name, and no place for texts."""
 
 clock: Callable[[], float] = time.perf_counter
 

@@ -67,7 +67,6 @@ class Treasury:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._accounts: dict[Name, Account] = {}
-        self._told: dict[Name, Count] = {}
         self._keeping = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isthmus-budgets")
 
@@ -113,11 +112,13 @@ class Treasury:
     async def tell(self) -> None:
         """Write down what is spent."""
         async with self._keeping:
-            counts = {name: Count(it.drawn, it.spent) for name, it in self._accounts.items()}
-            changed = {name: count for name, count in counts.items() if self._told.get(name) != count}
-            if changed:
-                await self._keep(lambda: self._counters.draw(changed))
-            self._told = counts
+            # There may be very many accounts, and few that change.
+            changed = [(name, it) for name, it in self._accounts.items() if it.told != (it.drawn, it.spent)]
+            counts = {name: Count(it.drawn, it.spent) for name, it in changed}
+            if counts:
+                await self._keep(lambda: self._counters.draw(counts))
+            for name, account in changed:
+                account.told = (counts[name].drawn, counts[name].spent)
 
     def used(self, budgets: Sequence[Budget]) -> dict[tuple[str, ...], float]:
         """The share that is used of each budget, by its name: of its fullest account."""
@@ -169,6 +170,9 @@ class Treasury:
             return
         async with self._keeping:
             counts = self._to_draw(wanted)
+            for name, count in counts.items():
+                # Whoever leaves now does not know whether it is written: it has to be told again.
+                self._accounts[name].told = (count.drawn, count.spent)
             if counts:
                 await self._keep(lambda: self._counters.draw(counts))
             for name, count in counts.items():
@@ -270,12 +274,13 @@ def _cost(budget: Budget, usage: Usage | None, charge: Charge | None) -> int | N
 
 def _spent(budget: Budget, name: Name, left: int, more: int, at_us: int) -> IsthmusError:
     full_again = dt.datetime.fromtimestamp(name.end_us // 1_000_000, dt.UTC)
+    smaller = "" if budget.unit == "requests" else "; a smaller `max_tokens` holds less"
     return IsthmusError(
         Fault.BUDGET_SPENT,
         f"The budget {budget.name!r} has {budget.in_words(max(0, left))} left of "
         f"{budget.in_words(budget.amount)}, and this call may use {budget.in_words(more)}.",
         code="budget_spent",
-        hint=f"It is full again at {full_again:%Y-%m-%dT%H:%M:%SZ}; a smaller `max_tokens` holds less.",
+        hint=f"It is full again at {full_again:%Y-%m-%dT%H:%M:%SZ}{smaller}.",
         retry_after_s=(name.end_us - at_us) / 1_000_000,
     )
 

@@ -130,10 +130,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return any(rule.pseudonymise for rule in self.rules)
 
     def hideable(self, seen: Sightings) -> list[Sighting]:
-        """Of what was seen, that for which pseudonyms may go out: every rule that is about it says so."""
-        return [it for it in counted(seen) if self._is_hideable(it.finding.kind)]
+        """Of what was seen, that for which pseudonyms may go out."""
+        return [it for it in counted(seen) if self.hides(it.finding.kind)]
 
-    def _is_hideable(self, kind: str) -> bool:
+    def hides(self, kind: str) -> bool:
+        """True where pseudonyms may go out for this kind: every rule that is about it says so."""
         fitting = [rule for rule in self.rules if rule.fits(kind)]
         return bool(fitting) and all(rule.pseudonymise for rule in fitting)
 

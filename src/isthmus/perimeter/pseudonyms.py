@@ -15,7 +15,9 @@ import base64
 import hashlib
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from ahocorasick_rs import AhoCorasick, MatchKind
@@ -61,10 +63,11 @@ class Hidden(NamedTuple):
 def session_of(value: Any) -> bytes:
     """What tells a conversation from others of the same caller: the words of its first turn of a user.
 
-    It is the same in every request of a conversation. What has no turns, such as texts to embed, has no
-    session of its own: its pseudonyms are those of the caller.
+    It is the same in every request of a conversation; a lone text is its first turn.
     """
     turns = (value.get("messages") or value.get("input")) if isinstance(value, dict) else None
+    if isinstance(turns, str):
+        turns = [{"role": "user", "content": turns}]
     for turn in turns if isinstance(turns, list) else ():
         if isinstance(turn, dict) and turn.get("role") == "user":
             content = turn.get("content")
@@ -90,13 +93,16 @@ def hide(
     that hides nothing.
 
     What is left is looked at like any other request, and labelled by what is found then: a value that could
-    not be replaced (a number, a text cut in two) keeps the label up.
+    not be replaced (a number, a text cut in two) keeps the label up. So does whatever may not be hidden, even
+    where a pseudonym in its midst keeps it from being found again.
     """
     if seen.blind:
         return None
     values: dict[str, str] = {}
+    kept = Sightings()
     hidden, left = value, seen
     for _ in range(ROUNDS):
+        kept = kept.join(Sightings(tuple(it for it in left.found if not policy.hides(it.finding.kind))))
         found = dict(_values(hidden, policy.hideable(left), pseudonyms, Restored(values)))
         if found.keys() <= values.keys():
             break
@@ -105,6 +111,7 @@ def hide(
         left = look(hidden, _Own(hidden, values).without)
     if not values:
         return None
+    left = left.join(kept)
     return Hidden(policy.label(left, floors), json.dumps(hidden).encode(), values, left)
 
 
@@ -118,9 +125,36 @@ def _values(
         spans.setdefault(sighting.where, []).append((finding.start, finding.end, finding.kind))
     # A seam is no text of its own: what is cut in two there cannot be replaced.
     for where, text in _texts(value):
-        for start, end, kind in _merged(spans.get(where, [])):
+        places = list(_merged(spans.get(where, [])))
+        in_json = bool(places) and _is_json(text)
+        for start, end, kind in places:
             original = known.text(text[start:end])
+            if in_json:
+                original = _unescaped(original)
             yield pseudonyms.of(kind, original), original
+
+
+def _is_json(text: str) -> bool:
+    """True for a text that is JSON itself, such as the arguments or the result of a tool."""
+    try:
+        return text.lstrip()[:1] in ("{", "[") and isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _unescaped(text: str) -> str:
+    """What a piece of a string of JSON says."""
+    try:
+        said = json.loads(f'"{text}"', strict=False) if "\\" in text else text
+    except ValueError:
+        return text
+    return str(said)
+
+
+def _spellings(value: str) -> set[str]:
+    """How a value may stand in a text: as it is, and escaped in JSON that is a text, once or twice."""
+    once = {json.dumps(value, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
+    return {value} | once | {json.dumps(it)[1:-1] for it in once}
 
 
 def _texts(value: Any) -> Iterator[tuple[str, str]]:
@@ -150,8 +184,10 @@ def _merged(places: list[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]
 
 def _replaced(value: Any, values: Mapping[str, str]) -> Any:
     """The request with each value, wherever it stands by itself, replaced by its pseudonym."""
-    names, originals = list(values), list(values.values())
-    automaton = AhoCorasick(originals, matchkind=MatchKind.LeftmostLongest)
+    spelled = {_as_characters(it): name for name, value in values.items() for it in _spellings(value)}
+    spelled |= {value: name for name, value in values.items()}
+    names = list(spelled.values())
+    automaton = AhoCorasick(list(spelled), matchkind=MatchKind.LeftmostLongest)
 
     def rewrite(where: str, text: str) -> str:
         if where == "model":
@@ -197,5 +233,7 @@ class _Own:
         return Sightings(tuple(it for it in seen.found if not self._holds(it)), seen.blind)
 
     def _holds(self, sighting: Sighting) -> bool:
-        start, end = sighting.finding.start, sighting.finding.end
-        return any(begin <= start and end <= stop for begin, stop in self._spans.get(sighting.where, ()))
+        spans = self._spans.get(sighting.where, [])
+        # They are in order and apart: only the last that begins so early can hold it.
+        last = bisect_right(spans, sighting.finding.start, key=itemgetter(0))
+        return last > 0 and sighting.finding.end <= spans[last - 1][1]

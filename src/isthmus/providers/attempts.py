@@ -211,6 +211,7 @@ class Attempt:
         "_question",
         "_readers",
         "_relayed",
+        "_sent",
         "_stream",
         "_watch",
         "committed",
@@ -246,6 +247,7 @@ class Attempt:
         self._purse = purse
         self._holding: Held | None = None
         self._asked = False
+        self._sent = False
         self._open = True
         self._relayed = 0
         self._bytes_per_event = 0.0
@@ -314,6 +316,7 @@ class Attempt:
             and self._question.envelope.operation != "count_tokens"
         ):
             self._holding = await self._purse.hold(self.upstream.model.name, lambda: self._bound(spoken.body))
+        self._sent = True
         if self._question.envelope.stream:
             assert spoken is not None, "only counting, which is never streamed, does without a wire"
             return await self._begin_stream(spoken)
@@ -510,7 +513,11 @@ class Attempt:
 
     def _bound(self, body: bytes) -> Bound:
         question, upstream = self._question, self.upstream
-        return bound(question.call, len(body), upstream.model, upstream.price, question.at_us)
+        call: Call | None = None
+        with suppress(IsthmusError):
+            # What passes as bytes may be more than our codec takes: texts that the endpoint has, say.
+            call = question.call
+        return bound(call, len(body), upstream.model, upstream.price, question.at_us)
 
     def _has_tools(self) -> bool:
         # Also a conversation that used tools before must be told to such a model in plain words.
@@ -572,7 +579,10 @@ class Attempt:
         )
 
     def _usage(self, error: IsthmusError | None) -> Usage | None:
-        """What was consumed: what the endpoint told in the end, else an estimate; None where it refused."""
+        """What was consumed: what the endpoint told in the end, else an estimate; None where it refused, or
+        was not asked yet."""
+        if not self._sent:
+            return None
         told = self.reading.usage
         if told is not None and error is None:
             return told

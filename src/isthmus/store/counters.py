@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import bindparam, delete, select, tuple_
 from sqlalchemy.dialects.sqlite import insert
 
 from isthmus.store import schema
@@ -47,6 +47,18 @@ class Counters(Protocol):
         """Every counter whose window holds that time."""
 
 
+_FORGET = delete(table).where(
+    table.c.budget == bindparam("of_budget"),
+    table.c.subject == bindparam("of_subject"),
+    table.c.start_us < bindparam("before_us"),
+)
+
+
+def _long_past(name: Name) -> dict[str, str | int]:
+    oldest = name.start_us - KEPT_WINDOWS * (name.end_us - name.start_us)
+    return {"of_budget": name.budget, "of_subject": name.subject, "before_us": oldest}
+
+
 class SqliteCounters:
     """The counters in the ledger's file."""
 
@@ -70,10 +82,7 @@ class SqliteCounters:
         told = {word: statement.excluded[word] for word in ("drawn", "spent")}
         with self._database.writing() as connection:
             connection.execute(statement.on_conflict_do_update(set_=told), values)
-            for name in counts:
-                oldest = name.start_us - KEPT_WINDOWS * (name.end_us - name.start_us)
-                mine = (table.c.budget == name.budget) & (table.c.subject == name.subject)
-                connection.execute(delete(table).where(mine & (table.c.start_us < oldest)))
+            connection.execute(_FORGET, [_long_past(name) for name in counts])
 
     def list(self, at_us: int) -> list[tuple[Name, Count]]:
         """See `Counters.list`."""

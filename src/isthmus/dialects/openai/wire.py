@@ -28,6 +28,7 @@ from isthmus.dialects.openai.errors import encode_error, error_event
 from isthmus.dialects.openai.quirks import COMPATIBLE, Quirks
 from isthmus.dialects.openai.stream import ChatStreamDecoder, ChatStreamEncoder, ChatWatch
 
+_NULL = b"null"
 _USAGE_WANTED = msgspec.Raw(b'{"include_usage":true}')
 _encode = msgspec.json.Encoder().encode
 
@@ -96,8 +97,10 @@ class OpenAIChat:
             fields["stream_options"] = _asking_for_usage(fields.get("stream_options"))
         for known in ("max_tokens", "max_completion_tokens"):
             if known in fields and known != quirks.max_tokens_field:
-                limit = fields.pop(known)
-                fields.setdefault(quirks.max_tokens_field, limit)
+                limit, own = fields.pop(known), fields.get(quirks.max_tokens_field, _NULL)
+                # As `decode_call` reads them: the newer name counts, and null says nothing.
+                if bytes(own) == _NULL or (known == "max_completion_tokens" and bytes(limit) != _NULL):
+                    fields[quirks.max_tokens_field] = limit
         if not quirks.top_k:
             fields.pop("top_k", None)
         if self._rewritten and "messages" in fields:
