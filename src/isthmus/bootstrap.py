@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from isthmus.config.secrets import resolve
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Client, Model, Provider
 from isthmus.dialects import endpoint_wires
+from isthmus.dialects.issuers import BOUND_WIRES
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.snapshot import Snapshot
@@ -36,12 +37,13 @@ from isthmus.providers import anyllm
 from isthmus.providers.engines.fetch import Progress, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine
 from isthmus.providers.http1 import Http1Transport
-from isthmus.providers.transport import Origin, Transport, TransportError
+from isthmus.providers.transport import Origin, Proxy, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
-from isthmus.store.counters import SqliteCounters
-from isthmus.store.keys import KeyRing, SqliteKeys
+from isthmus.store.counters import Counters, SqliteCounters
+from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
+from isthmus.store.records import Records, SqliteRecords
 from isthmus.telemetry.metrics import Tally
 
 log = logging.getLogger("isthmus")
@@ -77,9 +79,10 @@ class Workshop:
         """The config, ready to serve. Raises IsthmusError where a secret or a certificate cannot be read."""
         number = next(self._numbers)
         prices = PriceBook()
+        told_apart = issuers_of(config)
         try:
             upstreams = {
-                name: self._upstream(model, config.providers[model.provider], prices, number)
+                name: self._upstream(model, config.providers[model.provider], prices, told_apart, number)
                 for name, model in config.models.items()
             }
             inspection = inspection_of(config.perimeter, self._secret)
@@ -112,7 +115,9 @@ class Workshop:
         self._leases.clear()
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def _upstream(self, model: Model, provider: Provider, prices: PriceBook, number: int) -> Upstream:
+    def _upstream(
+        self, model: Model, provider: Provider, prices: PriceBook, told_apart: Collection[str], number: int
+    ) -> Upstream:
         breaker = self._lease(
             ("breaker", model.name, provider.name, model.id, provider.breaker),
             lambda: Breaker(provider.breaker),
@@ -144,6 +149,7 @@ class Workshop:
             transport=self._transport(provider, number),
             breaker=breaker,
             price=prices.price(provider.prices, model.id, model.price),
+            marks=provider.name in told_apart,
         )
 
     def _engine(self, model: Model, provider: Provider, number: int) -> HostedEngine:
@@ -164,11 +170,17 @@ class Workshop:
 
     def _transport(self, provider: Provider, number: int) -> Transport:
         place = _place(provider)
-        bounds = {"max_connections": provider.max_connections, "max_waiting": provider.max_waiting}
+        settings: dict[str, Any] = {
+            "max_connections": provider.max_connections,
+            "max_waiting": provider.max_waiting,
+        }
+        if provider.proxy is not None:
+            login = resolve(provider.proxy_key) if provider.proxy_key else None
+            settings["proxy"] = Proxy(url=provider.proxy, login=login)
         try:
             return self._lease(
-                ("transport", provider.name, provider.client, place, *bounds.values()),
-                lambda: _transport_of(provider.client)(place, **bounds),
+                ("transport", provider.name, provider.client, place, *settings.values()),
+                lambda: _transport_of(provider.client)(place, **settings),
                 lambda transport: transport.retire(),
                 number,
             )
@@ -254,6 +266,16 @@ def _transport_of(client: Client) -> Callable[..., Transport]:
             return anyllm.AnyLlmTransport
 
 
+def issuers_of(config: Config) -> frozenset[str]:
+    """The providers whose reasoning could be sent to another one: they share a wire that binds it."""
+    called = [config.providers[model.provider] for model in config.models.values()]
+    speakers = [
+        {provider.name for provider in called if provider.engine is None and wire in provider.wires}
+        for wire in BOUND_WIRES
+    ]
+    return frozenset().union(*(names for names in speakers if len(names) > 1))
+
+
 def router_of(config: Config) -> Router:
     """What decides by this config, for live requests and for `explain`."""
     policy = config.perimeter
@@ -334,6 +356,21 @@ def _weights(engine: Engine) -> tuple[Path, str | None]:
     return installed(ENGLISH), ENGLISH.sha256
 
 
+def open_keys(config: Config, config_path: Path | None) -> Keys:
+    """The keys of this config's gateway, whether it runs or not."""
+    return SqliteKeys(ledger_path(config, config_path))
+
+
+def open_counters(config: Config, config_path: Path | None) -> Counters:
+    """What is used of the budgets of this config's gateway, whether it runs or not."""
+    return SqliteCounters(ledger_path(config, config_path))
+
+
+def open_records(config: Config, config_path: Path | None) -> Records:
+    """The records of this config's gateway, whether it runs or not."""
+    return SqliteRecords(ledger_path(config, config_path))
+
+
 class House(NamedTuple):
     """A gateway that can be served, and what stands behind it."""
 
@@ -341,6 +378,10 @@ class House(NamedTuple):
     workshop: Workshop
     ledger: SqliteLedger
     ledger_path: Path
+
+    def records(self) -> Records:
+        """What the ledger has."""
+        return SqliteRecords(self.ledger_path)
 
     def reload(self, config: Config) -> None:
         """Serve by another config from the next request on; raises IsthmusError and changes nothing else."""

@@ -54,14 +54,19 @@ def _config(inside: Simulator, outside: Simulator, **perimeter: Any) -> str:
     entry = document["providers"]["openai"]
     document["providers"] = {
         "in": {**entry, "kind": "local", "zone": "on-prem"},
-        "out": {**entry, "base_url": entry["base_url"].replace(inside.url, outside.url), "zone": "us"},
+        "out": {**entry, "base_url": outside.url + "/v1", "zone": "us"},
     }
     document["models"] = {
         "inside": {"provider": "in", "id": "inside"},
         "outside": {"provider": "out", "id": "outside"},
     }
+    for dialect in ("anthropic", "responses"):
+        document["providers"][dialect] = {**document["providers"]["out"], "dialect": dialect}
+        document["models"]["outside-" + dialect] = {"provider": dialect, "id": "outside"}
     document["routes"] = {
         "out": "outside",
+        "out-anthropic": "outside-anthropic",
+        "out-responses": "outside-responses",
         "either": {"fallback": [{"model": "inside", "retries": 0}, {"model": "outside", "retries": 0}]},
         "split": {"split": {"inside": 1, "outside": 999}},
         "guarded": {"model": "outside", "floor": "confidential"},
@@ -202,8 +207,7 @@ async def test_explain_says_for_a_key_what_is_decided_for_it(
             ran = await _cli(tmp_path, explain, route, "hello", "--key", "team a", "--json")
             told = msgspec.json.decode(ran.stdout)
             assert (told.pop("found"), told.pop("blind"), told.pop("hidden")) == ([], [], None)
-            because = [reason["says"] for reason in told.pop("why")["label"]]
-            assert "confidential, only in on-prem, the key's floor" in because
+            assert any("the key's floor" in ground["says"] for ground in told.pop("why")["label"])
             assert told == msgspec.json.decode(live)
         ran = await _cli(tmp_path, explain, "out", "hello", "--key", "team b")
         assert ran.exit_code == 0
@@ -287,7 +291,7 @@ async def test_a_detector_that_fails_keeps_everything_inside(
 async def test_a_detector_that_is_late_keeps_everything_inside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wait(self: scanner.Scanner, value: Any) -> scanner.Sightings:
+    def wait(self: scanner.Scanner, value: Any, enough: Any) -> scanner.Sightings:
         time.sleep(0.3)
         return scanner.Sightings()
 
@@ -309,26 +313,6 @@ async def test_terms_of_the_operator_are_found(tmp_path: Path) -> None:
         assert (await it.served.record(answer)).decision.label.categories == {"term.projects"}
         assert it.outside.requests == []
         assert (await it.ask("out", "When do herons migrate?")).status == 200
-
-
-async def test_rules_that_are_not_those_of_the_config_are_not_taken(tmp_path: Path) -> None:
-    listed = tmp_path / "projects.txt"
-    listed.write_text("Blue Heron\n", encoding="utf-8")
-    rules = {"labels": [{"when": "term", "level": "restricted"}], "terms": {"projects": str(listed)}}
-    async with walls(tmp_path, **rules) as it:
-        house, before = it.served.house, it.served.house.gateway.snapshot
-        config = config_of(_config(it.inside, it.outside, **rules))
-        listed.write_text("Grey Seal\n", encoding="utf-8")
-        with pytest.raises(IsthmusError) as caught:
-            house.reload(config)
-        assert caught.value.code == "perimeter_file"
-        assert house.gateway.snapshot is before
-        assert (await it.ask("out", "When do we announce blue-heron?")).status == 400
-
-        house.reload(config_of(_config(it.inside, it.outside, **rules)))
-        answer = await it.ask("out", "A grey seal")
-        assert answer.status == 400
-        assert (await it.served.record(answer)).decision.perimeter != before.config.perimeter.hash
 
 
 @DIALECTS
@@ -377,6 +361,26 @@ async def test_where_nothing_looks_nothing_is_said_to_be_found(tmp_path: Path) -
         for headers in ({}, {"x-isthmus-label": "internal"}):
             answer = await it.ask("out", f"Write to {CANARY}", headers=headers)
             assert (await it.served.record(answer)).findings is None
+
+
+async def test_rules_that_are_not_those_of_the_config_are_not_taken(tmp_path: Path) -> None:
+    listed = tmp_path / "projects.txt"
+    listed.write_text("Blue Heron\n", encoding="utf-8")
+    rules = {"labels": [{"when": "term", "level": "restricted"}], "terms": {"projects": str(listed)}}
+    async with walls(tmp_path, **rules) as it:
+        house, before = it.served.house, it.served.house.gateway.snapshot
+        config = config_of(_config(it.inside, it.outside, **rules))
+        listed.write_text("Grey Seal\n", encoding="utf-8")
+        with pytest.raises(IsthmusError) as caught:
+            house.reload(config)
+        assert caught.value.code == "perimeter_file"
+        assert house.gateway.snapshot is before
+        assert (await it.ask("out", "When do we announce blue-heron?")).status == 400
+
+        house.reload(config_of(_config(it.inside, it.outside, **rules)))
+        answer = await it.ask("out", "A grey seal")
+        assert answer.status == 400
+        assert (await it.served.record(answer)).decision.perimeter != before.config.perimeter.hash
 
 
 async def test_a_reload_changes_no_request_that_has_begun(tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ class Spending(RuleBasedStateMachine):
         """Several at once; some of their clients leave before they know."""
 
         async def one(key: str, model: str, most: int) -> _Call:
-            purse = self.treasury.purse(BUDGETS, Caller(key_id=key, key=key, route="r"), self.now_us)
+            purse = self.treasury.purse(BUDGETS, Caller(key=key, route="r"), self.now_us)
             held = await purse.hold(model, lambda: Bound(most, most))
-            caller = Caller(key_id=key, key=key, route="r", model=model)
+            caller = Caller(key=key, route="r", model=model)
             subjects = [(budget, budget.subject(caller)) for budget in BUDGETS]
             hour = window("hour", self.now_us)
             names = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given
@@ -128,7 +129,7 @@ class Stub(Scanner):
     def __init__(self, what: Sightings) -> None:
         self._what = what
 
-    def scan(self, value: Any) -> Sightings:
+    def scan(self, value: Any, enough: Callable[[], bool] = lambda: False) -> Sightings:
         return self._what
 
 
@@ -143,7 +144,7 @@ def test_neither_route_nor_key_nor_caller_nor_findings_lower_what_another_says(
     key = None if of_key is None else Key(id="key_1", name="a", routes=(), created_us=0, floor=of_key)
     floors = floors_of(route, key)
     header = [] if said is None else [policy.said(said)]
-    label, found, _ = asyncio.run(inspection.inspect(b"{}", (*floors, *header)))
+    label, found, _ = asyncio.run(inspection.inspect(b"{}", (*floors, *header), b"", {}))
     inspection.close()
     assert _at_least(label, Label(policy.default))
     assert _at_least(label, of_route)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import logging
+import random
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from isthmus.perimeter.detectors.patterns import Patterns
 from isthmus.perimeter.scanner import Scanner, Sightings
 
 CANARY = "canary@example.org"
+PIXELS = base64.b64encode(random.Random(0).randbytes(1000)).decode()
 
 
 class Words:
@@ -102,15 +105,75 @@ def test_the_place_of_a_finding_is_that_in_the_request() -> None:
         },
         {"inlineData": {"mimeType": "image/png", "data": "aGVsbG8="}},
         {"inline_data": {"mime_type": "image/png", "data": "aGVsbG8="}},
+        {"image_url": "https://example.org/a.png"},
     ],
 )
 def test_what_is_no_text_is_blind(part: Any) -> None:
     assert scanned(turns([part])).blind
 
 
-def test_what_stands_elsewhere_is_blind() -> None:
-    assert scanned({"input": "go on", "previous_response_id": "resp_1"}).blind == ("previous_response_id",)
-    assert scanned({"input": "go on", "previous_response_id": None}).blind == ()
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"conversation": {"id": "conv_1"}}, "conversation"),
+        ({"container": "container_1"}, "container"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+        ({"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]}, "tools[0].vector_store_ids"),
+        ({"tools": [{"container": {"type": "auto", "file_ids": ["f"]}}]}, "tools[0].container.file_ids"),
+        ({"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, "messages[0].audio"),
+        ({"input": [1234, 56, 789]}, "input"),
+        ({"input": [[1234, 56], [789]]}, "input[0]"),
+    ],
+)
+def test_what_stands_elsewhere_is_blind(value: Any, where: str) -> None:
+    assert where in scanned(value).blind
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"previous_response_id": None},
+        {"tools": [{"parameters": {"properties": {"file_id": {"type": "string"}}}}]},
+        {"messages": [{"content": [{"type": "tool_use", "input": {"container": "nginx", "sizes": [1, 2]}}]}]},
+        {"audio": {"voice": "alloy", "format": "wav"}},
+        {"input": ["hello", "world"]},
+        {"messages": [{"content": [{"type": "thinking", "thinking": "so", "signature": PIXELS}]}]},
+        {"input": base64.b64encode(b"hello, world " * 200).decode()},
+        {"input": (b"hello, world " * 200).hex()},
+        {"input": "-" * 5000},
+        {"input": "ACGT" * 1000},
+    ],
+)
+def test_what_only_looks_like_it_is_not(value: Any) -> None:
+    assert scanned(value).blind == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PIXELS,
+        base64.urlsafe_b64encode(random.Random(1).randbytes(1000)).decode(),
+        base64.encodebytes(random.Random(1).randbytes(1000)).decode(),
+        f"![a picture](data:image/png;base64,{PIXELS})",
+        random.Random(1).randbytes(1000).hex(),
+    ],
+)
+def test_what_is_encoded_and_is_no_text_is_blind_wherever_it_stands(text: str) -> None:
+    assert scanned({"brand_new": {"hologram": text}}).blind == ("brand_new.hologram",)
+
+
+def test_a_place_does_not_grow_with_the_names_in_it() -> None:
+    found = scanned({"k" * 100_000: [f"to {CANARY}"]}).found
+    assert [(it.finding.start, it.finding.end) for it in found] == [(3, 3 + len(CANARY))]
+    assert all(len(it.where) < 100 for it in found)
+
+
+def test_nobody_looks_on_once_there_is_enough() -> None:
+    words = Words("strait")
+    scanner = Scanner([words], b"secret")
+    seen = scanner.scan(turns("one", "two", "three"), lambda: len(words.asked) == 1)
+    assert (len(words.asked), seen.blind) == (1, (".",))
 
 
 def test_a_document_in_plain_text_is_read() -> None:
@@ -131,14 +194,43 @@ def test_a_number_is_a_text_too() -> None:
     assert [it.finding.kind for it in scanned({"metadata": {"card": 4111111111111111}}).found] == ["pii.card"]
 
 
-def test_a_conversation_costs_its_new_turn() -> None:
+def test_a_conversation_costs_its_new_turn_and_the_ends_of_those_before() -> None:
     words = Words("strait")
     scanner = Scanner([words], b"secret")
-    scanner.scan(turns("the first turn", "the second turn"))
+    before = [f"turn {number}: {'the gulls cry and ' * 20}" for number in range(50)]
+    scanner.scan(turns(*before))
     words.asked.clear()
-    seen = scanner.scan(turns("the first turn", "the second turn", "a third about the strait"))
-    assert [text for text in words.asked if "first" in text] == []
+    seen = scanner.scan(turns(*before, "one more about the strait"))
+    assert sum(map(len, words.asked)) < 1000
     assert len(seen.found) == 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7])
+@pytest.mark.parametrize("before", ["", "no" * 250, "no " * 1000])
+def test_a_card_number_cut_into_many_is_seen_whatever_stands_around_it(size: int, before: str) -> None:
+    card = "4111111111111111"
+    cut = [{"type": "text", "text": card[at : at + size]} for at in range(0, len(card), size)]
+    value = turns([{"type": "text", "text": before}, *cut, {"type": "text", "text": "ok?"}])
+    assert "pii.card" in {sighting.finding.kind for sighting in scanned(value).found}
+    assert "pii.card" in {sighting.finding.kind for sighting in scanned(_named(value)).found}
+
+
+def _named(value: Any) -> Any:
+    """The same parts as turns of somebody with a name, which stands between them."""
+    (turn,) = value["messages"]
+    contents = [part["text"] for part in turn["content"]]
+    return {"messages": [{"role": "user", "name": "bob", "content": content} for content in contents]}
+
+
+def test_the_years_of_an_enumeration_are_no_number() -> None:
+    assert scanned({"enum": [str(year) for year in range(1990, 2027)]}).found == ()
+
+
+def test_a_text_is_remembered_by_all_of_it() -> None:
+    scanner = Scanner([Patterns()], b"secret")
+    for text, expected in (("go on", 0), (CANARY, 1), ("go on", 0)):
+        seen = scanner.scan(f"{'word ' * 5000}{text}{' word' * 5000}")
+        assert len(seen.found) == expected
 
 
 def test_what_is_remembered_is_bounded() -> None:
@@ -149,9 +241,13 @@ def test_what_is_remembered_is_bounded() -> None:
     assert words.asked == ["one", "two", "three", "one"]
 
 
-def test_a_detector_that_fails_is_blind_and_silent_about_the_text(caplog: pytest.LogCaptureFixture) -> None:
-    seen = Scanner([Broken()], b"secret").scan(turns(CANARY))
-    assert "messages[0].content" in seen.blind
+@pytest.mark.parametrize("where", ["value", "key"])
+def test_a_detector_that_fails_is_blind_and_silent_about_the_text(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    value = {"content": CANARY} if where == "value" else {CANARY: "content"}
+    seen = Scanner([Broken()], b"secret").scan(value)
+    assert seen.blind
     assert "ValueError" in caplog.text
     assert CANARY not in caplog.text
     assert all(record.exc_info is None for record in caplog.records)

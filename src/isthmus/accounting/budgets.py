@@ -30,9 +30,11 @@ _WEEK_US = 7 * 86_400_000_000
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Who uses something, and by which way. Keys have an id and a name; without keys they are empty."""
+    """Who uses something, and by which way.
 
-    key_id: str = ""
+    `key` is the name of a key, which outlives the key's rotation; empty where there are no keys.
+    """
+
     key: str = ""
     user: str = ""
     route: str
@@ -77,7 +79,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
             case None:
                 return ""
             case "key":
-                return caller.key_id
+                return caller.key
             case "user":
                 return caller.user
             case "route":

@@ -17,7 +17,7 @@ from isthmus.cli.why import Because, Why, why
 from isthmus.config.load import lines_of, locate
 from isthmus.core.decision import Decision
 from isthmus.core.label import BOTTOM
-from isthmus.gateway.inspection import Inspected, floors_of
+from isthmus.gateway.inspection import Inspected
 from isthmus.gateway.snapshot import route_of
 from isthmus.perimeter.grounds import Ground
 from isthmus.perimeter.policy import SURE_ENOUGH, Policy
@@ -59,7 +59,8 @@ def explain(
     asking = _valid_key(key, config_path) if key else None
     found = route_of(route, asking, config.routes)
     policy = config.perimeter
-    floors = [*floors_of(found, asking), *([policy.said(said)] if said else [])]
+    raised = _floors(policy, found, asking, said)
+    floors = [ground.label for ground in raised]
     known = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
     decision = router_of(config).decide(
         found.name,
@@ -69,7 +70,7 @@ def explain(
         known.hidden.label if known.hidden else None,
         thrifty,
     )
-    because = why(config, decision, known, _floors(policy, found, asking, said), lines_of(path))
+    because = why(config, decision, known, raised, lines_of(path))
     if as_json:
         click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | _as_data(known, because)))
     else:
@@ -98,7 +99,6 @@ def _body(route: str, prompt: str, embeddings: bool) -> bytes:
 
 
 def _floors(policy: Policy, route: Route, key: Key | None, said: str | None) -> list[Ground]:
-    """What raises the label, whatever is found."""
     floors = []
     if route.floor != BOTTOM:
         says = f"{route.floor.in_words()}, the route's floor"

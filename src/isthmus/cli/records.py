@@ -10,15 +10,15 @@ from pathlib import Path
 import click
 import msgspec
 
+from isthmus.bootstrap import open_records
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
-from isthmus.config.places import ledger_path
 from isthmus.core.money import format_usd
 from isthmus.core.record import AttemptRecord, Outcome, Record
 from isthmus.store.export import write_jsonl, write_parquet
-from isthmus.store.records import SqliteRecords, Where, parse_cursor
+from isthmus.store.records import Records, Where, parse_cursor
 
 
 @click.group()
@@ -100,9 +100,9 @@ def export(
     click.echo(f"{count:,} records", err=True)
 
 
-def _records(config_path: Path | None) -> SqliteRecords:
+def _records(config_path: Path | None) -> Records:
     path = locate(config_path)
-    return SqliteRecords(ledger_path(load_or_exit(path), path))
+    return open_records(load_or_exit(path), path)
 
 
 def _since(seconds: float | None) -> int | None:

@@ -40,9 +40,10 @@ _ENGINE_CAPABILITIES: dict[str, frozenset[Capability]] = {
     "chat": frozenset({"chat", "tools", "json_schema", "logprobs"}),
     "embeddings": frozenset({"embeddings"}),
 }
-_NOT_FOR_ENGINES = ("base_url", "key", "auth", "headers", "query", "forward_headers", "ca_file", "prices")
+_OF_THE_WAY = ("ca_file", "proxy", "proxy_key")
+_NOT_FOR_ENGINES = ("base_url", "key", "auth", "headers", "query", "forward_headers", *_OF_THE_WAY, "prices")
 _FOR_ENGINES = ("context", "parallel", "threads")
-_NOT_FOR_ANYLLM = ("auth", "headers", "query", "forward_headers", "client", "ca_file")
+_NOT_FOR_ANYLLM = ("auth", "headers", "query", "forward_headers", "client", *_OF_THE_WAY)
 _ANYLLM_ID = re.compile(r"[a-z0-9_-]+:.+")
 _NOTHING_SAID = ProviderEntry()
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -233,6 +234,7 @@ class _Compiler:
         if not self._url_is_sound(base_url, path):
             return None
         self._check_key(entry, preset, base_url, auth, path)
+        self._check_proxy(entry, path)
         return Provider(
             name=name,
             wires=speech.wires,
@@ -248,6 +250,8 @@ class _Compiler:
             prices=entry.prices or (preset.prices if preset else None),
             client=entry.client,
             ca_file=entry.ca_file,
+            proxy=entry.proxy,
+            proxy_key=entry.proxy_key,
             forward_headers=_forwarded(entry, speech),
             **_as_said(entry),
         )
@@ -308,6 +312,29 @@ class _Compiler:
                 (*path, "base_url"),
             )
         self._check_secret(entry.key, (*path, "key"))
+
+    def _check_proxy(self, entry: ProviderEntry, path: Path) -> None:
+        if entry.proxy is not None:
+            place = (*path, "proxy")
+            if entry.client != "aiohttp":
+                self._add(
+                    Code.CONFLICT,
+                    "Only `client: aiohttp` goes through a proxy.",
+                    "Say `client: aiohttp`, too.",
+                    place,
+                )
+            if urls.has_credentials(entry.proxy):
+                message = "A URL with a user and a password in it is a secret in clear."
+                self._add(Code.SECRET_IN_CLEAR, message, "Put `user:password` behind `proxy_key:`.", place)
+            elif not urls.names_a_proxy(entry.proxy):
+                self._add(Code.BAD_URL, "A proxy is named like `http://HOST:PORT`.", "", place)
+        if entry.proxy_key is not None:
+            place = (*path, "proxy_key")
+            if entry.proxy is None:
+                self._add(
+                    Code.CONFLICT, "`proxy_key` is for a proxy, and there is none.", "Say `proxy:`.", place
+                )
+            self._check_secret(entry.proxy_key, place)
 
     def _check_secret(self, secret: SecretRef, path: Path) -> None:
         if self._check_secrets:
@@ -616,9 +643,13 @@ def _anchored(config: Config, folder: FilePath) -> Config:
 
 
 def _anchored_provider(provider: Provider, folder: FilePath) -> Provider:
-    key = _anchored_secret(provider.key, folder) if provider.key is not None else None
     ca_file = absolute(provider.ca_file, folder) if provider.ca_file is not None else None
-    return msgspec.structs.replace(provider, key=key, ca_file=ca_file)
+    secrets = {
+        name: _anchored_secret(secret, folder)
+        for name in ("key", "proxy_key")
+        if (secret := getattr(provider, name)) is not None
+    }
+    return msgspec.structs.replace(provider, ca_file=ca_file, **secrets)
 
 
 def _anchored_secret(secret: SecretRef, folder: FilePath) -> SecretRef:

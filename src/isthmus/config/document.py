@@ -53,7 +53,9 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     instead of the preset's. `prices` is the provider's id in genai-prices. `timeouts` says how long to wait.
     `breaker` says when a model is left alone. `max_connections` is how many connections are open at once.
     `max_waiting` is how many requests may wait for one. `client` is the HTTP client. `ca_file` is a PEM file
-    of certificate authorities to trust instead of the system's. `context` is an engine's longest request and
+    of certificate authorities to trust instead of the system's. `proxy` is an HTTP proxy on the way to the
+    endpoint, such as `http://proxy.internal:3128`; it goes with `client: aiohttp`. `proxy_key` is where the
+    proxy's `user:password` is found, `env:NAME` or `file:PATH`. `context` is an engine's longest request and
     answer together, in tokens, for each request at once. `parallel` is how many requests an engine works on
     at once. `threads` is how many CPU threads an engine takes, by default all cores but one.
     """
@@ -78,6 +80,8 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: Annotated[int, Meta(ge=0)] = 1024
     client: Literal["http1", "aiohttp"] = "http1"
     ca_file: str | None = None
+    proxy: str | None = None
+    proxy_key: SecretRef | None = None
     context: EngineContext | None = None
     parallel: EngineParallel | None = None
     threads: EngineThreads | None = None
@@ -88,8 +92,9 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     `default` is the level of a request for which nobody vouches and in which nothing is found. `clearance`
     is the highest level that models may receive. `labels` say what findings mean; without them personal data
-    is `confidential` and a secret is `restricted`. `names` are other names of levels that callers may send in
-    `x-isthmus-label`, such as the ids of Microsoft Purview's labels. `timeout` is how many seconds a request
+    is `confidential` and a secret is `restricted`, and with an empty list nothing is looked at. `names` are
+    other names of levels that callers may send in `x-isthmus-label`, such as the ids of Microsoft Purview's
+    labels. `timeout` is how many seconds a request
     may be looked at; what takes longer is `restricted`. `terms` are files of your own words by the name of
     the list, one term a line: a customer or a code name of `projects: terms/projects.txt` is found as
     `term.projects`. `fingerprints` are files that `isthmus fingerprint` has made of your documents and source

@@ -75,7 +75,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     the engine, one process a model, and there is no `base_url` then; nor need there be one where `client` is
     `anyllm`, which knows the addresses itself. `prices` is the provider's id in genai-prices. `quirks` names
     the known departures from the dialect (see `isthmus.catalog.presets`). `headers` and `query` are sent with
-    every call. `promises` is what its terms promise of what it is sent.
+    every call. `proxy_key` refers to the `user:password` of `proxy`, through which `client: aiohttp` can go.
+    `promises` is what its terms promise of what it is sent.
     """
 
     name: str
@@ -96,6 +97,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int = 1024
     client: Client = "http1"
     ca_file: str | None = None
+    proxy: str | None = None
+    proxy_key: SecretRef | None = None
     forward_headers: tuple[str, ...] = ()
     engine: EngineSettings | None = None
 

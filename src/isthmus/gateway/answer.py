@@ -173,7 +173,7 @@ class Answer:
             story.overhead_ms(story.first_out),
         )
         if attempt.dropped:
-            headers += b"x-isthmus-dropped: %b\r\n" % _in_a_header(",".join(attempt.dropped))
+            headers += b"x-isthmus-dropped: %b\r\n" % _in_a_header(",".join(map(_name, attempt.dropped)))
         if story.warnings:
             headers += b"x-isthmus-warning: %b\r\n" % _in_a_header("; ".join(story.warnings))
         if charge is not None:
@@ -187,6 +187,11 @@ class Answer:
         if self._wire.name in READ_REQUEST_ID:
             return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (name, name)
         return b"x-request-id: %b\r\n" % name
+
+
+def _name(field: str) -> str:
+    """A field's name, which the caller chose, in a list: no comma in it ends it."""
+    return quote(field, safe="[]", errors="replace")
 
 
 def _in_a_header(text: str) -> bytes:

@@ -76,6 +76,7 @@ class Exchange:
             else:
                 began = clock()
                 try:
+                    self._request.accept(self._snapshot.max_body)
                     await admission.wait()
                 finally:
                     self._story.queued = clock() - began
@@ -230,22 +231,28 @@ class Exchange:
 
     async def _inspect(self, body: bytes, floors: tuple[Label, ...]) -> Inspected:
         """What is known of the request: its floors, its caller's word and what is found, joined upward."""
-        inspection, key = self._snapshot.inspection, self._story.key
-        said = self._request.headers.get(LABEL_HEADER)
-        if said is not None:
-            floors = (*floors, inspection.policy.said(said.decode("latin-1").strip()))
+        inspection, key, headers = self._snapshot.inspection, self._story.key, self._request.headers
+        if LABEL_HEADER in headers:
+            # Said twice, by a client and by a proxy before us, both count.
+            said = headers[LABEL_HEADER].decode("latin-1").split(",")
+            floors = (*floors, *(inspection.policy.said(name.strip()) for name in said))
         envelope = self._story.envelope
         caller = msgspec.json.encode([key.id if key else None, envelope.user if envelope else None])
-        known = await inspection.inspect(body, floors, caller)
+        known = await inspection.inspect(body, floors, caller, self._passed_on())
         if inspection.looks:
             self._story.findings = by_kind(known.seen)
+            self._gateway.tally.blind += bool(known.seen.blind)
         return known
+
+    def _passed_on(self) -> dict[str, str]:
+        """The headers of the request that some provider gets to see."""
+        headers, forwarded = self._request.headers, self._snapshot.forwarded
+        return {name.decode(): headers[name].decode("latin-1") for name in forwarded if name in headers}
 
     async def _purse(self, route: Route, envelope: Envelope) -> Purse:
         """What the request spends from; it is counted, or refused where there were too many."""
         key, story = self._story.key, self._story
         caller = Caller(
-            key_id=key.id if key else "",
             key=key.name if key else "",
             user=envelope.user or "",
             route=route.name,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -84,47 +85,77 @@ class Inspection:
             label = self._unseen[floors] = self.policy.label(Sightings(), floors)
         return label
 
-    async def inspect(self, body: bytes, floors: Iterable[Label], caller: bytes = b"") -> Inspected:
-        """What is known of a request of this caller, within the policy's time."""
+    async def inspect(
+        self, body: bytes, floors: Iterable[Label], caller: bytes, headers: Mapping[str, str]
+    ) -> Inspected:
+        """What is known of a request of this caller, within the policy's time; `headers` go on to a model.
+
+        Where nobody waits for it any longer, the thread stops looking.
+        """
         floors = tuple(floors)
         if not self._scanners:
             return Inspected(self.policy.label(Sightings(), floors), Sightings())
-        looking = asyncio.get_running_loop().run_in_executor(self._thread, self.look, body, floors, caller)
+        enough = threading.Event()
+        looking = asyncio.get_running_loop().run_in_executor(
+            self._thread, self.look, body, floors, caller, headers, enough.is_set
+        )
         try:
             async with asyncio.timeout(self.policy.timeout):
                 return await looking
         except TimeoutError:
             log.error("a request was not looked at within %g s, and is restricted", self.policy.timeout)
             return self.unread(floors)
+        finally:
+            enough.set()
 
-    def look(self, body: bytes, floors: Sequence[Label], caller: bytes = b"") -> Inspected:
-        """What is known of the body of a request. Blocks; never raises."""
+    def look(
+        self,
+        body: bytes,
+        floors: Sequence[Label],
+        caller: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Inspected:
+        """What is known of the body of a request, and of these of its headers. Blocks; never raises.
+
+        It ends early, and blind, once there is `enough`.
+        """
+
+        def see(value: Any, heed: Callable[[Sightings], Sightings] = _all) -> Sightings:
+            return self._see(value, headers, floors, enough, heed)
+
         try:
             value = json.loads(body.decode(), object_pairs_hook=_once_each)
-            seen = self._see(value, floors)
-            hidden = self._hide(value, seen, floors, caller) if self.policy.pseudonymises else None
+            seen = see(value)
+            hidden = None
+            if self.policy.pseudonymises:
+                pseudonyms = Pseudonyms(self._key, caller + b"\0" + session_of(value))
+                hidden = hide(value, seen, see, self.policy, floors, pseudonyms)
         except (ValueError, RecursionError):
             return self.unread(floors)
-        except Exception as fault:
-            # The text of an exception may quote the prompt: only its kind is logged.
+        except (Exception, SystemExit) as fault:
+            # A library that exits would take the gateway along. The text of an exception may quote the
+            # prompt: only its kind is logged.
             log.error("a request could not be looked at: %s", type(fault).__name__)
             return self.unread(floors)
         return Inspected(self.policy.label(seen, floors), seen, hidden)
 
     def _see(
-        self, value: Any, floors: Sequence[Label], heed: Callable[[Sightings], Sightings] = _all
+        self,
+        value: Any,
+        headers: Mapping[str, str] | None,
+        floors: Sequence[Label],
+        enough: Callable[[], bool],
+        heed: Callable[[Sightings], Sightings],
     ) -> Sightings:
         seen = Sightings()
         for kinds, scanner in self._scanners:
             if kinds is None or self.policy.can_mean(kinds, self.policy.label(seen, floors)):
-                seen = seen.join(heed(scanner.scan(value)))
+                seen = seen.join(heed(scanner.scan(value, enough)))
+                if headers:
+                    # Nobody hides anything in them: all that is seen there counts.
+                    seen = seen.join(scanner.scan({"headers": headers}, enough))
         return seen
-
-    def _hide(self, value: Any, seen: Sightings, floors: Sequence[Label], caller: bytes) -> Hidden | None:
-        pseudonyms = Pseudonyms(self._key, caller + b"\0" + session_of(value))
-        return hide(
-            value, seen, lambda it, heed: self._see(it, floors, heed), self.policy, floors, pseudonyms
-        )
 
     def unread(self, floors: Sequence[Label]) -> Inspected:
         """What is known of a request that was not looked at."""

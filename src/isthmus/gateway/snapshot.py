@@ -32,6 +32,12 @@ class Snapshot:
         self.upstreams = upstreams
         self.inspection = inspection
         self.max_body = int(config.gateway.max_body_mb * 1_000_000)
+        self.forwarded = frozenset(
+            name.lower().encode("ascii")
+            for provider in config.providers.values()
+            for name in provider.forward_headers
+        )
+        """The callers' headers, in lower case, that some provider gets to see."""
         self._retire = retire
         self._holders = 1
 

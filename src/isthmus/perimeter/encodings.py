@@ -19,6 +19,10 @@ _REST = r"[A-Za-z0-9._~+@:/?=&\-]*"
 _LEAST_PLAIN = 0.85
 """The share of letters, digits and common marks from which on decoded bytes count as text."""
 
+_SHORTEST_RUN = 960
+# Fewer different characters make a line of dashes, or a genome, and no encoding.
+_LEAST_LETTERS = 16
+
 _ROT13 = str.maketrans(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",
     "NOPQRSTUVWXYZABCDEFGHIJKLMnopqrstuvwxyzabcdefghijklm",
@@ -52,6 +56,20 @@ def decoded(text: str) -> Iterator[Decoded]:
             plain = decode(text[span[0] : span[1]])
             if plain:
                 yield Decoded(plain, *span)
+
+
+def is_sealed(text: str) -> bool:
+    """True where a long run of base64 or hexadecimal in it encodes something else than text: a picture, say,
+    an archive, or what was encrypted.
+    """
+    return len(text) >= _SHORTEST_RUN and any(map(_is_no_text, _LONG_RUN.findall(text)))
+
+
+def _is_no_text(run: str) -> bool:
+    word = "".join(run.split())
+    return (
+        len(set(word)) >= _LEAST_LETTERS and not _base64(word) and not (_HEX.fullmatch(word) and _hex(word))
+    )
 
 
 def hidden(text: str) -> Iterator[Decoded]:
@@ -90,6 +108,12 @@ def _text(raw: bytes) -> str:
         return ""
     return text if len(_PLAIN.findall(text)) >= _LEAST_PLAIN * len(text) else ""
 
+
+# In one line, or in as many as mail breaks it into.
+_LONG_RUN = re.compile(
+    r"(?<![A-Za-z0-9+/_=-])(?:[A-Za-z0-9+/_=-]{1024,}|(?:[A-Za-z0-9+/_=-]{60,}\r?\n){16,})"
+)
+_HEX = re.compile("[0-9A-Fa-f]+")
 
 _DECODERS: tuple[Callable[[str], str], ...] = (_base64, _hex, unquote, _escapes, html.unescape, _rot13)
 

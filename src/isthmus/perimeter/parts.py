@@ -7,8 +7,11 @@ names, metadata, keys of objects and URLs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+from isthmus.perimeter.encodings import is_sealed
 
 # Words of the dialects under which a text stands by itself: naming them to a detector would tell it nothing.
 _PLAIN_KEYS = frozenset(
@@ -18,14 +21,24 @@ _PLAIN_KEYS = frozenset(
 # Sound, pictures and files, by the type that a dialect gives to a part.
 _BLIND_TYPES = frozenset(
     {"audio", "computer_screenshot", "container_upload", "document", "encrypted_content", "file", "image"}
-    | {"image_file", "image_url", "input_audio", "input_file", "input_image", "input_video", "video"}
-    | {"redacted_thinking", "video_url"}
+    | {"image_file", "image_url", "input_audio", "input_file", "input_image", "input_video", "item_reference"}
+    | {"redacted_thinking", "video", "video_url"}
 )
 # What stands elsewhere, and is only pointed to; and what only its issuer can read.
 _BLIND_KEYS = frozenset(
-    {"conversation", "encrypted_content", "fileData", "file_data", "file_id", "file_uri", "inlineData"}
-    | {"inline_data", "previous_response_id"}
+    {"encrypted_content", "fileData", "file_data", "file_id", "file_ids", "file_uri", "inlineData"}
+    | {"inline_data", "previous_response_id", "vector_store_ids"}
 )
+# These mean it only at the top of a request; elsewhere they are words like any other.
+_BLIND_AT_TOP = frozenset({"container", "conversation"})
+# And these in a turn, where some servers take a picture without its type.
+_BLIND_IN_CONTENT = frozenset({"audio_url", "image_url", "input_audio", "video_url"})
+# Tokens of a text that only a tokenizer could read.
+_TOKENS = re.compile(r"(?:input|prompt)(?:\[\d+\])?")
+# What a provider seals, and sends back to itself alone: long, and no text.
+_SEALS = frozenset({"encrypted_index", "signature", "thoughtSignature", "thought_signature"})
+# By one of these a JSON Schema says what may stand under a name, and nothing stands there.
+_SCHEMA_KEYS = frozenset({"$ref", "allOf", "anyOf", "description", "enum", "oneOf", "type"})
 # What `type` and `role` say in the dialects: no texts, and none that may stand between two cut apart.
 _PROTOCOL_KEYS = frozenset({"type", "role"})
 _PROTOCOL_WORDS = _BLIND_TYPES | frozenset(
@@ -35,6 +48,7 @@ _PROTOCOL_WORDS = _BLIND_TYPES | frozenset(
     | {"thinking", "tool", "tool_result", "tool_use", "user"}
 )
 _SHORTEST_NUMBER = 10**6
+_LONGEST_STEP = 64
 
 
 class Part(NamedTuple):
@@ -98,19 +112,23 @@ def _walk(where: str, key: str, value: Any) -> Iterator[Part | str]:
         case str():
             if value and not _is_protocol(key, value):
                 yield _text(where, key, value)
+            if key not in _SEALS and is_sealed(value):
+                yield where or "."
         case bool() | None:
             pass
         case int() | float():
             if abs(value) >= _SHORTEST_NUMBER:
                 yield _text(where, key, str(value))
         case list():
+            if _TOKENS.fullmatch(where) and any(type(item) is int for item in value):
+                yield where
             for index, item in enumerate(value):
                 yield from _walk(f"{where}[{index}]", key, item)
         case dict():
-            yield from _walk_object(where, value)
+            yield from _walk_object(where, key, value)
 
 
-def _walk_object(where: str, value: dict[str, Any]) -> Iterator[Part | str]:
+def _walk_object(where: str, name: str, value: dict[str, Any]) -> Iterator[Part | str]:
     if _is_blind(value):
         yield where or "."
     unknown = [key for key in value if key not in _PLAIN_KEYS]
@@ -118,13 +136,30 @@ def _walk_object(where: str, value: dict[str, Any]) -> Iterator[Part | str]:
         yield Part(f"{where}{{}}", "\n".join(unknown))
     for key, item in value.items():
         inner = _inner(where, key)
-        if key in _BLIND_KEYS and item:
+        if item and not _is_schema(item) and _points_away(where, name, key, item):
             yield inner
         yield from _walk(inner, key, item)
 
 
+def _points_away(where: str, name: str, key: str, item: Any) -> bool:
+    """True where `key`, in the object `name` at `where`, leads to what does not stand here as a text."""
+    if key == "audio":
+        # An answer that was spoken, by its id; at the top of a request, the voice that is wanted.
+        return isinstance(item, dict) and "id" in item
+    return (
+        key in _BLIND_KEYS
+        or (key in _BLIND_AT_TOP and not where)
+        or (key in _BLIND_IN_CONTENT and name == "content")
+    )
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, dict) and not _SCHEMA_KEYS.isdisjoint(value)
+
+
 def _inner(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
+    step = key[:_LONGEST_STEP]
+    return f"{where}.{step}" if where else step
 
 
 def _is_protocol(key: str, value: str) -> bool:
@@ -143,5 +178,5 @@ def _is_blind(value: dict[str, Any]) -> bool:
 def _text(where: str, key: str, text: str) -> Part:
     if not key or key in _PLAIN_KEYS:
         return Part(where, text)
-    context = f"{key}: "
+    context = f"{key[:_LONGEST_STEP]}: "
     return Part(where, context + text, len(context))

@@ -114,7 +114,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def said(self, name: str) -> Label:
         """The label that a caller says by a level's name. Raises IsthmusError(INVALID_REQUEST)."""
-        level = self.names.get(name) or next((it for it in LEVELS if it == name), None)
+        level = next((it for it in LEVELS if it == name), None) or self.names.get(name)
         if level is not None:
             return Label(level)
         raise IsthmusError(
@@ -185,5 +185,5 @@ def by_kind(seen: Sightings) -> dict[str, int]:
 
 
 def counted(seen: Sightings) -> Iterable[Sighting]:
-    """What was seen that is sure enough to count."""
-    return (sighting for sighting in seen.found if sighting.finding.score >= SURE_ENOUGH)
+    """What was seen that is sure enough to count; a score that is no number is below no bound, and counts."""
+    return (sighting for sighting in seen.found if not sighting.finding.score < SURE_ENOUGH)

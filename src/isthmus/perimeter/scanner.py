@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, pairwise
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -24,9 +25,12 @@ from isthmus.perimeter.views import findings
 log = logging.getLogger("isthmus.perimeter")
 
 SEAM = 64
-"""So many characters before and behind a cut between two texts are looked at together."""
+"""So many characters before and behind a cut between texts are looked at together."""
+LONGEST_RUN = 512
+"""So many characters of short texts in a row are looked at together."""
 MOST_REMEMBERED = 50_000
 _DIGEST_BYTES = 16
+_IS_OF_A_TURN = re.compile(r"(?:^|\.)(?:content|input|output|text)(?:\[\d+\])*$")
 
 _Found: TypeAlias = "tuple[Finding, ...]"
 
@@ -62,21 +66,29 @@ class Scanner:
         self._most = most
         self._remembered: OrderedDict[bytes, _Found] = OrderedDict()
 
-    def scan(self, value: Any) -> Sightings:
-        """What is seen in a decoded JSON value. Never raises: what cannot be looked into is blind."""
+    def scan(self, value: Any, enough: Callable[[], bool] = lambda: False) -> Sightings:
+        """What is seen in a decoded JSON value. What cannot be looked into is blind; so is the whole where
+        there was `enough` before the end.
+
+        Raises only RecursionError, for what is nested too deeply.
+        """
         parts = parts_of(value)
         found: list[Sighting] = []
         blind = list(parts.blind)
-        for part in (*parts.texts, *_seams(parts.texts)):
+        texts = parts.texts
+        looked_at: Iterator[Part | _Seam] = chain(texts, _seams(texts), _runs(texts))
+        for part in looked_at:
+            if enough():
+                return Sightings(tuple(found), (*blind, "."))
             try:
                 seen = self._look(part.text)
             except Exception as fault:
-                # The text of an exception may quote the prompt: only its kind is logged.
-                log.error("a detector failed at %s: %s", part.where, type(fault).__name__)
+                # Its text may quote the prompt, and the place may name keys of it: only the kind is logged.
+                log.error("a detector failed: %s", type(fault).__name__)
                 blind.append(part.where)
                 continue
-            found.extend(_sightings(part, seen))
-        return Sightings(tuple(found), tuple(blind))
+            found.extend(_in_part(part, seen) if isinstance(part, Part) else _in_seam(part, seen))
+        return Sightings(tuple(dict.fromkeys(found)), tuple(blind))
 
     def _look(self, text: str) -> _Found:
         raw = text.encode("utf-8", "surrogatepass")
@@ -91,20 +103,75 @@ class Scanner:
         return seen
 
 
-def _seams(texts: Sequence[Part]) -> Iterator[Part]:
+class _Seam(NamedTuple):
+    """Texts that meet, put together, and the `cuts` between them."""
+
+    where: str
+    text: str
+    cuts: tuple[int, ...]
+
+
+def _seams(texts: Sequence[Part]) -> Iterator[_Seam]:
     """Where one text ends and the next begins: what is cut in two there is seen in neither."""
     for one, other in pairwise(texts):
-        tail, head = one.text[one.before :][-SEAM:], other.text[other.before :][:SEAM]
-        yield Part(f"{one.where}|{other.where}", tail + head, -len(tail))
+        tail, head = _said(one)[-SEAM:], _said(other)[:SEAM]
+        yield _Seam(f"{one.where}|{other.where}", tail + head, (len(tail),))
 
 
-def _sightings(part: Part, seen: _Found) -> Iterator[Sighting]:
+def _runs(texts: Sequence[Part]) -> Iterator[_Seam]:
+    """Short texts of a conversation in a row, between the ends of longer ones: what is cut into many, or by a
+    name between two turns, is seen at no seam."""
+    run: list[tuple[str, str]] = []
+    for part in texts:
+        if not _IS_OF_A_TURN.search(part.where):
+            continue
+        said = _said(part)
+        run.append((part.where, said[:SEAM]))
+        if len(said) > SEAM:
+            yield from _joined(run)
+            run = [(part.where, said[-SEAM:])]
+        elif sum(len(text) for _, text in run) > LONGEST_RUN:
+            yield from _joined(run)
+            run = _last_of(run)
+    yield from _joined(run)
+
+
+def _last_of(run: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The texts at the end of a row that make up a seam."""
+    first, kept = len(run), 0
+    while first and kept < SEAM:
+        first -= 1
+        kept += len(run[first][1])
+    return list(run[first:])
+
+
+def _joined(run: Sequence[tuple[str, str]]) -> Iterator[_Seam]:
+    """A row of texts as one. Digits end where letters begin: they would hide in a word."""
+    if len(run) < 2:
+        return
+    joined = ""
+    cuts: list[int] = []
+    for _, text in run:
+        cuts.append(len(joined))
+        ends = joined[-1:].isalnum() and text[:1].isalnum() and joined[-1].isdigit() != text[0].isdigit()
+        joined += " " + text if ends else text
+    yield _Seam(f"{run[0][0]}|{run[-1][0]}", joined, tuple(cuts[1:]))
+
+
+def _said(part: Part) -> str:
+    return part.text[part.before :]
+
+
+def _in_part(part: Part, seen: _Found) -> Iterator[Sighting]:
     for finding in seen:
-        if part.before < 0:
-            # A seam: what lies on one side of it is the affair of that side.
-            if finding.start < -part.before < finding.end:
-                yield Sighting(part.where, finding)
-        elif finding.end > part.before:
+        if finding.end > part.before:
             start = max(0, finding.start - part.before)
             placed = msgspec.structs.replace(finding, start=start, end=finding.end - part.before)
             yield Sighting(part.where, placed)
+
+
+def _in_seam(seam: _Seam, seen: _Found) -> Iterator[Sighting]:
+    # What lies within one of its texts is the affair of that text.
+    for finding in seen:
+        if any(finding.start < cut < finding.end for cut in seam.cuts):
+            yield Sighting(seam.where, finding)

@@ -47,11 +47,10 @@ STEPS: Mapping[int, Sequence[str]] = {
         "ALTER TABLE records ADD COLUMN findings TEXT",
         "ALTER TABLE records ADD COLUMN usage_beyond TEXT",
         "ALTER TABLE attempts ADD COLUMN usage_beyond TEXT",
-        (
-            "CREATE TABLE counters (budget TEXT NOT NULL, subject TEXT NOT NULL, start_us BIGINT NOT NULL,"
-            " end_us BIGINT NOT NULL, drawn BIGINT NOT NULL, spent BIGINT NOT NULL,"
-            " PRIMARY KEY (budget, subject, start_us))"
-        ),
+        """CREATE TABLE IF NOT EXISTS counters (
+            budget TEXT NOT NULL, subject TEXT NOT NULL, start_us BIGINT NOT NULL, end_us BIGINT NOT NULL,
+            drawn BIGINT NOT NULL, spent BIGINT NOT NULL, PRIMARY KEY (budget, subject, start_us)
+        )""",
     ),
 }
 """The SQL that leads to each version from the one before it.

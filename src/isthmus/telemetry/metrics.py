@@ -61,6 +61,7 @@ class Tally(Collector):
     def __init__(self) -> None:
         self.in_flight = 0
         self.unauthenticated = 0
+        self.blind = 0
         self.reloads = {"ok": 0, "rejected": 0}
         self.config_hash = ""
         self.gauges: dict[str, tuple[str, tuple[str, ...], Callable[[], dict[tuple[str, ...], float]]]] = {}
@@ -130,6 +131,13 @@ class Tally(Collector):
         refused = {(): self.unauthenticated}
         yield self._counter(
             "unauthenticated_requests", "Requests refused for their key; not recorded.", (), refused
+        )
+        blind = {(): self.blind}
+        yield self._counter(
+            "blind_requests",
+            "Requests that hold what could not be looked into, or not in time: they are restricted.",
+            (),
+            blind,
         )
         reloads = {(result,): count for result, count in self.reloads.items()}
         yield self._counter("config_reloads", "Reloads of the config by result.", ("result",), reloads)
