@@ -71,7 +71,7 @@ def explain(
         known.hidden.label if known.hidden else None,
         thrifty,
     )
-    because = why(config, decision, known, _floors(policy, found, asking, said), lines_of(path))
+    because = why(config, decision, known, raised, lines_of(path))
     if as_json:
         click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | _as_data(known, because)))
     else:
