@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import msgspec
-
 from isthmus.core.usage import Usage
 
 Count: TypeAlias = int | float | None
@@ -17,9 +15,11 @@ MOST_TOKENS = 2**53
 
 def believable(usage: Usage) -> Usage | None:
     """The usage, or None where a count is beyond `MOST_TOKENS`: then it counts as not told."""
-    return usage if max(usage.prompt, *msgspec.structs.astuple(usage)) <= MOST_TOKENS else None
+    # The other counts are parts of these.
+    most = max(usage.prompt, usage.output, usage.input_audio, usage.output_audio)
+    return usage if most <= MOST_TOKENS else None
 
 
 def whole(count: Count) -> int:
     """A reported count as a whole number, 0 where it is missing or below."""
-    return max(0, int(count)) if count else 0
+    return int(count) if count and count > 0 else 0

@@ -28,12 +28,12 @@ from isthmus.dialects import sse
 from isthmus.dialects.faults import broken_stream, decode_stream_error, malformed, not_a_stream
 from isthmus.dialects.openai.answer import (
     ABSENT,
-    NOTHING,
     AnswerReader,
     ReportedUsage,
     finish_reason,
     finish_word,
     head,
+    holds,
     read_usage,
     write_tool_call,
     write_usage,
@@ -208,7 +208,7 @@ class _GlanceDelta(msgspec.Struct):
             self.function_call,
             self.audio,
         )
-        return any(bytes(field) not in NOTHING for field in fields)
+        return any(map(holds, fields))
 
 
 class _GlanceChoice(msgspec.Struct):
@@ -230,7 +230,7 @@ class _Glance(msgspec.Struct):
     @property
     def is_error(self) -> bool:
         """True for an error in any of the shapes that compatible servers use."""
-        if bytes(self.error) not in NOTHING:
+        if holds(self.error):
             return True
         stray = self.object == "error" or self.detail is not ABSENT or self.message is not ABSENT
         return stray and self.choices is None
