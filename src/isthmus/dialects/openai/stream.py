@@ -272,11 +272,11 @@ class ChatWatch:
             data = self._look_for_content(data)
             if not reading.committed:
                 return b""
-        passed = self._look_at_end(data)
+        kept = self._look_at_end(data)
         if self._held:
-            passed = b"".join((*self._held, passed))
+            kept = [*self._held, *kept]
             self._held.clear()
-        return passed
+        return b"".join(kept)
 
     def close(self) -> bytes:
         """The rest, where it is a whole event that lacks only its blank line."""
@@ -311,8 +311,8 @@ class ChatWatch:
             start = end
         return block[start:]
 
-    def _look_at_end(self, block: bytes) -> bytes:
-        """`block` without what must not be forwarded. Only its last events are read, back to a plain one,
+    def _look_at_end(self, block: bytes) -> list[bytes]:
+        """What of `block` may be forwarded, in parts. Only its last events are read, back to a plain one,
         unless others stand before it or there are several choices."""
         start = len(block)
         if self._several or _may_hold_second_choice(block):
@@ -327,8 +327,8 @@ class ChatWatch:
         if start > 0:
             self._choices.add(0)
         if start == len(block):
-            return block
-        return block[:start] + b"".join(self._look(block[start:]))
+            return [block]
+        return [block[:start], *self._look(block[start:])]
 
     def _look(self, block: bytes) -> list[bytes]:
         """Reads every event of `block`; those that may be forwarded, up to the first that is an error."""
