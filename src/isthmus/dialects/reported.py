@@ -30,7 +30,7 @@ def believable(usage: Usage) -> Usage | None:
 
 def whole(count: Count) -> int:
     """A reported count as a whole number, 0 where it is missing or below."""
-    return max(0, int(count)) if count else 0
+    return int(count) if count and count > 0 else 0
 
 
 def served(how: Literal["tier", "speed", "geo"], said: Any) -> Iterator[str]:

@@ -236,9 +236,9 @@ def marked(block: bytes, start: int, marks: tuple[bytes, ...]) -> Iterator[tuple
 
 def end_of_event(block: bytes, start: int) -> int:
     """Where the event that begins at `start` ends, its blank line included; the end where it has none."""
-    if b"\r" not in block:
-        end = block.find(b"\n\n", start)
-        return end + 2 if end >= 0 else len(block)
+    end = block.find(b"\n\n", start)
+    if end >= 0 and block.find(b"\r", start, end) < 0:
+        return end + 2
     match = _BLANK_LINE.search(block, start)
     return match.end() if match else len(block)
 

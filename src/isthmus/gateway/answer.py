@@ -90,23 +90,20 @@ class Answer:
         self._keep(last)
         return last
 
-    async def end(self, last: bytes, record: Record) -> None:
+    def end(self, last: bytes, record: Record) -> Awaitable[None]:
         """Say the last, now that its record is kept."""
         request = self._request
         if not self.started:
-            await request.respond(200, last, b"%b%b" % (self._headers(record.charge), JSON))
-        elif RECEIPT_HEADER in request.headers:
-            await request.end(last + _receipt(record))
-        else:
-            await request.end(last)
+            return request.respond(200, last, self._headers(record.charge) + JSON)
+        return request.end(last + _receipt(record) if RECEIPT_HEADER in request.headers else last)
 
-    async def break_stream(self, error: IsthmusError) -> None:
+    def break_stream(self, error: IsthmusError) -> Awaitable[None]:
         """End a stream as broken."""
-        await self._request.end(self.last(error))
+        return self._request.end(self.last(error))
 
     async def refuse(self, error: IsthmusError) -> None:
         """Say an error instead of an answer."""
-        headers = self._identity() + JSON
+        headers = self._identity().encode("ascii") + JSON
         if error.retry_after_s is not None:
             headers += b"retry-after: %d\r\n" % max(1, math.ceil(error.retry_after_s))
         hopeless = not error.fault.retryable and error.status >= 500 and error.retry_after_s is None
@@ -167,26 +164,25 @@ class Answer:
         assert story.first_out is not None
         attempt = story.attempts.last
         assert attempt is not None
-        headers = b"%bx-isthmus-model: %b\r\nx-isthmus-overhead-ms: %.3f\r\n" % (
-            self._identity(),
-            attempt.upstream.name_in_headers,
-            story.overhead_ms(story.first_out),
+        headers = (
+            f"{self._identity()}x-isthmus-model: {attempt.upstream.name_in_headers}\r\n"
+            f"x-isthmus-overhead-ms: {story.overhead_ms(story.first_out):.3f}\r\n"
         )
         if attempt.dropped:
-            headers += b"x-isthmus-dropped: %b\r\n" % _in_a_header(",".join(map(_name, attempt.dropped)))
+            headers += f"x-isthmus-dropped: {_in_a_header(','.join(map(_name, attempt.dropped)))}\r\n"
         if story.warnings:
-            headers += b"x-isthmus-warning: %b\r\n" % _in_a_header("; ".join(story.warnings))
+            headers += f"x-isthmus-warning: {_in_a_header('; '.join(story.warnings))}\r\n"
         if charge is not None:
-            headers += b"x-isthmus-cost-usd: %b\r\n" % format_usd(charge.nanousd).encode()
+            headers += f"x-isthmus-cost-usd: {format_usd(charge.nanousd)}\r\n"
             if charge.estimated:
-                headers += b"x-isthmus-cost-estimated: true\r\n"
-        return headers
+                headers += "x-isthmus-cost-estimated: true\r\n"
+        return headers.encode("ascii")
 
-    def _identity(self) -> bytes:
-        name = self._story.id.encode()
+    def _identity(self) -> str:
+        name = self._story.id
         if self._wire.name in READ_REQUEST_ID:
-            return b"x-request-id: %b\r\nrequest-id: %b\r\n" % (name, name)
-        return b"x-request-id: %b\r\n" % name
+            return f"x-request-id: {name}\r\nrequest-id: {name}\r\n"
+        return f"x-request-id: {name}\r\n"
 
 
 def _name(field: str) -> str:
@@ -194,9 +190,9 @@ def _name(field: str) -> str:
     return quote(field, safe="[]", errors="replace")
 
 
-def _in_a_header(text: str) -> bytes:
+def _in_a_header(text: str) -> str:
     """A text in which there are words of others, as a header may hold it: a percent sign for what is odd."""
-    return quote(text, safe="[],; %", errors="replace")[:LONGEST_HEADER].encode("ascii")
+    return quote(text, safe="[],; %", errors="replace")[:LONGEST_HEADER]
 
 
 def _receipt(record: Record) -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from contextlib import suppress
-from random import getrandbits
+from random import random
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -266,7 +266,7 @@ class Exchange:
 
     def _circumstances(self, envelope: Envelope) -> Circumstances:
         key = self._story.key
-        return Circumstances(draw=getrandbits(53) / 2**53, key=key.id if key else None, user=envelope.user)
+        return Circumstances(draw=random(), key=key.id if key else None, user=envelope.user)
 
     async def _pause(self, seconds: float) -> None:
         if self._story.attempts is not None:

@@ -280,7 +280,7 @@ class Request:
             self._keep_alive = False
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         closing = b"" if self._keep_alive else b"connection: close\r\n"
-        return b"%b%b%b%b" % (line, _date_line(), closing, headers)
+        return b"".join((line, _date_line(), closing, headers))
 
 
 class Connection(asyncio.Protocol):

@@ -201,7 +201,6 @@ class Attempt:
 
     __slots__ = (
         "_asked",
-        "_bytes_per_event",
         "_decoder",
         "_held",
         "_holding",
@@ -211,6 +210,7 @@ class Attempt:
         "_question",
         "_readers",
         "_relayed",
+        "_sample",
         "_sent",
         "_stream",
         "_watch",
@@ -250,7 +250,7 @@ class Attempt:
         self._sent = False
         self._open = True
         self._relayed = 0
-        self._bytes_per_event = 0.0
+        self._sample = b""
         self._stream: Stream | None = None
         self._watch: Watch
         self._decoder: StreamDecoder
@@ -403,11 +403,10 @@ class Attempt:
         return Delta(rest, last=True)
 
     def _pass(self, data: bytes) -> None:
-        """Note bytes that pass through unread: a token an event, and events as long as the first ones."""
+        """Note bytes that pass through unread."""
         self._commit()
         if not self._relayed:
-            sample = data[:EVENT_SAMPLE]
-            self._bytes_per_event = len(sample) / max(1, sample.count(b"\n\n") + sample.count(b"\r\n\r\n"))
+            self._sample = data[:EVENT_SAMPLE]
         self._relayed += len(data)
 
     async def _translate(self) -> Delta | None:
@@ -596,8 +595,13 @@ class Attempt:
 
     @property
     def _tokens_said(self) -> int:
-        """About how many tokens of an answer came, for where its end, and so its usage, did not."""
-        return self.said + (round(self._relayed / self._bytes_per_event) if self._relayed else 0)
+        """About how many tokens of an answer came, for where its end, and so its usage, did not: of what
+        passed through unread a token an event, and events as long as the first ones."""
+        if not self._relayed:
+            return self.said
+        sample = self._sample
+        events = max(1, sample.count(b"\n\n") + sample.count(b"\r\n\r\n"))
+        return self.said + round(self._relayed * events / len(sample))
 
     def _prompt_tokens(self) -> int:
         try:

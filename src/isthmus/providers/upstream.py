@@ -77,7 +77,7 @@ class Upstream:
         self.price = price
         self.unready = unready
         self.marks = marks
-        self.name_in_headers = quote(model.name, safe="/:@ ").encode("ascii")
+        self.name_in_headers = quote(model.name, safe="/:@ ")
         self._base_path = urlsplit(base_url).path.rstrip("/")
         self._headers = _static_headers(provider, key)
         self._block = render_headers(self._headers.items())

@@ -216,7 +216,7 @@ class KeyRing:
 
         Raises IsthmusError (unauthenticated): `invalid_key`, `revoked_key`, `expired_key`.
         """
-        key = self._digests.get(hashlib.sha256(secret).digest())
+        key = self._digests.get(_sha256(secret))
         if key is None:
             raise _refusal(
                 "invalid_key", "This key is not known here.", "Make one with: isthmus keys create."
@@ -382,7 +382,17 @@ def _ids(keys: Sequence[Key]) -> str:
 
 def digest_of(secret: str) -> bytes:
     """The SHA-256 of a secret: all that is ever stored of it."""
-    return hashlib.sha256(secret.encode()).digest()
+    return _sha256(secret.encode())
+
+
+_nothing_hashed = hashlib.sha256()
+
+
+def _sha256(secret: bytes) -> bytes:
+    # Made anew, each hash would have OpenSSL look its algorithm up again.
+    hashing = _nothing_hashed.copy()
+    hashing.update(secret)
+    return hashing.digest()
 
 
 def _refusal(code: str, message: str, hint: str) -> IsthmusError:

@@ -66,6 +66,11 @@ _DELTA_FIELDS = frozenset(
 )
 
 
+def holds(field: msgspec.Raw) -> bool:
+    """True where a field is there and is more than nothing."""
+    return field is not ABSENT and bytes(field) not in NOTHING
+
+
 def finish_reason(raw: str) -> FinishReason:
     """The finish reason that a server's word means; `other` for a word that nobody knows."""
     return _FINISH.get(raw, "other")

@@ -28,12 +28,12 @@ from isthmus.dialects import sse
 from isthmus.dialects.faults import broken_stream, decode_stream_error, malformed, not_a_stream
 from isthmus.dialects.openai.answer import (
     ABSENT,
-    NOTHING,
     AnswerReader,
     ReportedUsage,
     finish_reason,
     finish_word,
     head,
+    holds,
     read_usage,
     write_tool_call,
     write_usage,
@@ -194,7 +194,7 @@ class _GlanceDelta(msgspec.Struct):
             self.function_call,
             self.audio,
         )
-        return any(bytes(field) not in NOTHING for field in fields)
+        return any(map(holds, fields))
 
 
 class _GlanceChoice(msgspec.Struct):
@@ -217,7 +217,7 @@ class _Glance(msgspec.Struct):
     @property
     def is_error(self) -> bool:
         """True for an error in any of the shapes that compatible servers use."""
-        if bytes(self.error) not in NOTHING:
+        if holds(self.error):
             return True
         stray = self.object == "error" or self.detail is not ABSENT or self.message is not ABSENT
         return stray and self.choices is None
@@ -261,11 +261,11 @@ class ChatWatch:
             data = self._look_for_content(data)
             if not reading.committed:
                 return b""
-        passed = self._look_at_end(data)
+        kept = self._look_at_end(data)
         if self._held:
-            passed = b"".join((*self._held, passed))
+            kept = [*self._held, *kept]
             self._held.clear()
-        return passed
+        return b"".join(kept)
 
     def close(self) -> bytes:
         """The rest, where it is a whole event that lacks only its blank line."""
@@ -292,8 +292,8 @@ class ChatWatch:
             start = end
         return block[start:]
 
-    def _look_at_end(self, block: bytes) -> bytes:
-        """`block` without what must not be forwarded. Only its last events are read, back to a plain one,
+    def _look_at_end(self, block: bytes) -> list[bytes]:
+        """What of `block` may be forwarded, in parts. Only its last events are read, back to a plain one,
         unless others stand before it or there are several choices."""
         start = len(block)
         if self._several or _may_hold_second_choice(block):
@@ -308,8 +308,8 @@ class ChatWatch:
         if start > 0:
             self._choices.add(0)
         if start == len(block):
-            return block
-        return block[:start] + b"".join(self._look(block[start:]))
+            return [block]
+        return [block[:start], *self._look(block[start:])]
 
     def _look(self, block: bytes) -> list[bytes]:
         """Reads every event of `block`; those that may be forwarded, up to the first that is an error."""
