@@ -86,7 +86,8 @@ says](../explanation/what-a-record-says.md) defines it."""
 
 _RECORDS_INTRODUCTION = """\
 The fields of `isthmus records export`, the same in JSONL and in Parquet. Names are stable: fields may be
-added, none is ever renamed or dropped. `decision` is an object in JSONL and JSON text in Parquet.
+added, none is ever renamed or dropped. `decision` and `findings` are objects in JSONL and JSON text in
+Parquet.
 `isthmus records list --json` and `show --json` print the same facts nested, as the gateway holds them.
 
 What usage, charge and overhead mean is told in [what a record

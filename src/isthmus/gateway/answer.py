@@ -178,6 +178,8 @@ class Answer:
             headers += b"x-isthmus-warning: %b\r\n" % _in_a_header("; ".join(story.warnings))
         if charge is not None:
             headers += b"x-isthmus-cost-usd: %b\r\n" % format_usd(charge.nanousd).encode()
+            if charge.estimated:
+                headers += b"x-isthmus-cost-estimated: true\r\n"
         return headers
 
     def _identity(self) -> bytes:
@@ -198,6 +200,7 @@ def _receipt(record: Record) -> bytes:
         "request_id": record.id,
         "model": record.model,
         "cost_usd": format_usd(record.charge.nanousd if record.charge else None),
+        "cost_estimated": record.charge is not None and record.charge.estimated,
         "overhead_ms": record.timings.overhead_ms,
         "total_ms": record.timings.total_ms,
         "prompt_tokens": record.usage.prompt if record.usage else None,

@@ -17,14 +17,16 @@ from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import AttemptEnded, Delta, Event, Finished
+from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
 from isthmus.gateway.http1 import Request
-from isthmus.gateway.inspection import Inspected
+from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import Story, clock
 from isthmus.gateway.treasury import Purse
+from isthmus.perimeter.policy import by_kind
 from isthmus.providers.attempts import Attempts, Question
 from isthmus.routing.route import Route
 from isthmus.strategies.plan.node import Circumstances
@@ -112,9 +114,10 @@ class Exchange:
             story.uploading = clock() - began
         envelope = story.envelope = self._wire.peek(body)
         route = story.route = snapshot.route(envelope.model, story.key)
-        label, hidden = snapshot.inspection.unseen(route.floor), None
+        floors = floors_of(route, story.key)
+        label, hidden = snapshot.inspection.unseen(floors), None
         if label is None or LABEL_HEADER in self._request.headers:
-            label, _, hidden = await self._inspect(body, route)
+            label, _, hidden = await self._inspect(body, floors)
         purse = await self._purse(route, envelope) if snapshot.config.budgets else None
         decision = story.decision = snapshot.router.decide(
             route.name,
@@ -225,25 +228,25 @@ class Exchange:
         self._gateway.ledger.append(record)
         return record
 
-    async def _inspect(self, body: bytes, route: Route) -> Inspected:
-        """What is known of the request: what its route, its caller and the detectors say, joined upward."""
+    async def _inspect(self, body: bytes, floors: tuple[Label, ...]) -> Inspected:
+        """What is known of the request: its floors, its caller's word and what is found, joined upward."""
         inspection, key, headers = self._snapshot.inspection, self._story.key, self._request.headers
-        floors = [route.floor]
         if LABEL_HEADER in headers:
             # Said twice, by a client and by a proxy before us, both count.
             said = headers[LABEL_HEADER].decode("latin-1").split(",")
-            floors += [inspection.policy.said(name.strip()) for name in said]
-        passed = {
-            name.decode(): headers[name].decode("latin-1")
-            for name in self._snapshot.forwarded
-            if name in headers
-        }
+            floors = (*floors, *(inspection.policy.said(name.strip()) for name in said))
         envelope = self._story.envelope
         caller = msgspec.json.encode([key.id if key else None, envelope.user if envelope else None])
-        inspected = await inspection.inspect(body, floors, caller, passed)
-        if inspected.seen.blind:
-            self._gateway.tally.blind += 1
-        return inspected
+        known = await inspection.inspect(body, floors, caller, self._passed_on())
+        if inspection.looks:
+            self._story.findings = by_kind(known.seen)
+            self._gateway.tally.blind += bool(known.seen.blind)
+        return known
+
+    def _passed_on(self) -> dict[str, str]:
+        """The headers of the request that some provider gets to see."""
+        headers, forwarded = self._request.headers, self._snapshot.forwarded
+        return {name.decode(): headers[name].decode("latin-1") for name in forwarded if name in headers}
 
     async def _purse(self, route: Route, envelope: Envelope) -> Purse:
         """What the request spends from; it is counted, or refused where there were too many."""

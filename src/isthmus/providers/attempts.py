@@ -194,7 +194,8 @@ class Attempts:
 class Attempt:
     """One call of one model: an `Answering` of `strategies.run`, and the facts that its record will say.
 
-    `heard` tells that the endpoint has begun to speak, `said` estimates the tokens of the answer so far.
+    `queued` are the seconds that it waited for a free connection. `heard` tells that the endpoint has begun
+    to speak, `said` estimates the tokens of the answer so far.
     """
 
     __slots__ = (
@@ -217,6 +218,7 @@ class Attempt:
         "heard",
         "number",
         "passthrough",
+        "queued",
         "reading",
         "said",
         "started",
@@ -232,6 +234,7 @@ class Attempt:
         self.started = question.clock()
         self.first_token: float | None = None
         self.status: int | None = None
+        self.queued = 0.0
         self.heard = False
         self.reading = Reading()
         self.committed = False
@@ -322,7 +325,7 @@ class Attempt:
     async def _whole(self, spoken: _Spoken) -> Delta:
         """An answer that is wanted in one piece."""
         question, wire = self._question, spoken.wire
-        outgoing = self.upstream.outgoing(wire, spoken.body, False, question.client_headers)
+        outgoing = self.upstream.outgoing(wire, spoken.body, False, question.client_headers, self._queued)
         began = question.clock()
         try:
             reply = await self.upstream.transport.send(outgoing)
@@ -357,7 +360,7 @@ class Attempt:
     async def _begin_stream(self, spoken: _Spoken) -> Delta | None:
         """An answer that is wanted as it comes."""
         question, wire = self._question, spoken.wire
-        outgoing = self.upstream.outgoing(wire, spoken.body, True, question.client_headers)
+        outgoing = self.upstream.outgoing(wire, spoken.body, True, question.client_headers, self._queued)
         began = question.clock()
         try:
             stream = self._stream = await self.upstream.transport.stream(outgoing)
@@ -504,6 +507,9 @@ class Attempt:
 
     # -- what is told of it
 
+    def _queued(self, seconds: float) -> None:
+        self.queued += seconds
+
     def _note(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
             match piece:
@@ -538,6 +544,7 @@ class Attempt:
             model_id=upstream.model.id,
             outcome=_outcome(error),
             started_ms=milliseconds(started - question.arrived),
+            queue_ms=milliseconds(self.queued),
             first_token_ms=None if first is None else milliseconds(first - started),
             total_ms=milliseconds(question.clock() - started),
             fault=error.fault.value if error else None,
