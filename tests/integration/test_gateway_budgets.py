@@ -63,10 +63,33 @@ async def test_a_budget_is_settled_to_what_was_charged(tmp_path: Path) -> None:
         for fault in (Fault(), Fault(refuse=Refusal(status=500)), Fault(cut_after=2), Fault(usage="missing")):
             simulator.script = Script(text=("one", " two", " three"), fault=fault)
             for stream in (False, True):
-                await served.ask("r", stream=stream, max_tokens=50)
+                if stream or fault.cut_after is None:
+                    await served.ask("r", stream=stream, max_tokens=50)
         drawn, spent = await _counter(served)
         assert spent == _charged(await served.records()) > 0
         assert spent <= drawn <= NANO
+
+
+@pytest.mark.parametrize(
+    ("fault", "provider"),
+    [
+        (Fault(cut_after=0), {}),
+        (Fault(stall_after=0), {"timeouts": {"total": 0.3}}),
+    ],
+    ids=["cut", "too late"],
+)
+async def test_what_an_endpoint_did_in_vain_counts_as_all_that_it_may_cost(
+    tmp_path: Path, fault: Fault, provider: Any
+) -> None:
+    routes = {"r": {"model": "openai/m", "retries": 0}}
+    budget = {"usd": 1, "per": "month"}
+    async with budgeted(tmp_path, budget, routes=routes, provider=provider) as (served, simulator):
+        simulator.script = Script(text=("one", " two"), fault=fault)
+        answer = await served.ask("r", max_tokens=50)
+        assert answer.status >= 500
+        assert len(simulator.requests) == 1
+        _, spent = await _counter(served)
+        assert spent >= 2_048 * 3_000 + 50 * 15_000
 
 
 @pytest.mark.parametrize("dialect", [OPENAI, ANTHROPIC, RESPONSES], ids=lambda it: it.name)

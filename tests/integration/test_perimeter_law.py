@@ -219,7 +219,9 @@ def expected(world: Json, request: Asked) -> Expected:
     if world["labels"] and request.picture:
         rank.append(3)
     for label in world["labels"]:
-        if any(found == label["when"] or found.split(".")[0] == label["when"] for found in request.secrets):
+        meant = any(label["when"] in (found, found.split(".")[0]) for found in request.secrets)
+        # A picture may show whatever any rule is about.
+        if meant or request.picture:
             rank.append(LEVELS.index(label["level"]))
             if label["zones"] is not None:
                 here = frozenset(label["zones"])

@@ -117,7 +117,7 @@ class Spending(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         call = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         cost = data.draw(st.one_of(st.none(), st.integers(0, call.most)))
-        call.held.settle(Usage(input=1), Charge(nanousd=cost, basis="test", snapshot=""))
+        call.held.settle(Usage(input=1), Charge(nanousd=cost, basis="test", snapshot=""), worked=True)
         for budget, name in call.names:
             if budget.unit == "usd" and cost is not None:
                 self.billed[budget, name] -= call.most - cost

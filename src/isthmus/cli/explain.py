@@ -16,7 +16,7 @@ from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.why import Because, Why, why
 from isthmus.config.load import lines_of, locate
 from isthmus.core.decision import Decision
-from isthmus.core.label import BOTTOM
+from isthmus.core.label import BOTTOM, Label
 from isthmus.gateway.inspection import Inspected
 from isthmus.gateway.snapshot import route_of
 from isthmus.perimeter.grounds import Ground
@@ -61,8 +61,13 @@ def explain(
     policy = config.perimeter
     raised = _floors(policy, found, asking, said)
     floors = [ground.label for ground in raised]
+    models = [config.models[name] for name in found.models()]
+
+    def barred(label: Label) -> bool:
+        return any(policy.refuses(model, label) for model in models)
+
     inspection = inspection_of(policy, secrets.token_bytes(32))
-    known = inspection.look(_body(route, prompt, embeddings), floors, talks=not embeddings)
+    known = inspection.look(_body(route, prompt, embeddings), floors, talks=not embeddings, barred=barred)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",

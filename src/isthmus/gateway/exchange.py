@@ -118,7 +118,7 @@ class Exchange:
         floors = floors_of(route, story.key)
         label, hidden = snapshot.inspection.unseen(floors), None
         if label is None or LABEL_HEADER in self._request.headers:
-            label, _, hidden = await self._inspect(body, floors)
+            label, _, hidden = await self._inspect(body, floors, route)
         purse = await self._purse(route, envelope) if snapshot.config.budgets else None
         decision = story.decision = snapshot.router.decide(
             route.name,
@@ -229,7 +229,7 @@ class Exchange:
         self._gateway.ledger.append(record)
         return record
 
-    async def _inspect(self, body: bytes, floors: tuple[Label, ...]) -> Inspected:
+    async def _inspect(self, body: bytes, floors: tuple[Label, ...], route: Route) -> Inspected:
         """What is known of the request: its floors, its caller's word and what is found, joined upward."""
         inspection, key, headers = self._snapshot.inspection, self._story.key, self._request.headers
         if LABEL_HEADER in headers:
@@ -238,8 +238,14 @@ class Exchange:
             floors = (*floors, *(inspection.policy.said(name.strip()) for name in said))
         envelope = self._story.envelope
         caller = msgspec.json.encode([key.id if key else None, envelope.user if envelope else None])
+        models = [self._snapshot.config.models[name] for name in route.models()]
         known = await inspection.inspect(
-            body, floors, caller, self._passed_on(), self._wire.operation != "embeddings"
+            body,
+            floors,
+            caller,
+            self._passed_on(),
+            talks=self._wire.operation != "embeddings",
+            barred=lambda label: any(inspection.policy.refuses(model, label) for model in models),
         )
         if inspection.looks:
             self._story.findings = by_kind(known.seen)

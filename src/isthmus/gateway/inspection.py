@@ -92,6 +92,7 @@ class Inspection:
         caller: bytes,
         headers: Mapping[str, str],
         talks: bool = True,
+        barred: Callable[[Label], bool] = lambda _: True,
     ) -> Inspected:
         """What is known of a request of this caller, within the policy's time; see `look`.
 
@@ -102,7 +103,7 @@ class Inspection:
             return Inspected(self.policy.label(Sightings(), floors), Sightings())
         enough = threading.Event()
         looking = asyncio.get_running_loop().run_in_executor(
-            self._thread, self.look, body, floors, caller, headers, talks, enough.is_set
+            self._thread, self.look, body, floors, caller, headers, talks, barred, enough.is_set
         )
         try:
             async with asyncio.timeout(self.policy.timeout):
@@ -120,13 +121,15 @@ class Inspection:
         caller: bytes = b"",
         headers: Mapping[str, str] | None = None,
         talks: bool = True,
+        barred: Callable[[Label], bool] = lambda _: True,
         enough: Callable[[], bool] = lambda: False,
     ) -> Inspected:
         """What is known of the body of a request, and of these of its headers that go on to a model. Blocks;
         never raises.
 
         What `talks` has a session for each conversation. Texts to embed have one for the caller alone, since
-        they are compared with each other. It ends early, and blind, once there is `enough`.
+        they are compared with each other. Pseudonyms are made where some model is `barred` from what is so
+        labelled. It ends early, and blind, once there is `enough`.
         """
 
         def see(value: Any, heed: Callable[[Sightings], Sightings] = _all) -> Sightings:
@@ -136,7 +139,7 @@ class Inspection:
             value = json.loads(body.decode(), object_pairs_hook=_once_each)
             seen = see(value)
             hidden = None
-            if self.policy.pseudonymises:
+            if self.policy.pseudonymises and barred(self.policy.label(seen, floors)):
                 pseudonyms = Pseudonyms(self._key, caller + b"\0" + (session_of(value) if talks else b""))
                 hidden = hide(value, seen, see, self.policy, floors, pseudonyms)
         except (ValueError, RecursionError):

@@ -46,6 +46,9 @@ waiting for.
 
 _lingering: set[asyncio.Task[None]] = set()
 
+_WORKED_IN_VAIN = frozenset({Fault.TIMEOUT, Fault.TOOK_TOO_LONG, Fault.BROKEN_STREAM, Fault.MALFORMED_ANSWER})
+"""An endpoint that fails so has had the request, and may bill what nobody got to see."""
+
 MAX_ERROR_BODY = 64 * 1024
 EVENT_SAMPLE = 4096
 
@@ -61,7 +64,9 @@ class Reader(Protocol):
 class Held(Protocol):
     """What is held of budgets for one attempt; settled once."""
 
-    def settle(self, usage: Usage | None, charge: Charge | None) -> None: ...
+    def settle(self, usage: Usage | None, charge: Charge | None, *, worked: bool) -> None:
+        """The attempt has ended; `worked` without a usage means that nobody knows what it will cost."""
+        ...
 
 
 class Purse(Protocol):
@@ -554,7 +559,8 @@ class Attempt:
         usage = self._usage(error)
         charged = charge(upstream.price, usage, question.at_us) if usage is not None else None
         if self._holding is not None:
-            self._holding.settle(usage, charged)
+            worked = usage is not None or (error is not None and error.fault in _WORKED_IN_VAIN)
+            self._holding.settle(usage, charged, worked=worked)
         started, first = self.started, self.first_token
         return AttemptRecord(
             number=self.number,
