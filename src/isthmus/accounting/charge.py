@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from isthmus.catalog.prices import Price, PriceList, Rates
+from isthmus.catalog.prices import Price, Rates
 from isthmus.core.usage import Charge, Usage
 
 
@@ -14,7 +14,8 @@ def charge(price: Price, usage: Usage | None, at_us: int) -> Charge:
     Unknown where the usage is, where no price holds, and where tokens were used of a class that has none.
     Audio counts as part of the uncached prompt; providers do not say how much of it was cached.
     """
-    listed, rates = _in_force(price, usage, at_us)
+    listed, period = price.in_force(at_us) or (None, None)
+    rates = None if usage is None or period is None else period.rates(usage.prompt)
     amount = None if usage is None or rates is None else _nanousd(rates, usage)
     return Charge(
         nanousd=amount,
@@ -41,14 +42,6 @@ def total(charges: Iterable[Charge | None]) -> Charge | None:
         snapshot=_joined(part.snapshot for part in parts),
         estimated=any(part.estimated for part in parts),
     )
-
-
-def _in_force(price: Price, usage: Usage | None, at_us: int) -> tuple[PriceList | None, Rates | None]:
-    for listed in price.lists:
-        for period in reversed(listed.periods):
-            if period.holds(at_us):
-                return listed, None if usage is None else period.rates(usage.prompt)
-    return None, None
 
 
 def _nanousd(rates: Rates, usage: Usage) -> int | None:

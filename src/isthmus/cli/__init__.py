@@ -49,6 +49,9 @@ class _Isthmus(LazyGroup):
         "explain": Verb("isthmus.cli.explain", "Say where a request would go, and why. No model is called."),
         "label": Verb("isthmus.cli.label", "Label files and logs by sensitivity, on this machine."),
         "models": Verb("isthmus.cli.models", "List the models of the portfolio."),
+        "cost": Verb(
+            "isthmus.cli.cost", "What models cost, what others would cost, and what shocks would do."
+        ),
         "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
