@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from isthmus.accounting.breaker import Breaker
-from isthmus.catalog.prices import OWN_ENGINE, PriceBook
+from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
 from isthmus.config.config import Config
 from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.secrets import resolve
@@ -124,7 +124,7 @@ class Workshop:
                 wires=wires,
                 transport=engine.transport,
                 breaker=breaker,
-                price=OWN_ENGINE,
+                price=price_of(model, provider, prices),
                 unready=engine.unready,
             )
         if provider.client == "anyllm":
@@ -137,7 +137,7 @@ class Workshop:
             wires=wires,
             transport=self._transport(provider, number),
             breaker=breaker,
-            price=prices.price(provider.prices, model.id, model.price),
+            price=price_of(model, provider, prices),
         )
 
     def _engine(self, model: Model, provider: Provider, number: int) -> HostedEngine:
@@ -248,19 +248,29 @@ def _transport_of(client: Client) -> Callable[..., Transport]:
             return anyllm.AnyLlmTransport
 
 
+def facts_of(config: Config) -> Facts:
+    """What routing knows of a config."""
+    policy = config.perimeter
+    return Facts(
+        providers=config.providers,
+        models=config.models,
+        routes=config.routes,
+        config_hash=config.hash,
+        outside=policy.refuses,
+        perimeter=policy.hash,
+    )
+
+
 def router_of(config: Config) -> Router:
     """What decides by this config, for live requests and for `explain`."""
-    policy = config.perimeter
-    return Router(
-        Facts(
-            providers=config.providers,
-            models=config.models,
-            routes=config.routes,
-            config_hash=config.hash,
-            outside=policy.refuses,
-            perimeter=policy.hash,
-        )
-    )
+    return Router(facts_of(config))
+
+
+def price_of(model: Model, provider: Provider, prices: PriceBook) -> Price:
+    """What a model's tokens cost."""
+    if provider.engine is not None:
+        return OWN_ENGINE
+    return prices.price(provider.prices, model.id, model.price)
 
 
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:

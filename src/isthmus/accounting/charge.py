@@ -25,6 +25,16 @@ def charge(price: Price, usage: Usage | None, at_us: int) -> Charge:
     )
 
 
+def charge_together(price: Price, usage: Usage, requests: int, at_us: int) -> int | None:
+    """What many requests cost together in nano-dollars, at the tier of their mean; None where not known."""
+    found = price.in_force(at_us)
+    if found is None or requests == 0:
+        return None
+    rates = found[1].rates(round(usage.prompt / requests))
+    amount = _nanousd(rates, usage)
+    return None if amount is None else amount + _rounded((requests - 1) * rates.request, rates.scale)
+
+
 def total(charges: Iterable[Charge | None]) -> Charge | None:
     """The sum of attempts' charges: exact, and unknown as soon as one is.
 

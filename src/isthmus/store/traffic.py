@@ -4,17 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 from sqlalchemy import func, select
+from sqlalchemy.engine import Connection
 
-from isthmus.core.traffic import HourOfWeek
+from isthmus.core.label import BOTTOM, Label
+from isthmus.core.traffic import Flow, HourOfWeek
+from isthmus.core.usage import Usage
 from isthmus.store import schema
 from isthmus.store.records import EVERYTHING, Where, conditions
-from isthmus.store.schema import records
+from isthmus.store.schema import decisions, records
 
 _HOUR_US = 3_600_000_000
 _HOURS = 168
+_HOURS_OF_A_DAY = 24
 # The epoch was a Thursday.
 _SINCE_MONDAY = 72
+
+
+_COUNTS = tuple(name for name in Usage.__struct_fields__ if name != "estimated")
+
+
+class _Decided(msgspec.Struct, frozen=True):
+    """What the sums keep of a decision."""
+
+    label: Label = BOTTOM
+    pseudonymised: frozenset[str] = frozenset()
+
+
+_UNDECIDED = _Decided()
 
 
 class SqliteTraffic:
@@ -55,3 +73,47 @@ class SqliteTraffic:
                 HourOfWeek(hour=hour, requests=requests, prompt=prompt, cached=cached, output=output)
                 for hour, requests, prompt, cached, output in connection.execute(query)
             ]
+
+    def flows(self, where: Where = EVERYTHING) -> list[Flow]:
+        """The answered requests that are meant and whose usage is known, those that are alike together."""
+        column = records.c
+        hour = column.at_us // _HOUR_US % _HOURS_OF_A_DAY
+        alike = (column.route, column.operation, column.decision, column.model, hour)
+        query = (
+            select(
+                *alike,
+                func.count(),
+                func.coalesce(func.sum(column.charge_nanousd), 0),
+                func.count() - func.count(column.charge_nanousd),
+                *(func.sum(column[f"{name}_tokens"]) for name in _COUNTS),
+            )
+            .where(*conditions(where), column.model.is_not(None), column.input_tokens.is_not(None))
+            .group_by(*alike)
+            .order_by(*alike)
+        )
+        with self._database.reading() as connection:
+            found = connection.execute(query).all()
+            decided = _decided(connection)
+        flows = []
+        for route, operation, decision, model, hour, requests, nanousd, unpriced, *counts in found:
+            known = decided.get(decision, _UNDECIDED)
+            flows.append(
+                Flow(
+                    route=route,
+                    operation=operation,
+                    label=known.label,
+                    pseudonymised=known.pseudonymised,
+                    model=model,
+                    hour=hour,
+                    requests=requests,
+                    usage=Usage(**dict(zip(_COUNTS, counts, strict=True))),
+                    nanousd=nanousd,
+                    unpriced=unpriced,
+                )
+            )
+        return flows
+
+
+def _decided(connection: Connection) -> dict[bytes, _Decided]:
+    query = select(decisions.c.hash, func.min(decisions.c.body)).group_by(decisions.c.hash)
+    return {digest: msgspec.json.decode(body, type=_Decided) for digest, body in connection.execute(query)}

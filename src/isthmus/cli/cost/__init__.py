@@ -12,6 +12,7 @@ from isthmus.cli import LazyGroup, Verb
 class _Cost(LazyGroup):
     verbs: Mapping[str, Verb] = {
         "tco": Verb("isthmus.cli.cost.tco", "Compare self-hosting with an API."),
+        "stress": Verb("isthmus.cli.cost.stress", "Say what shocks would do to routes and costs."),
     }
 
 
