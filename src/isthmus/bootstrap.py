@@ -273,6 +273,14 @@ def price_of(model: Model, provider: Provider, prices: PriceBook) -> Price:
     return prices.price(provider.prices, model.id, model.price)
 
 
+def prices_of(config: Config) -> dict[str, Price]:
+    """What the tokens of each model of a config cost."""
+    book = PriceBook()
+    return {
+        name: price_of(model, config.providers[model.provider], book) for name, model in config.models.items()
+    }
+
+
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:
     """What looks into requests by this policy; `secret` keys what it remembers, and pseudonyms where the
     policy has no key for them.

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -16,6 +17,8 @@ from isthmus.core.label import Label, Level
 from isthmus.core.record import Record, Timings
 from isthmus.core.usage import Charge, Usage
 from isthmus.store.ledger_file import LedgerFile
+from isthmus.store.records import SqliteRecords
+from isthmus.store.traffic import SqliteTraffic
 
 HOUR_US = 3_600_000_000
 CASE = """
@@ -244,3 +247,52 @@ def test_all_standard_shocks_are_told_and_written_as_a_page(desk: Desk) -> None:
     for name in ("price:one", "gone:vpc", "withdrawn:small", "revoked:us", "rents", "volume", "peak"):
         assert f"| {name} " in asked.stdout
     assert "BREAKS" in (desk.folder / "page.html").read_text()
+
+
+def test_a_report_adds_up_what_the_ledger_has(desk: Desk) -> None:
+    desk.record(
+        *(request(number) for number in range(1, 101)),
+        *(request(number, "review") for number in range(101, 111)),
+    )
+    found = desk.data("report")
+    assert found["total"] == {"name": "all", "requests": 110, "nanousd": 110_000_000, "unpriced": 0}
+    assert {it["name"]: it["requests"] for it in found["by_route"]} == {"support": 100, "review": 10}
+    assert [it["name"] for it in found["by_key"]] == ["no key"]
+    assert [it["name"] for it in found["by_provider"]] == ["one"]
+    prices = {it["model"]: it["usd"] for it in found["elsewhere"]}
+    assert prices["large"] == pytest.approx(110 * 0.005)
+    assert prices["small"] == pytest.approx(110 * 0.0005)
+    assert desk.data("report", "--route", "review")["total"]["requests"] == 10
+    assert desk.data("report", "--since", "12h")["total"]["requests"] < 110
+
+
+def test_the_database_adds_up_what_the_records_say(desk: Desk) -> None:
+    unknown = msgspec.structs.replace(request(3), charge=Charge(nanousd=None, basis="unknown", snapshot=""))
+    refused = msgspec.structs.replace(request(4), usage=None, charge=None, model=None, key_id="key_1")
+    desk.record(request(1), request(2, level="public"), unknown, refused)
+    path = desk.folder / "home" / "ledger.db"
+    records = list(SqliteRecords(path).scan())
+    traffic = SqliteTraffic(path)
+    usage = sum((it.usage for it in records if it.usage), Usage())
+    for sums in (traffic.hours(), traffic.flows()):
+        assert sum((it.usage for it in sums), Usage()) == usage
+        assert sum(it.nanousd for it in sums) == sum(it.charge.nanousd or 0 for it in records if it.charge)
+        assert sum(it.unpriced for it in sums) == 1
+    assert sum(it.requests for it in traffic.hours()) == 4
+    assert {it.name: it.requests for it in traffic.by_key()} == {"no key": 3, "key_1": 1}
+    assert {it.label for it in traffic.flows()} == {Label("internal"), Label("public")}
+    assert sum(it.requests for it in traffic.week()) == 3
+
+
+def test_a_report_without_a_ledger_says_so(desk: Desk) -> None:
+    asked = desk.ask("report")
+    assert asked.exit_code == 1
+    assert "There is no ledger" in asked.stderr
+
+
+def test_a_report_is_written_as_a_page(desk: Desk) -> None:
+    desk.record(*(request(number) for number in range(1, 101)))
+    asked = desk.ask("report", "--html", "page.html")
+    assert asked.exit_code == 0
+    assert "## By route" in asked.stdout
+    assert "<svg" in (desk.folder / "page.html").read_text()

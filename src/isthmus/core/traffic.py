@@ -39,3 +39,28 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     nanousd: int
     unpriced: int
+
+
+class Hour(msgspec.Struct, frozen=True, kw_only=True):
+    """All requests of one hour to one route that one model answered.
+
+    `at_us` is the hour's begin. `usage` is the sum of what is known, `nanousd` that of the charges that are;
+    of `unpriced` requests the charge is not known. `model` is None where none answered.
+    """
+
+    at_us: int
+    route: str
+    model: str | None
+    requests: int
+    usage: Usage
+    nanousd: int
+    unpriced: int
+
+
+class Spent(msgspec.Struct, frozen=True, kw_only=True):
+    """What belongs to one name: requests, USD as nano-dollars, and how many requests have no known charge."""
+
+    name: str
+    requests: int
+    nanousd: int
+    unpriced: int

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from isthmus.core.label import BOTTOM, Label
-from isthmus.core.traffic import Flow, HourOfWeek
+from isthmus.core.traffic import Flow, Hour, HourOfWeek, Spent
 from isthmus.core.usage import Usage
 from isthmus.store import schema
 from isthmus.store.records import EVERYTHING, Where, conditions
@@ -23,6 +23,14 @@ _SINCE_MONDAY = 72
 
 
 _COUNTS = tuple(name for name in Usage.__struct_fields__ if name != "estimated")
+
+
+_SPENT = (
+    func.count(),
+    func.coalesce(func.sum(records.c.charge_nanousd), 0),
+    # A request that used nothing has no basis; one whose price is not known has one, and no amount.
+    func.count(records.c.charge_basis) - func.count(records.c.charge_nanousd),
+)
 
 
 class _Decided(msgspec.Struct, frozen=True):
@@ -82,9 +90,7 @@ class SqliteTraffic:
         query = (
             select(
                 *alike,
-                func.count(),
-                func.coalesce(func.sum(column.charge_nanousd), 0),
-                func.count() - func.count(column.charge_nanousd),
+                *_SPENT,
                 *(func.sum(column[f"{name}_tokens"]) for name in _COUNTS),
             )
             .where(*conditions(where), column.model.is_not(None), column.input_tokens.is_not(None))
@@ -112,6 +118,44 @@ class SqliteTraffic:
                 )
             )
         return flows
+
+    def hours(self, where: Where = EVERYTHING) -> list[Hour]:
+        """The requests that are meant, by hour, route and model, in the order of time."""
+        column = records.c
+        alike = (column.at_us // _HOUR_US, column.route, column.model)
+        query = (
+            select(
+                *alike,
+                *_SPENT,
+                *(func.coalesce(func.sum(column[f"{name}_tokens"]), 0) for name in _COUNTS),
+            )
+            .where(*conditions(where))
+            .group_by(*alike)
+            .order_by(*alike)
+        )
+        with self._database.reading() as connection:
+            return [
+                Hour(
+                    at_us=hour * _HOUR_US,
+                    route=route,
+                    model=model,
+                    requests=requests,
+                    usage=Usage(**dict(zip(_COUNTS, counts, strict=True))),
+                    nanousd=nanousd,
+                    unpriced=unpriced,
+                )
+                for hour, route, model, requests, nanousd, unpriced, *counts in connection.execute(query)
+            ]
+
+    def by_key(self, where: Where = EVERYTHING) -> list[Spent]:
+        """What each key has spent, by its id; requests without a key are named `no key`."""
+        name = func.coalesce(records.c.key_id, "no key")
+        query = select(name, *_SPENT).where(*conditions(where)).group_by(name).order_by(name)
+        with self._database.reading() as connection:
+            return [
+                Spent(name=key, requests=requests, nanousd=nanousd, unpriced=unpriced)
+                for key, requests, nanousd, unpriced in connection.execute(query)
+            ]
 
 
 def _decided(connection: Connection) -> dict[bytes, _Decided]:

@@ -11,6 +11,7 @@ from isthmus.cli import LazyGroup, Verb
 
 class _Cost(LazyGroup):
     verbs: Mapping[str, Verb] = {
+        "report": Verb("isthmus.cli.cost.report", "Report what was spent, for what, and what is to come."),
         "tco": Verb("isthmus.cli.cost.tco", "Compare self-hosting with an API."),
         "stress": Verb("isthmus.cli.cost.stress", "Say what shocks would do to routes and costs."),
     }

@@ -11,8 +11,7 @@ from typing import Literal
 import click
 import msgspec
 
-from isthmus.bootstrap import facts_of, price_of
-from isthmus.catalog.prices import PriceBook
+from isthmus.bootstrap import facts_of, prices_of
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.config.config import Config
@@ -99,13 +98,9 @@ def _flows(ledger: Path, where: Where) -> tuple[Sequence[Flow], float]:
 
 
 def _portfolio(config: Config, flows: Sequence[Flow], seconds: float, day: dt.date) -> Portfolio:
-    book = PriceBook()
-    prices = {
-        name: price_of(model, config.providers[model.provider], book) for name, model in config.models.items()
-    }
     return Portfolio(
         facts=facts_of(config),
-        prices=prices,
+        prices=prices_of(config),
         floor=Label(config.perimeter.default),
         flows=flows,
         months=seconds / SECONDS_PER_MONTH,
