@@ -24,6 +24,7 @@ from isthmus.gateway.app import Gateway
 from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
+from isthmus.gateway.treasury import Treasury
 from isthmus.perimeter.detectors import Detector
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner
@@ -34,6 +35,7 @@ from isthmus.providers.http1 import Http1Transport
 from isthmus.providers.transport import Origin, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
+from isthmus.store.counters import SqliteCounters
 from isthmus.store.keys import KeyRing, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.telemetry.metrics import Tally
@@ -338,17 +340,28 @@ async def open_house(
         workshop = Workshop(state_dir(config_path), report)
         closing.push_async_callback(workshop.close)
         ring = await asyncio.to_thread(lambda: KeyRing(SqliteKeys(path)))
+        treasury = Treasury(await asyncio.to_thread(SqliteCounters, path))
+        closing.push_async_callback(treasury.close)
         tally = _tally(ledger, workshop, ring)
         snapshot = workshop.snapshot(config)
         gateway = Gateway(
             snapshot=snapshot,
             ledger=ledger,
             ring=ring,
+            treasury=treasury,
             tally=tally,
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
         )
         tally.config_hash = config.hash
-        chores = [in_background(ring.keep_fresh(), "keeping the keys fresh")]
+        tally.gauges["budget_used_ratio"] = (
+            "The share of a budget that is used in its window, by the fullest of its accounts.",
+            ("budget",),
+            lambda: treasury.used(gateway.snapshot.config.budgets),
+        )
+        chores = [
+            in_background(ring.keep_fresh(), "keeping the keys fresh"),
+            in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the budgets told"),
+        ]
         if config.ledger.keep_days is not None:
             forgetting = _forget_old_records(ledger, config.ledger.keep_days)
             chores.append(in_background(forgetting, "forgetting old records"))

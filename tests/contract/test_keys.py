@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.label import BOTTOM, Label
 from isthmus.store.keys import PREFIX, KeyRing, Keys, SqliteKeys
 from isthmus.store.memory import MemoryKeys
 
@@ -41,7 +42,7 @@ def test_a_new_key_is_listed_and_opens(keys: Keys) -> None:
 
 
 def test_a_secret_is_long_random_and_recognisable(keys: Keys) -> None:
-    secrets = {keys.create("many", (), NOW_US).secret for _ in range(50)}
+    secrets = {keys.create(f"k{number}", (), NOW_US).secret for number in range(50)}
     assert len(secrets) == 50
     # 256 bits in base64 without padding.
     assert {len(secret) for secret in secrets} == {len(PREFIX) + 43}
@@ -75,9 +76,9 @@ def test_a_key_ends_at_its_expiry(keys: Keys) -> None:
 
 def test_a_revoked_key_stays_revoked(keys: Keys) -> None:
     new = keys.create("team a", (), NOW_US)
-    revoked = keys.revoke(new.key.id, NOW_US + 5)
+    (revoked,) = keys.revoke(new.key.id, NOW_US + 5)
     assert revoked.revoked_us == NOW_US + 5
-    assert keys.revoke(new.key.id, NOW_US + 9) == revoked
+    assert keys.revoke(new.key.id, NOW_US + 9) == (revoked,)
     assert refusal(KeyRing(keys), new.secret) == "revoked_key"
 
 
@@ -111,6 +112,18 @@ def test_rotation_never_prolongs_a_key(keys: Keys) -> None:
     assert new.key.expires_us == NOW_US + SECOND_US
 
 
+@pytest.mark.parametrize(
+    "floor", [BOTTOM, Label("confidential"), Label(zones=frozenset({"eu", "on-prem"})), Label("restricted")]
+)
+def test_a_floor_stays_with_the_key_and_its_successors(keys: Keys, floor: Label) -> None:
+    old = keys.create("team a", (), NOW_US, floor=floor)
+    new = keys.rotate("team a", NOW_US + 5, grace_s=60.0)
+    assert [key.floor for key in keys.list()] == [floor, floor]
+    keys.revoke(old.key.id, NOW_US + 6)
+    ring = KeyRing(keys)
+    assert ring.verify(new.secret.encode(), NOW_US + 6).floor == floor
+
+
 def test_a_dead_key_is_not_rotated(keys: Keys) -> None:
     revoked = keys.create("a", (), NOW_US).key
     keys.revoke(revoked.id, NOW_US)
@@ -122,16 +135,56 @@ def test_a_dead_key_is_not_rotated(keys: Keys) -> None:
     assert len(keys.list()) == 2
 
 
-def test_a_name_names_a_key_only_if_it_is_unique(keys: Keys) -> None:
-    first = keys.create("twin", (), NOW_US).key
-    keys.create("twin", (), NOW_US)
+def refused_code(call: Callable[[], object]) -> str:
     with pytest.raises(IsthmusError) as refused:
-        keys.revoke("twin", NOW_US)
-    assert refused.value.code == "ambiguous_key"
+        call()
+    return refused.value.code
+
+
+def test_no_two_keys_of_one_name_are_made(keys: Keys) -> None:
+    first = keys.create("twin", (), NOW_US, NOW_US + SECOND_US).key
+    with pytest.raises(IsthmusError) as refused:
+        keys.create("twin", ("support",), NOW_US)
+    assert refused.value.code == "name_taken"
     assert first.id in refused.value.message
-    with pytest.raises(IsthmusError) as refused:
-        keys.revoke("nobody", NOW_US)
-    assert refused.value.code == "unknown_key"
+    assert keys.list() == (first,)
+    second = keys.create("twin", (), NOW_US + SECOND_US).key
+    keys.revoke(second.id, NOW_US + SECOND_US)
+    keys.create("twin", (), NOW_US + SECOND_US)
+
+
+def test_a_name_means_the_key_in_force(keys: Keys) -> None:
+    first = keys.create("team a", (), NOW_US).key
+    second = keys.rotate("team a", NOW_US + 1, grace_s=60.0).key
+    third = keys.rotate("team a", NOW_US + 2, grace_s=60.0).key
+    assert (second.rotated_from, third.rotated_from) == (first.id, second.id)
+    assert refused_code(lambda: keys.create("team a", (), NOW_US + 3)) == "name_taken"
+    assert refused_code(lambda: keys.rotate(first.id, NOW_US + 3, grace_s=0.0)) == "replaced_key"
+    keys.revoke(second.id, NOW_US + 3)
+    assert refused_code(lambda: keys.rotate(first.id, NOW_US + 3, grace_s=0.0)) == "replaced_key"
+    assert refused_code(lambda: keys.rotate("nobody", NOW_US, grace_s=0.0)) == "unknown_key"
+
+
+def test_revoking_a_name_leaves_none_of_that_name(keys: Keys) -> None:
+    old = keys.create("team a", (), NOW_US)
+    new = keys.rotate("team a", NOW_US + 1, grace_s=60.0)
+    other = keys.create("team b", (), NOW_US)
+    ended = keys.revoke("team a", NOW_US + 2)
+    assert [key.id for key in ended] == [new.key.id, old.key.id]
+    ring = KeyRing(keys)
+    assert {refusal(ring, secret.secret, NOW_US + 2) for secret in (old, new)} == {"revoked_key"}
+    assert ring.verify(other.secret.encode(), NOW_US + 2) == other.key
+    assert refused_code(lambda: keys.rotate("team a", NOW_US + 3, grace_s=0.0)) == "dead_key"
+    assert keys.revoke("team a", NOW_US + 9)[0].revoked_us == NOW_US + 2
+    assert refused_code(lambda: keys.revoke("nobody", NOW_US)) == "unknown_key"
+
+
+def test_revoking_an_id_ends_that_key_alone(keys: Keys) -> None:
+    old = keys.create("team a", (), NOW_US)
+    new = keys.rotate("team a", NOW_US + 1, grace_s=60.0)
+    assert [key.id for key in keys.revoke(new.key.id, NOW_US + 2)] == [new.key.id]
+    assert KeyRing(keys).verify(old.secret.encode(), NOW_US + 3).id == old.key.id
+    assert keys.rotate("team a", NOW_US + 3, grace_s=60.0).key.rotated_from == old.key.id
 
 
 def test_every_change_raises_the_revision(keys: Keys) -> None:
@@ -234,6 +287,24 @@ async def test_no_fault_whatever_ends_the_watch_over_the_keys(caplog: pytest.Log
     assert [entry.levelno for entry in caplog.records] == [logging.ERROR, logging.WARNING]
     assert "RuntimeError" in caplog.text
     assert "hush" not in caplog.text
+
+
+def test_twins_of_an_older_isthmus_are_told_apart_by_their_ids(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    keys = SqliteKeys(path)
+    first, second = (keys.create(name, (), NOW_US).key for name in ("twin", "other"))
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("UPDATE keys SET name = 'twin'")
+    connection.close()
+    for use in (lambda: keys.revoke("twin", NOW_US), lambda: keys.rotate("twin", NOW_US, 0.0)):
+        with pytest.raises(IsthmusError) as refused:
+            use()
+        assert refused.value.code == "ambiguous_key"
+        assert first.id in refused.value.message
+        assert second.id in refused.value.message
+    assert len(keys.revoke(first.id, NOW_US)) == 1
+    assert keys.rotate("twin", NOW_US, 0.0).key.rotated_from == second.id
 
 
 def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import pytest_asyncio
 
 from isthmus.core.decision import Decision, Refused
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.label import BOTTOM, Label
 from isthmus.core.record import AttemptRecord, Intent, Outcome, Record, Timings
 from isthmus.core.usage import Charge, Usage
 from isthmus.store import schema
+from isthmus.store.keys import SqliteKeys
 from isthmus.store.ledger import Ledger, Mode, SqliteLedger
 from isthmus.store.ledger_file import LedgerFile
 from isthmus.store.memory import MemoryLedger
@@ -25,6 +27,8 @@ from isthmus.store.records import Records, SqliteRecords, Where, parse_cursor
 
 START_US = 1_760_000_000_000_000
 DAY_US = 86_400_000_000
+FIRST_VERSION = Path(__file__).parents[1] / "golden" / "ledger" / "version-1.sql"
+"""A ledger as the first version wrote it: two records, an intent, and a key that was rotated once."""
 
 DECISION = Decision(
     route="support",
@@ -48,7 +52,14 @@ def make_record(
     message: str | None = None,
     bodies: tuple[bytes | None, bytes | None] = (None, None),
 ) -> Record:
-    usage = Usage(input=100, output=20, cache_read=7, reasoning=3, estimated=number % 2 == 0)
+    usage = Usage(
+        input=100,
+        output=20,
+        cache_read=7,
+        reasoning=3,
+        estimated=number % 2 == 0,
+        beyond=() if number % 2 else ("tier.flex", "tool.web_search"),
+    )
     charge = Charge(nanousd=1234 + number, basis="config", snapshot="config/1", estimated=number % 2 == 0)
     lost = AttemptRecord(
         number=1,
@@ -93,6 +104,7 @@ def make_record(
         model=model,
         message=message,
         decision=DECISION,
+        findings={"pii.email": 2, "pii.name": 1} if number % 2 else {},
         attempts=(lost, won),
         usage=usage,
         charge=charge,
@@ -107,6 +119,7 @@ def make_bare_record(number: int) -> Record:
     return msgspec.structs.replace(
         make_record(number),
         decision=None,
+        findings=None,
         attempts=(),
         usage=None,
         charge=None,
@@ -523,6 +536,52 @@ def test_a_migration_is_done_once_and_wholly_or_not_at_all(tmp_path: Path) -> No
         (version,),
     ]
     connection.close()
+
+
+async def test_a_ledger_of_the_first_version_becomes_one_of_today(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    connection = sqlite3.connect(old)
+    connection.executescript(FIRST_VERSION.read_text(encoding="utf-8"))
+    connection.close()
+    with pytest.raises(IsthmusError) as refused:
+        SqliteRecords(old).page()
+    assert refused.value.code == "ledger_older"
+
+    ledger = SqliteLedger(old)
+    ledger.append(make_record(8, bodies=(b"question", b"answer")))
+    await ledger.close()
+    kept, bare, interrupted, fresh = SqliteRecords(old).scan(bodies=True)
+    first = make_record(1, bodies=(b"question", b"answer"))
+    assert kept == msgspec.structs.replace(first, findings=None)
+    assert bare == make_bare_record(2)
+    assert interrupted.outcome == "interrupted"
+    assert fresh == make_record(8, bodies=(b"question", b"answer"))
+
+    keys = SqliteKeys(old)
+    assert [(key.name, key.routes, key.floor) for key in keys.list()] == [
+        ("team-a", ("support",), BOTTOM)
+    ] * 2
+    confidential = keys.create("team-b", (), START_US, floor=Label("confidential")).key
+    assert confidential in keys.list()
+
+    schema.connect(new).close()
+    assert _shape(old) == _shape(new)
+
+
+def _shape(path: Path) -> set[tuple[str, ...]]:
+    """The tables' columns and the indexes, whatever the columns' order."""
+    connection = sqlite3.connect(path)
+    try:
+        return {
+            (table, *map(str, column[1:]))
+            for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            for column in connection.execute(f"PRAGMA table_info({table})")
+        } | {
+            tuple(map(str, index))
+            for index in connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index'")
+        }
+    finally:
+        connection.close()
 
 
 def _columns(connection: sqlite3.Connection) -> set[str]:

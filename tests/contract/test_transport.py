@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from isthmus.providers import http1
@@ -348,6 +349,40 @@ async def test_requests_beyond_the_limits_are_refused_and_those_in_line_are_serv
         assert served == [0, 1, 2, 3]
         assert [request.body for request in peer.conversations[0].requests] == [b"0", b"1", b"2", b"3"]
     assert (caught.value.code, caught.value.sent) == ("pool_exhausted", False)
+
+
+async def test_who_waited_for_a_connection_is_told_how_long_and_nobody_else(open_transport: Open) -> None:
+    go_on = asyncio.Event()
+
+    async def script(talk: Conversation) -> None:
+        while True:
+            await talk.request()
+            await go_on.wait()
+            await talk.write(OK)
+
+    told: dict[str, list[float]] = {"first": [], "patient": [], "hasty": [], "turned away": []}
+
+    def asking(name: str, **timeouts: float) -> Outgoing:
+        return msgspec.structs.replace(ask(**timeouts), queued=told[name].append)
+
+    async with Peer(script) as peer:
+        transport = open_transport(peer.url, max_connections=1, max_waiting=2)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(transport.send(asking("first")))
+            await asyncio.sleep(0)
+            group.create_task(transport.send(asking("patient")))
+            await asyncio.sleep(0)
+            hasty = asyncio.create_task(transport.send(asking("hasty", connect_s=0.05)))
+            await asyncio.sleep(0)
+            with pytest.raises(PoolExhaustedError):
+                await transport.send(asking("turned away"))
+            with pytest.raises(PoolExhaustedError):
+                await hasty
+            go_on.set()
+    assert (told["first"], told["turned away"]) == ([], [])
+    (patient,), (hasty_wait,) = told["patient"], told["hasty"]
+    assert hasty_wait >= 0.045
+    assert patient > hasty_wait
 
 
 async def test_waiting_for_a_connection_ends_with_connect_s_and_takes_no_place_afterwards(

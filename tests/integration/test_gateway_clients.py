@@ -160,6 +160,30 @@ async def test_whoever_waits_in_line_is_served_in_turn_and_the_wait_is_told(tmp_
             assert record.timings.overhead_ms <= record.timings.total_ms - record.timings.queue_ms
 
 
+async def test_waiting_for_a_connection_is_the_attempts_and_not_our_own_time(tmp_path: Path) -> None:
+    routes = {"r": "openai/sim-stall-before-first", "e": {"model": "openai/sim-echo", "retries": 0}}
+    provider = {"max_connections": 1, "max_waiting": 1, "timeouts": {"connect": 1}}
+    async with simulated(routes, tmp_path, provider=provider) as (sim, served):
+        inside = await Caller.ask(served, "r")
+        await sim.wait_held()
+        late = await served.record(await served.ask("e"))
+        (attempt,) = late.attempts
+        assert (attempt.code, late.outcome) == ("pool_exhausted", "error")
+        assert 990 <= attempt.queue_ms <= attempt.total_ms
+        waiting = asyncio.create_task(served.ask("e"))
+        await asyncio.sleep(0.05)
+        sim.release()
+        await inside.until(b"[DONE]")
+        answer = await waiting
+        record = await served.record(answer)
+        (attempt,) = record.attempts
+        assert 0 < attempt.queue_ms <= attempt.first_token_ms
+        assert record.timings.queue_ms == 0
+        assert record.timings.overhead_ms <= record.timings.total_ms - attempt.queue_ms
+        (free,) = (await served.record(await served.ask("e"))).attempts
+        assert free.queue_ms == 0
+
+
 async def test_the_line_moves_or_ends(tmp_path: Path) -> None:
     bounds = {"max_in_flight": 1, "max_queued": 1, "queue_timeout": 0.02}
     async with simulated({"r": "openai/sim-stall-before-first"}, tmp_path, gateway=bounds) as (sim, served):

@@ -37,6 +37,7 @@ PAIRS = [
     for dialect in DIALECTS
     for upstream in UPSTREAMS
 ]
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 CACHED = Told(uncached=10, cache_read=100, output=7, reasoning=3)
 
 
@@ -159,6 +160,49 @@ async def test_an_unknown_price_is_called_unknown_and_never_nothing(market: tupl
     assert (record.charge.nanousd, record.charge.basis) == (None, "unknown")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("upstream", "dialect", "asked", "beyond", "known"),
+    [
+        ("openai", OPENAI, {"service_tier": "flex"}, ("tier.flex",), True),
+        ("openai", OPENAI, {"service_tier": "auto"}, (), True),
+        ("responses", RESPONSES, {"service_tier": "priority"}, ("tier.priority",), True),
+        ("responses", OPENAI, {"service_tier": "flex"}, ("tier.flex",), True),
+        ("anthropic", ANTHROPIC, {"speed": "fast"}, ("speed.fast",), True),
+        ("anthropic", ANTHROPIC, {"tools": [SEARCH]}, ("tool.web_search",), False),
+    ],
+)
+async def test_what_is_billed_beside_tokens_is_never_shown_as_exact(
+    market: tuple[Simulator, Served],
+    upstream: str,
+    dialect: Dialect,
+    asked: dict[str, Any],
+    beyond: tuple[str, ...],
+    known: bool,
+    stream: bool,
+) -> None:
+    _, served = market
+    answer = await served.ask(
+        f"{upstream}/sim-echo", dialect, stream=stream, headers={"x-isthmus-receipt": "1"}, **asked
+    )
+    assert dialect.text(answer) == PROMPT
+    record = await served.record(answer)
+    assert record.usage is not None
+    assert record.charge is not None
+    assert record.usage.beyond == record.attempts[0].usage.beyond == beyond
+    assert not record.usage.estimated
+    assert (record.charge.nanousd is not None) == known
+    assert record.charge.estimated == bool(beyond)
+    if stream:
+        receipt = msgspec.json.decode(answer.body.rpartition(b"\n\n: isthmus ")[2])
+        cost, estimated = receipt["cost_usd"], receipt["cost_estimated"]
+    else:
+        cost = answer.headers["x-isthmus-cost-usd"]
+        estimated = answer.headers.get("x-isthmus-cost-estimated") == "true"
+    assert (cost != "unknown") == known
+    assert estimated == bool(beyond)
+
+
 # -- what the headers say
 
 
@@ -218,6 +262,7 @@ async def test_a_stream_ends_with_its_receipt_where_one_is_wanted(
     assert told == {
         "request_id": answer.headers["x-request-id"],
         "model": route,
+        "cost_estimated": False,
         "prompt_tokens": record.usage.prompt,
         "output_tokens": 7,
         "overhead_ms": timings.overhead_ms,

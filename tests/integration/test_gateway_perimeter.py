@@ -12,10 +12,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from click import Command
+from click.testing import CliRunner, Result
 
-from isthmus.core.label import Finding
+from isthmus.cli.explain import explain
+from isthmus.cli.records import records
+from isthmus.core.label import BOTTOM, Finding, Label
 from isthmus.perimeter import scanner
 from isthmus.perimeter.detectors.patterns import Patterns
+from isthmus.store.keys import SqliteKeys
 from isthmus.testing import Fault, Refusal, Script, Simulator
 
 from .gateway import ANTHROPIC, OPENAI, RESPONSES, Answer, Dialect, Served, config_of, config_text, serving
@@ -136,6 +141,77 @@ async def test_a_caller_can_raise_the_label_and_a_route_too(tmp_path: Path) -> N
         assert (await it.ask("either", "hello", headers={"x-isthmus-label": "restricted"})).status == 200
 
 
+LOOKING = pytest.mark.parametrize("perimeter", [{}, {"labels": []}], ids=["looking", "not looking"])
+
+
+async def _key(it: Walls, name: str, floor: Label) -> dict[str, str]:
+    """The header of a new key with this floor."""
+    keys = SqliteKeys(it.served.house.ledger_path)
+    new = await asyncio.to_thread(keys.create, name, (), time.time_ns() // 1000, None, floor)
+    await asyncio.to_thread(it.served.house.gateway.ring.refresh)
+    return {"authorization": f"Bearer {new.secret}"}
+
+
+@LOOKING
+@DIALECTS
+async def test_what_a_key_sends_is_at_least_as_sensitive_as_its_floor(
+    tmp_path: Path, dialect: Dialect, perimeter: dict[str, Any]
+) -> None:
+    async with walls(tmp_path, **perimeter) as it:
+        guarded = await _key(it, "guarded", Label("confidential"))
+        bound = await _key(it, "bound", Label(zones=frozenset({"on-prem"})))
+        free = await _key(it, "free", BOTTOM)
+        for headers, rule in ((guarded, "clearance"), (bound, "zone")):
+            lowering = {**headers, "x-isthmus-label": "public"}
+            for said in (headers, lowering):
+                refused = await it.ask("out", "hello", dialect, headers=said)
+                assert refused.status == 400
+                record = await it.served.record(refused)
+                assert [refusal.rule for refusal in record.decision.refused] == [rule]
+            assert (await it.ask("either", "hello", dialect, headers=headers)).status == 200
+        assert it.outside.requests == []
+        assert (await it.ask("out", "hello", dialect, headers=free)).status == 200
+        raised = {**free, "x-isthmus-label": "confidential"}
+        assert (await it.ask("out", "hello", dialect, headers=raised)).status == 400
+
+
+async def test_pseudonyms_lower_no_floor_of_a_key(tmp_path: Path) -> None:
+    labels = [{"when": "pii", "level": "confidential", "pseudonymise": True}]
+    async with walls(tmp_path, labels=labels) as it:
+        guarded = await _key(it, "guarded", Label("confidential"))
+        free = await _key(it, "free", BOTTOM)
+        text = f"Write to {CANARY}"
+        assert (await it.ask("out", text, headers=guarded)).status == 400
+        assert it.outside.requests == []
+        assert (await it.ask("out", text, headers=free)).status == 200
+        assert len(it.outside.requests) == 1
+
+
+@LOOKING
+async def test_explain_says_for_a_key_what_is_decided_for_it(
+    tmp_path: Path, perimeter: dict[str, Any]
+) -> None:
+    async with walls(tmp_path, **perimeter) as it:
+        (tmp_path / "isthmus.yaml").write_text(_config(it.inside, it.outside, **perimeter), encoding="utf-8")
+        headers = await _key(it, "team a", Label("confidential", zones=frozenset({"on-prem"})))
+        await _key(it, "team b", BOTTOM)
+        for route in ("out", "either", "split"):
+            answer = await it.ask(route, "hello", headers=headers)
+            live = msgspec.json.encode((await it.served.record(answer)).decision)
+            ran = await _cli(tmp_path, explain, route, "hello", "--key", "team a", "--json")
+            told = msgspec.json.decode(ran.stdout)
+            assert (told.pop("found"), told.pop("blind"), told.pop("hidden")) == ([], [], None)
+            assert told == msgspec.json.decode(live)
+        ran = await _cli(tmp_path, explain, "out", "hello", "--key", "team b")
+        assert ran.exit_code == 0
+
+
+async def _cli(folder: Path, command: Command, *arguments: str) -> Result:
+    """The command, run beside the gateway with its config."""
+    options = [*arguments, "-c", str(folder / "isthmus.yaml")]
+    return await asyncio.to_thread(CliRunner().invoke, command, options)
+
+
 async def test_a_label_binds_to_zones(tmp_path: Path) -> None:
     labels = [{"when": "pii.card", "level": "public", "zones": ["eu", "on-prem"]}]
     async with walls(tmp_path, labels=labels) as it:
@@ -213,6 +289,54 @@ async def test_terms_of_the_operator_are_found(tmp_path: Path) -> None:
         assert (await it.served.record(answer)).decision.label.categories == {"term.projects"}
         assert it.outside.requests == []
         assert (await it.ask("out", "When do herons migrate?")).status == 200
+
+
+@DIALECTS
+async def test_a_record_counts_what_was_found_by_kind(tmp_path: Path, dialect: Dialect) -> None:
+    async with walls(tmp_path) as it:
+        text = f"Write to {CANARY} or to second.{CANARY}; the card is {CARD}."
+        record = await it.served.record(await it.ask("out", text, dialect))
+        assert record.findings == {"pii.card": 1, "pii.email": 2}
+        assert record.findings.keys() == record.decision.label.categories
+        harmless = await it.ask("out", "Say hello.", dialect)
+        assert (await it.served.record(harmless)).findings == {}
+
+
+async def test_a_record_tells_its_label_and_what_was_found(tmp_path: Path) -> None:
+    async with walls(tmp_path) as it:
+        (tmp_path / "isthmus.yaml").write_text(_config(it.inside, it.outside), encoding="utf-8")
+        for text, label, found in (
+            (f"Write to {CANARY} about {CARD}", "confidential", "pii.card (1), pii.email (1)"),
+            ("Say hello.", "internal", "nothing"),
+        ):
+            record = await it.served.record(await it.ask("out", text))
+            shown = (await _cli(tmp_path, records, "show", record.id)).stdout.splitlines()
+            assert f"label      {label}" in shown
+            assert f"found      {found}" in shown
+
+
+async def test_a_record_tells_what_was_billed_beside_tokens(tmp_path: Path) -> None:
+    async with walls(tmp_path) as it:
+        text = _config(it.inside, it.outside).replace(
+            '"id":"outside"', '"id":"outside","price":{"input":3,"output":15}'
+        )
+        (tmp_path / "isthmus.yaml").write_text(text, encoding="utf-8")
+        it.served.house.reload(config_of(text))
+        for tier, said, source in (("flex", ", tier.flex, ", ", estimated)"), ("default", "out, ", ")")):
+            record = await it.served.record(await it.ask("out", "Say hello.", service_tier=tier))
+            shown = (await _cli(tmp_path, records, "show", record.id)).stdout.splitlines()
+            (attempt,) = [line for line in shown if line.startswith("attempt")]
+            (charge,) = [line for line in shown if line.startswith("charge")]
+            assert said in attempt
+            assert charge.endswith(source)
+            assert ("estimated" in charge) == (tier == "flex")
+
+
+async def test_where_nothing_looks_nothing_is_said_to_be_found(tmp_path: Path) -> None:
+    async with walls(tmp_path, labels=[]) as it:
+        for headers in ({}, {"x-isthmus-label": "internal"}):
+            answer = await it.ask("out", f"Write to {CANARY}", headers=headers)
+            assert (await it.served.record(answer)).findings is None
 
 
 async def test_a_reload_changes_no_request_that_has_begun(tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ usages = st.builds(
     output_audio=counts,
     estimated=st.booleans(),
 )
+beyond = st.lists(
+    st.sampled_from(["tier.flex", "tier.priority", "speed.fast", "geo.us", "tool.web_search", "tool.x"]),
+    max_size=3,
+).map(tuple)
 times_us = st.integers(1_700_000_000_000_000, 1_900_000_000_000_000)
 charges = st.builds(
     Charge,
@@ -121,6 +125,32 @@ def test_without_a_price_a_charge_is_unknown_and_never_zero(usage: Usage | None,
     for price in (UNKNOWN, BOOK.price(None, "anything"), BOOK.price("openai", "no-such-model")):
         found = charge(price, usage, at_us)
         assert (found.nanousd, found.basis) == (None, "unknown")
+
+
+@given(usages, beyond, times_us)
+def test_what_is_billed_beside_tokens_is_never_taken_for_nothing(
+    usage: Usage, beside: tuple[str, ...], at_us: int
+) -> None:
+    price = BOOK.price(None, "m", (PriceOverride(input=Decimal(3), output=Decimal(15)),))
+    plain = charge(price, usage, at_us)
+    found = charge(price, msgspec.structs.replace(usage, beyond=beside), at_us)
+    if any(name.startswith("tool.") for name in beside):
+        assert (found.nanousd, found.basis) == (None, "unknown")
+    else:
+        assert (found.nanousd, found.basis) == (plain.nanousd, "config")
+    assert found.estimated == (usage.estimated or bool(beside))
+    both = total([plain, found])
+    assert both is not None
+    assert both.estimated or not beside
+    assert (both.nanousd is None) == (found.nanousd is None)
+
+
+@given(usages, usages, beyond, beyond)
+def test_a_sum_of_usages_is_beyond_what_each_part_is(
+    one: Usage, other: Usage, first: tuple[str, ...], second: tuple[str, ...]
+) -> None:
+    parts = [msgspec.structs.replace(part, beyond=said) for part, said in ((one, first), (other, second))]
+    assert set((parts[0] + parts[1]).beyond) == {*first, *second}
 
 
 rates = st.decimals(Decimal(0), Decimal(1000), places=6)

@@ -30,7 +30,7 @@ from isthmus.core.pieces import (
 from isthmus.core.usage import Usage
 from isthmus.dialects import sse
 from isthmus.dialects.responses import OpenAIResponses
-from isthmus.dialects.responses.answer import Counts, read_usage, write_usage
+from isthmus.dialects.responses.answer import Counts, Ending, read_usage, write_usage
 from tests.laws.calls import (
     answers,
     arguments,
@@ -540,7 +540,7 @@ def test_what_other_dialects_sealed_comes_back_to_them_byte_for_byte(thought: st
 
 @given(usages)
 def test_usage_is_partitioned_and_read_back(usage: Usage) -> None:
-    assert read_usage(msgspec.convert(write_usage(usage), Counts)) == usage
+    assert read_usage(Ending(usage=msgspec.convert(write_usage(usage), Counts))) == usage
 
 
 counts = st.none() | st.integers(-9, 99) | st.floats(-9, 99)
@@ -561,7 +561,8 @@ def test_any_reported_usage_becomes_a_partition(
         "output_tokens": output,
         "output_tokens_details": {"reasoning_tokens": thought},
     }
-    usage = read_usage(msgspec.convert(reported, Counts))
+    usage = read_usage(Ending(usage=msgspec.convert(reported, Counts)))
+    assert usage is not None
     assert min(usage.input, usage.cache_read, usage.cache_write_5m, usage.output, usage.reasoning) >= 0
     assert usage.prompt == max(0, int(prompt or 0))
     assert usage.reasoning <= usage.output

@@ -19,7 +19,7 @@ from isthmus.core.errors import Fault
 from isthmus.core.label import Label
 from isthmus.core.portfolio import Capability, Model, Provider
 from isthmus.routing.decide import Facts, Router
-from isthmus.routing.route import Route
+from isthmus.routing.route import Route, Thrift
 from isthmus.strategies.plan.node import Attempt, Circumstances
 from tests.laws.plans import NAMES, drive, plans, result_of
 from tests.laws.test_perimeter import KINDS, ZONES, labels, policies
@@ -60,7 +60,10 @@ def facts(draw: st.DrawFn) -> Facts:
             )
             for name in NAMES
         },
-        routes={name: Route(name=name, plan=draw(plans)) for name in ROUTES},
+        routes={
+            name: Route(name=name, plan=draw(plans), thrift=draw(st.none() | st.builds(Thrift, plan=plans)))
+            for name in ROUTES
+        },
         config_hash="c",
         outside=draw(policies).refuses,
     )
@@ -68,7 +71,12 @@ def facts(draw: st.DrawFn) -> Facts:
 
 requests = st.lists(
     st.tuples(
-        st.sampled_from(ROUTES), st.sampled_from(OPERATIONS), labels, circumstances, st.none() | labels
+        st.sampled_from(ROUTES),
+        st.sampled_from(OPERATIONS),
+        labels,
+        circumstances,
+        st.none() | labels,
+        st.booleans(),
     ),
     min_size=1,
     max_size=12,
@@ -77,29 +85,32 @@ requests = st.lists(
 
 @given(facts(), requests)
 def test_a_fresh_router_explains_what_a_busy_one_decided(
-    known: Facts, asked: list[tuple[str, Operation, Label, Circumstances, Label | None]]
+    known: Facts, asked: list[tuple[str, Operation, Label, Circumstances, Label | None, bool]]
 ) -> None:
     live = Router(known)
     for question in asked:
         assert Router(known).decide(*question) == live.decide(*question)
 
 
-@given(facts(), st.sampled_from(OPERATIONS), labels, circumstances, st.none() | labels, st.data())
+@given(
+    facts(), st.sampled_from(OPERATIONS), labels, circumstances, st.none() | labels, st.booleans(), st.data()
+)
 def test_a_decision_calls_what_it_allows_and_says_why_not_the_rest(
     known: Facts,
     operation: Operation,
     label: Label,
     drawn: Circumstances,
     hidden: Label | None,
+    thrifty: bool,
     data: st.DataObject,
 ) -> None:
-    decision = Router(known).decide("r", operation, label, drawn, hidden)
+    decision = Router(known).decide("r", operation, label, drawn, hidden, thrifty)
     assert decision.label == label
     barred = {name for name in decision.allowed if known.outside(known.models[name], label)}
     assert barred == set(decision.pseudonymised), "law 1"
     assert not [name for name in barred if hidden is None or known.outside(known.models[name], hidden)]
     refused = {refusal.model for refusal in decision.refused}
-    assert refused | set(decision.allowed) == set(known.routes["r"].plan.models())
+    assert refused | set(decision.allowed) == set(known.routes["r"].plan_for(thrifty).models())
     assert not refused & set(decision.allowed)
     assert all(refusal.reason and refusal.rule for refusal in decision.refused)
     assert decision.reasons

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.core.label import BOTTOM, LEVELS, TOP, Finding, Label, covers, join
+from isthmus.core.label import BOTTOM, LEVELS, TOP, Finding, Label, Level, covers, join
 from isthmus.core.portfolio import Kind, Model
-from isthmus.perimeter.policy import SURE_ENOUGH, Clearance, Policy, Rule
-from isthmus.perimeter.scanner import Sighting, Sightings
+from isthmus.gateway.inspection import Inspection, floors_of
+from isthmus.perimeter.policy import SURE_ENOUGH, Clearance, Policy, Rule, by_kind
+from isthmus.perimeter.scanner import Scanner, Sighting, Sightings
+from isthmus.routing.route import Route
+from isthmus.store.keys import Key
+from isthmus.strategies.plan.call import CallModel
 
 KINDS: tuple[Kind, ...] = ("closed", "open", "local")
 FOUND = ("pii.email", "pii.name", "pii.location", "secret.github", "term.projects")
@@ -87,12 +94,54 @@ def test_a_request_is_labelled_at_least_as_each_of_its_reasons(
             assert all(_at_least(label, Label(rule.level, zones=rule.zones)) for rule in fitting)
 
 
+@given(policies, seen)
+def test_what_is_counted_is_what_the_label_names(policy: Policy, what: Sightings) -> None:
+    counts = by_kind(what)
+    assert counts.keys() == policy.label(what).categories
+    assert list(counts) == sorted(counts)
+    assert by_kind(what.join(what)) == counts, "what two detectors see in one place is one"
+    assert all(count > 0 for count in counts.values())
+
+
 @given(policies, seen, seen)
 def test_a_conversation_that_goes_on_is_labelled_no_lower(
     policy: Policy, before: Sightings, more: Sightings
 ) -> None:
     both = Sightings(before.found + more.found, before.blind + more.blind)
     assert _at_least(policy.label(both), policy.label(before))
+
+
+class Stub(Scanner):
+    """Sees what it is told to see."""
+
+    def __init__(self, what: Sightings) -> None:
+        self._what = what
+
+    def scan(self, value: Any) -> Sightings:
+        return self._what
+
+
+@given(
+    policies, labels, st.one_of(st.none(), labels), st.one_of(st.none(), levels), st.one_of(st.none(), seen)
+)
+def test_neither_route_nor_key_nor_caller_nor_findings_lower_what_another_says(
+    policy: Policy, of_route: Label, of_key: Label | None, said: Level | None, what: Sightings | None
+) -> None:
+    inspection = Inspection(policy, [] if what is None else [(None, Stub(what))])
+    route = Route(name="r", plan=CallModel(model="m"), floor=of_route)
+    key = None if of_key is None else Key(id="key_1", name="a", routes=(), created_us=0, floor=of_key)
+    floors = floors_of(route, key)
+    header = [] if said is None else [policy.said(said)]
+    label, found, _ = asyncio.run(inspection.inspect(b"{}", (*floors, *header)))
+    inspection.close()
+    assert _at_least(label, Label(policy.default))
+    assert _at_least(label, of_route)
+    assert _at_least(label, of_key or BOTTOM)
+    assert _at_least(label, Label(said or "public"))
+    assert _at_least(label, policy.label(what or Sightings()))
+    assert label == policy.label(found, (of_route, of_key or BOTTOM, *header)), "and nothing else raises it"
+    at_once = inspection.unseen(floors)
+    assert at_once == (None if what is not None else policy.label(Sightings(), floors))
 
 
 @given(policies, models, labels, labels)

@@ -112,7 +112,7 @@ def test_what_breaks_is_what_routing_would_refuse(case: tuple[Portfolio, Shock])
     broken = {it.route for it in stress(portfolio, shock).breaks}
     for flow in portfolio.flows:
         plan = portfolio.facts.routes[flow.route].plan
-        before = prune(Route(name="", plan=plan), flow.operation, flow.label, None, portfolio.facts).plan
+        before = prune(Route(name="", plan=plan), flow.operation, flow.label, portfolio.facts).plan
         after = None if before is None else before.prune(lambda name: name in left)
         if before is not None and after is None and not flow.pseudonymised:
             assert flow.route in broken

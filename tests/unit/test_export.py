@@ -40,7 +40,7 @@ ATTEMPT = AttemptRecord(
     started_ms=1.0,
     total_ms=9.0,
     finish="stop",
-    usage=Usage(input=10, output=5),
+    usage=Usage(input=10, output=5, beyond=("tool.web_search",)),
     charge=Charge(nanousd=None, basis="unknown", snapshot=""),
     dropped=("seed",),
 )
@@ -57,6 +57,7 @@ def make_record(number: int) -> Record:
         status=200,
         outcome="ok",
         decision=DECISION,
+        findings={"pii.email": 2, "pii.name": 1},
         attempts=(ATTEMPT,),
         usage=ATTEMPT.usage,
         charge=ATTEMPT.charge,
@@ -67,7 +68,7 @@ def make_record(number: int) -> Record:
 
 
 BARE = msgspec.structs.replace(
-    make_record(7), decision=None, attempts=(), usage=None, charge=None, request_body=None
+    make_record(7), decision=None, findings=None, attempts=(), usage=None, charge=None, request_body=None
 )
 
 # Whoever reads our exports relies on these names. They may grow; a change of one that is here breaks
@@ -87,6 +88,7 @@ RECORD_FIELDS = [
     "code",
     "message",
     "decision",
+    "findings",
     "input_tokens",
     "output_tokens",
     "cache_read_tokens",
@@ -96,6 +98,7 @@ RECORD_FIELDS = [
     "input_audio_tokens",
     "output_audio_tokens",
     "usage_estimated",
+    "usage_beyond",
     "charge_nanousd",
     "charge_basis",
     "charge_snapshot",
@@ -131,8 +134,11 @@ def test_jsonl_says_what_the_record_says() -> None:
     assert (line["input_tokens"], line["output_tokens"], line["overhead_ms"]) == (10, 5, 0.25)
     assert (line["charge_nanousd"], line["charge_basis"]) == (None, "unknown")
     assert line["decision"] == msgspec.json.decode(msgspec.json.encode(DECISION))
+    assert (line["findings"], bare["findings"]) == ({"pii.email": 2, "pii.name": 1}, None)
     [attempt] = line["attempts"]  # type: ignore[misc]
     assert (attempt["finish"], attempt["dropped"]) == ("stop", ["seed"])
+    assert line["usage_beyond"] == attempt["usage_beyond"] == ["tool.web_search"]
+    assert bare["usage_beyond"] is None
     assert base64.b64decode(str(line["request_body"])) == b"\xffquestion"
     assert (bare["decision"], bare["attempts"], bare["input_tokens"], bare["request_body"]) == (
         None,
@@ -150,7 +156,8 @@ def test_parquet_holds_the_same_as_jsonl() -> None:
     assert table.schema.names == [*RECORD_FIELDS, "request_body", "response_body"]
     rows = table.to_pylist()
     for row in rows:
-        row["decision"] = None if row["decision"] is None else msgspec.json.decode(row["decision"])
+        for name in ("decision", "findings"):
+            row[name] = None if row[name] is None else msgspec.json.decode(row[name])
     assert rows == exported_jsonl(records, bodies=True)
     described = table.schema.field("charge_nanousd").metadata[b"description"]
     assert b"null where the price is unknown" in described

@@ -60,6 +60,8 @@ def test_a_surname_is_known_again() -> None:
         "name: Build and Test",
         "Unser Koch kocht, der Bauer melkt.",
         "TCP AND UDP",
+        "Translate to German: hello",
+        "Translate to English: good day",
     ],
 )
 def test_what_is_no_name_is_left_alone(text: str) -> None:

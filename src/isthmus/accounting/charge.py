@@ -11,17 +11,19 @@ from isthmus.core.usage import Charge, Usage
 def charge(price: Price, usage: Usage | None, at_us: int) -> Charge:
     """What the usage costs at the price of that time (wall-clock microseconds), rounded half to even once.
 
-    Unknown where the usage is, where no price holds, and where tokens were used of a class that has none.
+    Unknown where the usage is, where no price holds, and where something was used that has none: tokens of
+    some class, or the provider's tools. An estimate where the usage is one, and where it was served at other
+    prices than those of the list.
     Audio counts as part of the uncached prompt; providers do not say how much of it was cached.
     """
     listed, period = price.in_force(at_us) or (None, None)
     rates = None if usage is None or period is None else period.rates(usage.prompt)
-    amount = None if usage is None or rates is None else _nanousd(rates, usage)
+    amount = None if usage is None or rates is None or usage.ran_tools else _nanousd(rates, usage)
     return Charge(
         nanousd=amount,
         basis="unknown" if amount is None or listed is None else listed.basis,
         snapshot="" if listed is None else listed.snapshot,
-        estimated=usage is not None and usage.estimated,
+        estimated=usage is not None and (usage.estimated or bool(usage.beyond)),
     )
 
 

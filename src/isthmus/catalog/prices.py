@@ -5,9 +5,9 @@ for a charge and half a second to import; so its list is flattened here, once fo
 that a charge needs, and a law in the tests holds the two equal for every model. It is imported only where a
 model is priced by it.
 
-What the library prices by other measures than tokens and requests (seconds, pages, searches that a provider
-runs) is no part of a usage, and so of no charge. A model with no token price in the library counts as
-unknown: the library cannot tell "free" from "not known".
+What the library prices by other measures than tokens and requests (seconds, pages) is no part of a usage, and
+so of no charge. Where a provider tells that it ran tools of its own, such as searches, the charge is unknown.
+A model with no token price in the library counts as unknown: the library cannot tell "free" from "not known".
 """
 
 from __future__ import annotations
@@ -169,6 +169,16 @@ class PriceBook:
             if found is not None:
                 lists.append(found)
         return Price(tuple(lists))
+
+    def host_of(self, model_id: str) -> str | None:
+        """Who, in genai-prices, serves a model of that id first of all; None where nobody is known to."""
+        from genai_prices.data_snapshot import get_snapshot
+
+        try:
+            provider, _ = get_snapshot().find_provider_model(model_id, None, None, None)
+        except LookupError:
+            return None
+        return provider.id
 
 
 def _overridden(overrides: Sequence[PriceOverride]) -> PriceList:

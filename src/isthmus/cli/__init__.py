@@ -53,6 +53,10 @@ class _Isthmus(LazyGroup):
             "isthmus.cli.cost", "What models cost, what others would cost, and what shocks would do."
         ),
         "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
+        "budgets": Verb("isthmus.cli.budgets", "Say what is used of each budget, and what is left."),
+        "workload": Verb(
+            "isthmus.cli.workload", "Audit recorded traffic: what is asked, and where it belongs."
+        ),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }

@@ -166,7 +166,8 @@ def _events(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 def _footer(receipt: dict[str, Any]) -> str:
     tokens = f"{receipt['prompt_tokens']} in, {receipt['output_tokens']} out"
-    cost = "price unknown" if receipt["cost_usd"] == "unknown" else f"{receipt['cost_usd']} USD"
+    about = "about " if receipt["cost_estimated"] else ""
+    cost = "price unknown" if receipt["cost_usd"] == "unknown" else f"{about}{receipt['cost_usd']} USD"
     return (
         f"  {receipt['model']} · {tokens} · {cost} · "
         f"overhead {receipt['overhead_ms']:.2f} ms of {receipt['total_ms']:,.0f} ms"

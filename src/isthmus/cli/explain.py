@@ -11,13 +11,15 @@ import click
 import msgspec
 
 from isthmus.bootstrap import inspection_of, router_of
+from isthmus.cli.keys import now_us, opened
+from isthmus.cli.labels import in_words
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.config.load import locate
 from isthmus.core.decision import Decision
-from isthmus.core.label import Label
-from isthmus.gateway.inspection import Inspected
+from isthmus.gateway.inspection import Inspected, floors_of
+from isthmus.gateway.snapshot import route_of
 from isthmus.perimeter.policy import SURE_ENOUGH
-from isthmus.routing.route import resolve
+from isthmus.store.keys import Key, named, require_valid
 from isthmus.strategies.plan.node import Circumstances
 
 
@@ -25,9 +27,10 @@ from isthmus.strategies.plan.node import Circumstances
 @click.argument("route")
 @click.argument("prompt", default="")
 @config_option
-@click.option("--key", help="Explain for this key's id: sticky splits go by it.")
+@click.option("--key", help="Explain for this key, by id or name: its routes, its floor, its sticky arm.")
 @click.option("--user", help="Explain for this end user: sticky splits go by them.")
 @click.option("--label", "said", help="Explain for a caller who sends this level in x-isthmus-label.")
+@click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
 @told
@@ -38,6 +41,7 @@ def explain(
     key: str | None,
     user: str | None,
     said: str | None,
+    thrifty: bool,
     embeddings: bool,
     as_json: bool,
 ) -> None:
@@ -47,16 +51,18 @@ def explain(
     same answer.
     """
     config = load_or_exit(locate(config_path))
-    found = resolve(route, config.routes)
+    asking = _valid_key(key, config_path) if key else None
+    found = route_of(route, asking, config.routes)
     policy = config.perimeter
-    floors = [found.floor, *([policy.said(said)] if said else [])]
+    floors = [*floors_of(found, asking), *([policy.said(said)] if said else [])]
     known = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",
         known.label,
-        Circumstances(draw=_draw(prompt), key=key, user=user),
+        Circumstances(draw=_draw(prompt), key=asking.id if asking else None, user=user),
         known.hidden.label if known.hidden else None,
+        thrifty,
     )
     if as_json:
         click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | _as_data(known)))
@@ -64,6 +70,13 @@ def explain(
         _print(decision, known)
     if decision.plan is None:
         raise SystemExit(1)
+
+
+def _valid_key(reference: str, config_path: Path | None) -> Key:
+    at_us = now_us()
+    key = named(reference, opened(config_path).list(), at_us)[0]
+    require_valid(key, at_us)
+    return key
 
 
 def _as_data(known: Inspected) -> dict[str, Any]:
@@ -77,12 +90,6 @@ def _body(route: str, prompt: str, embeddings: bool) -> bytes:
     return msgspec.json.encode({"model": route, **asked})
 
 
-def _in_words(label: Label) -> str:
-    if label.zones is None:
-        return label.level
-    return f"{label.level}, only in {', '.join(sorted(label.zones)) or 'no zone at all'}"
-
-
 def _draw(prompt: str) -> float:
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=6).digest()) / 2**48
 
@@ -90,7 +97,7 @@ def _draw(prompt: str) -> float:
 def _print(decision: Decision, known: Inspected) -> None:
     seen = known.seen
     click.echo(f"route     {decision.route} ({decision.operation})")
-    click.echo(f"label     {_in_words(decision.label)}")
+    click.echo(f"label     {in_words(decision.label)}")
     for sighting in seen.found:
         finding = sighting.finding
         place = f"{sighting.where}, characters {finding.start} to {finding.end}"

@@ -11,10 +11,12 @@ from pathlib import Path
 import click
 import msgspec
 
+from isthmus.cli.labels import in_words
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
 from isthmus.config.places import ledger_path
+from isthmus.core.label import BOTTOM, LEVELS, Label, Level
 from isthmus.store.keys import Key, NewKey, SqliteKeys
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -48,24 +50,39 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--name", required=True, help="Whose key it is: a team or an application.")
+@click.option(
+    "--name", required=True, help="Whose key it is: a team or an application. No two in force share one."
+)
 @click.option(
     "--route", "routes", multiple=True, help="A route (or pattern) it may use; repeat. Default: all."
 )
 @click.option("--expires", type=Span(), help="How long it is valid, e.g. 90d. Default: until it is revoked.")
+@click.option(
+    "--floor", type=click.Choice(LEVELS), default="public", help="How sensitive what it sends is at least."
+)
+@click.option(
+    "--zone", "zones", multiple=True, help="A zone where what it sends may go; repeat. Default: anywhere."
+)
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @told
 def create(
-    name: str, routes: tuple[str, ...], expires: float | None, config_path: Path | None, as_json: bool
+    name: str,
+    routes: tuple[str, ...],
+    expires: float | None,
+    floor: Level,
+    zones: tuple[str, ...],
+    config_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Create a key and show its secret, this once."""
     if not name.strip():
         raise click.BadParameter("a key needs a name that tells whose it is", param_hint="--name")
-    now = _now_us()
-    _warn_of_unknown(routes, config_path)
+    now = now_us()
+    _warn_of_unknown(routes, zones, config_path)
     expires_us = None if expires is None else now + int(expires * 1_000_000)
-    _show_new(_keys(config_path).create(name, routes, now, expires_us), as_json)
+    least = Label(floor, zones=frozenset(zones) if zones else None)
+    _show_new(opened(config_path).create(name, routes, now, expires_us, least), as_json)
 
 
 @keys.command("list")
@@ -74,12 +91,12 @@ def create(
 @told
 def list_(config_path: Path | None, as_json: bool) -> None:
     """List all keys that were ever made."""
-    found = _keys(config_path).list()
+    found = opened(config_path).list()
     if as_json:
         click.echo(msgspec.json.encode(found))
         return
-    now = _now_us()
-    heads = ("ID", "NAME", "ROUTES", "CREATED", "EXPIRES", "STATE")
+    now = now_us()
+    heads = ("ID", "NAME", "ROUTES", "FLOOR", "CREATED", "EXPIRES", "STATE")
     click.echo(table(heads, [_row(key, now) for key in found]))
     if not found:
         click.echo("There is none yet, so only programs on this machine are served.", err=True)
@@ -90,11 +107,14 @@ def list_(config_path: Path | None, as_json: bool) -> None:
 @config_option
 @told
 def revoke(key: str, config_path: Path | None) -> None:
-    """End a key, named by id or name, now and for ever."""
-    revoked = _keys(config_path).revoke(key, _now_us())
-    click.echo(
-        f"{revoked.id} ({revoked.name}) is revoked; running gateways refuse it within a second.", err=True
-    )
+    """End a key, named by id or name, now and for ever.
+
+    By its name, the ones end too that it replaces and that are in their time of grace.
+    """
+    for revoked in opened(config_path).revoke(key, now_us()):
+        click.echo(
+            f"{revoked.id} ({revoked.name}) is revoked; running gateways refuse it within a second.", err=True
+        )
 
 
 @keys.command()
@@ -110,19 +130,27 @@ def revoke(key: str, config_path: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @told
 def rotate(key: str, grace: float, config_path: Path | None, as_json: bool) -> None:
-    """Create a key that replaces another, which stays valid for a while."""
-    _show_new(_keys(config_path).rotate(key, _now_us(), grace), as_json)
+    """Create a key that replaces another, which stays valid for a while.
+
+    The other is named by its id or name. From then on the name means the new one.
+    """
+    _show_new(opened(config_path).rotate(key, now_us(), grace), as_json)
 
 
-def _warn_of_unknown(routes: tuple[str, ...], config_path: Path | None) -> None:
-    """Say which of the routes the config does not have, now: they may come later, or never be meant to."""
-    known = load_or_exit(locate(config_path)).routes
+def _warn_of_unknown(routes: tuple[str, ...], zones: tuple[str, ...], config_path: Path | None) -> None:
+    """Say which of these the config does not have, now: they may come later, or never be meant to."""
+    config = load_or_exit(locate(config_path))
     for pattern in routes:
-        if not any(fnmatchcase(name, pattern) for name in known):
+        if not any(fnmatchcase(name, pattern) for name in config.routes):
             click.echo(f"Note: the config has no route {pattern!r} now.", err=True)
+    known_zones = {model.zone for model in config.models.values()}
+    for zone in zones:
+        if zone not in known_zones:
+            click.echo(f"Note: no model of the config runs in the zone {zone!r} now.", err=True)
 
 
-def _keys(config_path: Path | None) -> SqliteKeys:
+def opened(config_path: Path | None) -> SqliteKeys:
+    """The keys of the gateway with this config."""
     path = locate(config_path)
     return SqliteKeys(ledger_path(load_or_exit(path), path))
 
@@ -143,6 +171,7 @@ def _row(key: Key, now_us: int) -> tuple[str, ...]:
         key.id,
         key.name,
         ", ".join(key.routes) or "all",
+        "-" if key.floor == BOTTOM else in_words(key.floor),
         _day(key.created_us),
         _day(key.expires_us),
         state,
@@ -155,5 +184,6 @@ def _day(at_us: int | None) -> str:
     return dt.datetime.fromtimestamp(at_us / 1_000_000, dt.UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _now_us() -> int:
+def now_us() -> int:
+    """The time of the wall clock in microseconds since the epoch, as keys count it."""
     return time.time_ns() // 1000

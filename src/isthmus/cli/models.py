@@ -54,4 +54,4 @@ def _row(config: Config, model: Model) -> tuple[str, ...]:
 
 
 def _routes(config: Config, model: Model) -> list[str]:
-    return [route.name for route in config.routes.values() if model.name in route.plan.models()]
+    return [route.name for route in config.routes.values() if model.name in route.models()]

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from isthmus.cli.keys import Span
+from isthmus.cli.labels import in_words
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
@@ -136,12 +137,17 @@ def _story(record: Record) -> list[str]:
     ]
     if record.message:
         lines.append(f"error      {record.message}")
+    if record.findings is not None:
+        found = ", ".join(f"{kind} ({count})" for kind, count in record.findings.items())
+        lines.append(f"found      {found or 'nothing'}")
     if record.decision is not None:
+        lines.append(f"label      {in_words(record.decision.label)}")
         lines += [f"because    {reason}" for reason in record.decision.reasons]
     lines += [_attempt(attempt) for attempt in record.attempts]
     if record.charge is not None:
         charge = record.charge
-        source = ", ".join(filter(None, (charge.basis, charge.snapshot)))
+        estimated = "estimated" if charge.estimated else ""
+        source = ", ".join(filter(None, (charge.basis, charge.snapshot, estimated)))
         lines.append(f"charge     {format_usd(charge.nanousd)} USD ({source})")
     lines.append(
         f"time       first token {first}, total {timings.total_ms:,.1f} ms, "
@@ -155,9 +161,10 @@ def _attempt(attempt: AttemptRecord) -> str:
     usage = attempt.usage
     tokens = f"{usage.prompt} in, {usage.output} out" if usage else "no usage"
     estimated = " (estimated)" if usage and usage.estimated else ""
+    beyond = f", {', '.join(usage.beyond)}" if usage and usage.beyond else ""
     result = attempt.code or attempt.finish or attempt.outcome
     who = f"attempt {attempt.number}  {attempt.model} ({attempt.model_id})"
-    return f"{who}: {result}, {tokens}{estimated}, {attempt.total_ms:,.0f} ms"
+    return f"{who}: {result}, {tokens}{estimated}{beyond}, {attempt.total_ms:,.0f} ms"
 
 
 def _time(record: Record) -> str:

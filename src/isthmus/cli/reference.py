@@ -86,7 +86,8 @@ says](../explanation/what-a-record-says.md) defines it."""
 
 _RECORDS_INTRODUCTION = """\
 The fields of `isthmus records export`, the same in JSONL and in Parquet. Names are stable: fields may be
-added, none is ever renamed or dropped. `decision` is an object in JSONL and JSON text in Parquet.
+added, none is ever renamed or dropped. `decision` and `findings` are objects in JSONL and JSON text in
+Parquet.
 `isthmus records list --json` and `show --json` print the same facts nested, as the gateway holds them.
 
 What usage, charge and overhead mean is told in [what a record
@@ -120,6 +121,7 @@ _FAULTS = {
     Fault.METHOD_NOT_ALLOWED: "The endpoint does not take this method.",
     Fault.TOO_LARGE: "The request is larger than the gateway or the provider takes.",
     Fault.RATE_LIMITED: "The provider limits the rate.",
+    Fault.BUDGET_SPENT: "A budget has not so much left; another model may be cheap enough.",
     Fault.OVERLOADED: "The provider, or the gateway itself, has no free place.",
     Fault.UPSTREAM_AUTHENTICATION: "The provider refused the gateway's own credential.",
     Fault.UPSTREAM_NOT_FOUND: "The provider does not know the model, or the address is wrong.",
@@ -147,6 +149,8 @@ CODES = (
     ("no_model_allowed", Fault.INVALID_REQUEST, "No model of the route can serve this kind of request."),
     ("stateless", Fault.UNSUPPORTED, "The request needs a stored response, and none is stored."),
     ("body_too_large", Fault.TOO_LARGE, "The body is beyond `gateway.max_body_mb`."),
+    ("budget_spent", Fault.BUDGET_SPENT, "A budget has not left what the call may cost at most."),
+    ("cost_unbounded", Fault.BUDGET_SPENT, "Nobody can tell what the call may cost at most."),
     ("gateway_overloaded", Fault.OVERLOADED, "`gateway.max_in_flight` is reached, and so is the line."),
     ("breaker_open", Fault.UNAVAILABLE, "The model failed repeatedly and is left alone."),
     ("engine_fetching", Fault.UNAVAILABLE, "The engine's weights are being fetched."),

@@ -6,23 +6,26 @@ import datetime as dt
 import hashlib
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
+from isthmus.accounting.budgets import Budget, Unit
 from isthmus.catalog.presets import DIALECTS, PRESETS, QUIRKS, Preset, Speech, find_preset
 from isthmus.catalog.weights import WEIGHTS, Weights, find_weights
 from isthmus.config import urls
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings
 from isthmus.config.decode import DecodedPlan
-from isthmus.config.document import ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
+from isthmus.config.document import BudgetEntry, ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
 from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
 from isthmus.config.secrets import resolve
 from isthmus.config.tree import Mapping, Mark, Path, Scalar, Sequence, Tree, sounds_secret
 from isthmus.core.errors import IsthmusError
 from isthmus.core.label import BOTTOM, Label
+from isthmus.core.money import nanousd
 from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
 from isthmus.perimeter.policy import FAMILIES, Policy
 from isthmus.providers.transport import OWNED_HEADERS
@@ -53,6 +56,7 @@ class Sections(msgspec.Struct, frozen=True, kw_only=True):
     gateway: GatewaySettings
     ledger: LedgerSettings
     perimeter: PerimeterEntry | None
+    budgets: tuple[BudgetEntry, ...]
     plans: list[DecodedPlan]
 
 
@@ -91,10 +95,12 @@ class _Compiler:
                 plan=entry.plan,
                 record_bodies=entry.record_bodies,
                 floor=Label(entry.floor) if entry.floor else BOTTOM,
+                thrift=entry.thrift,
             )
             for name, entry in self._sections.routes.items()
         }
         policy = self._perimeter()
+        budgets = self._budgets()
         self._check_keys_of_anyllm(providers, models)
         self._check_plans()
         for route in routes.values():
@@ -109,6 +115,7 @@ class _Compiler:
             gateway=self._sections.gateway,
             ledger=self._sections.ledger,
             perimeter=policy,
+            budgets=budgets,
             hash="",
         )
         return _anchored(msgspec.structs.replace(config, hash=_meaning_hash(config)), self._folder)
@@ -147,6 +154,50 @@ class _Compiler:
             gitleaks=entry.gitleaks,
             key=entry.key,
         )
+
+    # Budgets
+
+    def _budgets(self) -> tuple[Budget, ...]:
+        budgets: dict[str, Budget] = {}
+        for index, entry in enumerate(self._sections.budgets):
+            path: Path = ("budgets", index)
+            amounts = {
+                "usd": None if entry.usd is None else nanousd(entry.usd),
+                "tokens": entry.tokens,
+                "requests": entry.requests,
+            }
+            said = {unit: amount for unit, amount in amounts.items() if amount is not None}
+            if len(said) != 1:
+                words = " and ".join(f"`{unit}`" for unit in said) or "no amount"
+                hint = "Say one of `usd`, `tokens` and `requests`; several budgets may be about one thing."
+                self._add(Code.CONFLICT if said else Code.MISSING, f"A budget says {words}.", hint, path)
+                continue
+            self._check_budgeted(entry, path)
+            ((unit, amount),) = said.items()
+            budget = Budget(
+                amount=amount,
+                unit=cast(Unit, unit),
+                per=entry.per,
+                key=entry.key,
+                route=entry.route,
+                model=entry.model,
+                each=entry.each,
+                warn_at=entry.warn_at,
+            )
+            if budget.name in budgets:
+                self._add(
+                    Code.CONFLICT, f"There are two budgets of {budget.name}.", "Keep one of them.", path
+                )
+            budgets[budget.name] = budget
+        return tuple(budgets.values())
+
+    def _check_budgeted(self, entry: BudgetEntry, path: Path) -> None:
+        for word, section in (("route", "routes"), ("model", "models")):
+            pattern = getattr(entry, word)
+            known = self._names(section) or {pattern}
+            if pattern is not None and not any(fnmatchcase(name, pattern) for name in known):
+                message = f"The budget is about no {word} of this config: `{pattern[:60]}`."
+                self._add(Code.UNKNOWN_NAME, message, did_you_mean(pattern, known), (*path, word))
 
     # Providers
 
@@ -366,6 +417,7 @@ class _Compiler:
             kind=kind,
             zone=entry.zone or provider.zone,
             context=entry.context or _engine_context(provider, weights),
+            max_output=entry.max_output,
             capabilities=entry.capabilities or (_ENGINE_CAPABILITIES[weights.mode] if weights else None),
             licence=entry.licence or (weights.licence if weights else None),
             weights=entry.weights or (weights.name if weights else None),
@@ -467,7 +519,7 @@ class _Compiler:
                 self._findings.add(Code.UNREACHABLE, message, hint, origin.tree.start, origin.path)
 
     def _check_modes(self, route: Route, models: dict[str, Model]) -> None:
-        called = [models[name] for name in route.plan.models() if name in models]
+        called = [models[name] for name in route.models() if name in models]
         for model in called:
             for other in called:
                 if not _modes(model) & _modes(other):
@@ -478,7 +530,7 @@ class _Compiler:
                     return
 
     def _warn_of_unused(self, models: dict[str, Model], routes: dict[str, Route]) -> None:
-        called = {name for route in routes.values() for name in route.plan.models()}
+        called = {name for route in routes.values() for name in route.models()}
         serving = {model.provider for model in models.values()}
         for name in models.keys() - called:
             self._add(Code.UNUSED, f"No route calls the model `{name}`.", "", ("models", name), at_key=True)

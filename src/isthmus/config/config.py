@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from isthmus.accounting.budgets import Budget
 from isthmus.core.portfolio import Model, Provider, Seconds
 from isthmus.perimeter.policy import Policy
 from isthmus.routing.route import Route
@@ -55,4 +56,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     gateway: GatewaySettings
     ledger: LedgerSettings
     perimeter: Policy = Policy()
+    budgets: tuple[Budget, ...] = ()
     hash: str

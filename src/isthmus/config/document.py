@@ -6,11 +6,13 @@ key's description in editors and in the reference. (The tests insist.)
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
+from isthmus.accounting.budgets import Period, Subject
 from isthmus.catalog.presets import Dialect
 from isthmus.config.config import GatewaySettings, LedgerSettings
 from isthmus.core.label import Level
@@ -28,6 +30,7 @@ from isthmus.core.portfolio import (
     Timeouts,
 )
 from isthmus.perimeter.policy import RULES, Clearance, Rule
+from isthmus.routing.route import Thrift
 from isthmus.strategies.plan import Node
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -109,7 +112,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     `capabilities` is what it can do; without it everything is tried. `licence` is the SPDX identifier of the
     weights' licence. `weights` is what an engine loads: a name of the catalogue, or the path of a GGUF file
     relative to the config. `price` is what you pay, where it is not the list price: one price, or several
-    with the days on which they are valid. `clearance` is the highest level that it may receive, where that is
+    with the days on which they are valid. `max_output` is its longest answer in tokens; by it a budget knows
+    what a call may cost at most. `clearance` is the highest level that it may receive, where that is
     not what its kind may.
     """
 
@@ -118,11 +122,32 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind | None = None
     zone: str | None = None
     context: Count | None = None
+    max_output: Count | None = None
     capabilities: frozenset[Capability] | None = None
     licence: str | None = None
     weights: str | None = None
     price: PriceOverride | tuple[PriceOverride, ...] | None = None
     clearance: Level | None = None
+
+
+class BudgetEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """How much may be used in every minute, hour, day, week or month of the UTC calendar; never more.
+
+    One of `usd`, `tokens` and `requests` says how much. `per` is the time. `key` is the name of a key or a
+    pattern such as `ci-*`: the budget is about what it asks, else about everybody's. `route` and `model` are
+    such names too; all that are said must fit. `each` makes it a budget of every key, user, route or model by
+    itself. `warn_at` is the share from which on callers are warned, in the header `x-isthmus-warning`.
+    """
+
+    usd: Decimal | None = None
+    tokens: Count | None = None
+    requests: Count | None = None
+    per: Period
+    key: str | None = None
+    route: str | None = None
+    model: str | None = None
+    each: Subject | None = None
+    warn_at: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 
 class RouteEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,31 +157,34 @@ class RouteEntry(msgspec.Struct, frozen=True, kw_only=True):
     the longest does.
     `plan` is the strategy, where you prefer to write it apart from the other keys. `record_bodies` keeps the
     texts of requests and answers in the ledger; by default none are kept. `floor` is the least level of what
-    comes this way.
+    comes this way. `thrift` is another strategy, for the time when a budget is nearly used.
     """
 
     plan: Node
     record_bodies: bool = False
     floor: Level | None = None
+    thrift: Thrift | None = None
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """The sections of the file.
 
     `providers` are the endpoints by name. `models` are the callable models by name. `perimeter` says which
-    models may receive what. `routes` are the names that applications call. `gateway` says where to listen,
-    and the bounds. `ledger` says how records are kept; a bare word is its mode.
+    models may receive what. `routes` are the names that applications call. `budgets` bound what may be used.
+    `gateway` says where to listen, and the bounds. `ledger` says how records are kept; a bare word is its
+    mode.
     """
 
     providers: dict[str, ProviderEntry] = {}
     models: dict[str, ModelEntry] = {}
     perimeter: PerimeterEntry | None = None
     routes: dict[str, RouteEntry] = {}
+    budgets: tuple[BudgetEntry, ...] = ()
     gateway: GatewaySettings = GatewaySettings()
     ledger: LedgerSettings = LedgerSettings()
 
 
-PLANNED_SECTIONS = frozenset({"budgets", "limits", "keys", "audit", "evals"})
+PLANNED_SECTIONS = frozenset({"limits", "keys", "audit", "evals"})
 """Sections of later versions: whoever writes one expects something of it, so it is refused by name."""
 
 PLANNED_STRATEGIES = frozenset({"cascade", "ensemble", "choose", "shadow", "hedge"})

@@ -127,6 +127,7 @@ def _decoded(tree: Mapping, findings: Findings) -> Sections:
         gateway=decoded.get("gateway", GatewaySettings()),
         ledger=decoded.get("ledger", LedgerSettings()),
         perimeter=decoded.get("perimeter"),
+        budgets=decoded.get("budgets", ()),
         plans=decoder.plans,
     )
 

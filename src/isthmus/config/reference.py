@@ -18,12 +18,20 @@ from isthmus.catalog.presets import DIALECTS, PRESETS, QUIRKS
 from isthmus.catalog.weights import WEIGHTS
 from isthmus.config.config import GatewaySettings, LedgerSettings
 from isthmus.config.decode import bounds, fields_of, holds_plan
-from isthmus.config.document import Document, ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
+from isthmus.config.document import (
+    BudgetEntry,
+    Document,
+    ModelEntry,
+    PerimeterEntry,
+    ProviderEntry,
+    RouteEntry,
+)
 from isthmus.config.faults import Code
 from isthmus.config.load import DEFAULT_FILE
 from isthmus.config.schema import describe, json_schema
 from isthmus.core.portfolio import BreakerSettings, PriceOverride, SecretRef, Timeouts
 from isthmus.perimeter.policy import Clearance, Rule
+from isthmus.routing.route import Thrift
 from isthmus.strategies.plan import STRATEGIES, Node
 
 _SECTIONS: tuple[tuple[str, Any], ...] = (
@@ -37,6 +45,8 @@ _SECTIONS: tuple[tuple[str, Any], ...] = (
     ("`clearance`", Clearance),
     ("`labels`", Rule),
     ("A route", RouteEntry),
+    ("`thrift`", Thrift),
+    ("`budgets`", BudgetEntry),
     ("`gateway`", GatewaySettings),
     ("`ledger`", LedgerSettings),
 )
@@ -210,6 +220,8 @@ def _struct_in_words(cls: Any) -> str:
         RouteEntry: "route",
         PriceOverride: "price",
         Rule: "label",
+        BudgetEntry: "budget",
+        Thrift: "strategy, with its share beside it",
     }
     return titles.get(cls, "shares" if holds_plan(cls) else "mapping, see below")
 

@@ -19,6 +19,7 @@ class Fault(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     TOO_LARGE = "too_large"
     RATE_LIMITED = "rate_limited"
+    BUDGET_SPENT = "budget_spent"
     OVERLOADED = "overloaded"
     UPSTREAM_AUTHENTICATION = "upstream_authentication"
     UPSTREAM_NOT_FOUND = "upstream_not_found"
@@ -71,6 +72,8 @@ _TRAITS = {
     Fault.METHOD_NOT_ALLOWED: _Traits(405),
     Fault.TOO_LARGE: _Traits(413, falls_back=True),
     Fault.RATE_LIMITED: _Traits(429, retryable=True, falls_back=True),
+    # Asking again does not help before the budget's next window; a cheaper model may be affordable.
+    Fault.BUDGET_SPENT: _Traits(429, falls_back=True),
     Fault.OVERLOADED: _Traits(503, retryable=True, falls_back=True, trips_breaker=True),
     # The gateway's own credential was refused: the caller's key is fine, so this is no 401 of the caller's.
     Fault.UPSTREAM_AUTHENTICATION: _Traits(502, falls_back=True, trips_breaker=True),

@@ -123,7 +123,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     `clearance` is the highest level that it may receive, None where its kind decides.
     `weights` is what a local engine loads: a name of `isthmus.catalog.weights`, or the path of a GGUF file.
-    `context` is in tokens. `capabilities` None means "assume all": it is the provider who refuses then.
+    `context` is in tokens, and so is `max_output`, the longest answer. `capabilities` None means "assume
+    all": it is the provider who refuses then.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     zone: str | None = None
     context: int | None = None
+    max_output: int | None = None
     capabilities: frozenset[Capability] | None = None
     licence: str | None = None
     weights: str | None = None

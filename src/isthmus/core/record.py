@@ -20,9 +20,9 @@ def milliseconds(seconds: float) -> float:
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream call. Times are milliseconds; `started_ms` counts from the request's arrival.
 
-    `fault` and `code` are set where it failed; `upstream_status` is the provider's HTTP status, if one came.
-    `committed` says that some of its answer went to the client. `passthrough` says that bytes were relayed
-    without translation.
+    `queue_ms` is waiting for a free connection. `fault` and `code` are set where it failed; `upstream_status`
+    is the provider's HTTP status, if one came. `committed` says that some of its answer went to the client.
+    `passthrough` says that bytes were relayed without translation.
     """
 
     number: int
@@ -59,11 +59,12 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One request: who asked what route, what was decided, every attempt, and what it cost.
+    """One request: who asked what route, what was found in it and decided, every attempt, and what it cost.
 
     `at_us` is wall-clock time in microseconds since the epoch (UTC). `charge` is the sum over the attempts;
     its `nanousd` is None as soon as one attempt's price is unknown. Bodies are None unless the config says
-    that they are kept.
+    that they are kept. `findings` says in how many places of the request each kind was found; it is None
+    where nothing was looked at. What the values were is kept nowhere.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     code: str | None = None
     message: str | None = None
     decision: Decision | None = None
+    findings: dict[str, int] | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     usage: Usage | None = None
     charge: Charge | None = None

@@ -12,6 +12,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     `input + cache_read + cache_write_5m + cache_write_1h`. OpenAI and Gemini report a prompt that includes
     cached tokens, Anthropic one that excludes them: the codecs bring both into this form. `output` includes
     `reasoning`. `estimated` marks counts that the provider did not report.
+
+    `beyond` names what no count of tokens and no list price says: how it was served, where that has its own
+    prices (`tier.flex`, `speed.fast`, `geo.us`), and what the provider ran for it (`tool.web_search`).
     """
 
     input: int = 0
@@ -23,6 +26,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     input_audio: int = 0
     output_audio: int = 0
     estimated: bool = False
+    beyond: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> int:
@@ -33,6 +37,11 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     def total(self) -> int:
         """All tokens, in and out."""
         return self.prompt + self.output
+
+    @property
+    def ran_tools(self) -> bool:
+        """True where the provider ran tools of its own, which have prices of their own."""
+        return any(name.startswith("tool.") for name in self.beyond)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -45,6 +54,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
             input_audio=self.input_audio + other.input_audio,
             output_audio=self.output_audio + other.output_audio,
             estimated=self.estimated or other.estimated,
+            beyond=tuple(dict.fromkeys(self.beyond + other.beyond)),
         )
 
 
@@ -53,7 +63,8 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
 
     `nanousd` is None where the price is unknown, which is never the same as 0. `basis` says where the price
     comes from (`genai-prices`, `config`, `own engine`, `unknown`), `snapshot` identifies the price list that
-    was used, and `estimated` marks a charge whose usage was estimated.
+    was used. `estimated` marks a charge that is no more than an estimate: its usage was estimated, or it was
+    served at other prices than the list's.
     """
 
     nanousd: int | None

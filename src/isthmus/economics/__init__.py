@@ -1,1 +1,1 @@
-"""What each choice costs, before and after it is made. Pure: times, draws and price lists are arguments."""
+"""What things cost, and what would: pure questions over traffic, prices and facts."""

@@ -184,7 +184,7 @@ def _pruned(portfolio: Portfolio, matter: _Matter, shock: Shock, route: Route | 
         return None if model.name in matter.pseudonymised else facts.outside(model, label)
 
     shocked = msgspec.structs.replace(facts, outside=outside)
-    return prune(route or facts.routes[matter.route], matter.operation, matter.label, None, shocked)
+    return prune(route or facts.routes[matter.route], matter.operation, matter.label, shocked)
 
 
 def _answering(flow: Flow, pruned: Pruned) -> str | None:

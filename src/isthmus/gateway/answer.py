@@ -109,7 +109,8 @@ class Answer:
         headers = self._identity() + JSON
         if error.retry_after_s is not None:
             headers += b"retry-after: %d\r\n" % max(1, math.ceil(error.retry_after_s))
-        elif not error.fault.retryable and error.status >= 500:
+        hopeless = not error.fault.retryable and error.status >= 500 and error.retry_after_s is None
+        if hopeless or error.fault is Fault.BUDGET_SPENT:
             # The official clients would ask again; here that cannot help.
             headers += b"x-should-retry: false\r\n"
         if error.fault is Fault.UNAUTHENTICATED:
@@ -172,9 +173,13 @@ class Answer:
             story.overhead_ms(story.first_out),
         )
         if attempt.dropped:
-            headers += b"x-isthmus-dropped: %b\r\n" % _in_a_header(attempt.dropped)
+            headers += b"x-isthmus-dropped: %b\r\n" % _in_a_header(",".join(attempt.dropped))
+        if story.warnings:
+            headers += b"x-isthmus-warning: %b\r\n" % _in_a_header("; ".join(story.warnings))
         if charge is not None:
             headers += b"x-isthmus-cost-usd: %b\r\n" % format_usd(charge.nanousd).encode()
+            if charge.estimated:
+                headers += b"x-isthmus-cost-estimated: true\r\n"
         return headers
 
     def _identity(self) -> bytes:
@@ -184,10 +189,9 @@ class Answer:
         return b"x-request-id: %b\r\n" % name
 
 
-def _in_a_header(names: tuple[str, ...]) -> bytes:
-    """Names of fields, which the caller chose, as a header may hold them: a percent sign for what is odd."""
-    told = ",".join(quote(name, safe="[]", errors="replace") for name in names)
-    return told[:LONGEST_HEADER].encode("ascii")
+def _in_a_header(text: str) -> bytes:
+    """A text in which there are words of others, as a header may hold it: a percent sign for what is odd."""
+    return quote(text, safe="[],; %", errors="replace")[:LONGEST_HEADER].encode("ascii")
 
 
 def _receipt(record: Record) -> bytes:
@@ -196,6 +200,7 @@ def _receipt(record: Record) -> bytes:
         "request_id": record.id,
         "model": record.model,
         "cost_usd": format_usd(record.charge.nanousd if record.charge else None),
+        "cost_estimated": record.charge is not None and record.charge.estimated,
         "overhead_ms": record.timings.overhead_ms,
         "total_ms": record.timings.total_ms,
         "prompt_tokens": record.usage.prompt if record.usage else None,

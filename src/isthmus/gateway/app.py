@@ -21,6 +21,7 @@ from isthmus.gateway.exchange import Exchange
 from isthmus.gateway.http1 import Request
 from isthmus.gateway.openapi import openapi
 from isthmus.gateway.snapshot import Snapshot
+from isthmus.gateway.treasury import Treasury
 from isthmus.store.keys import Key, KeyRing
 from isthmus.store.ledger import Ledger
 from isthmus.telemetry.metrics import Tally
@@ -41,6 +42,7 @@ class Gateway:
         snapshot: Snapshot,
         ledger: Ledger,
         ring: KeyRing,
+        treasury: Treasury,
         tally: Tally,
         engines: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
@@ -49,6 +51,7 @@ class Gateway:
         self.strict = snapshot.config.ledger.mode == "strict"
         self.ledger = ledger
         self.ring = ring
+        self.treasury = treasury
         self.tally = tally
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False

@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from isthmus.accounting.budgets import Caller
 from isthmus.core.call import Envelope
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import AttemptEnded, Delta, Event, Finished
+from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
 from isthmus.gateway.http1 import Request
-from isthmus.gateway.inspection import Inspected
+from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import Story, clock
+from isthmus.gateway.treasury import Purse
+from isthmus.perimeter.policy import by_kind
 from isthmus.providers.attempts import Attempts, Question
 from isthmus.routing.route import Route
 from isthmus.strategies.plan.node import Circumstances
@@ -110,15 +114,18 @@ class Exchange:
             story.uploading = clock() - began
         envelope = story.envelope = self._wire.peek(body)
         route = story.route = snapshot.route(envelope.model, story.key)
-        label, hidden = snapshot.inspection.unseen(route.floor), None
+        floors = floors_of(route, story.key)
+        label, hidden = snapshot.inspection.unseen(floors), None
         if label is None or LABEL_HEADER in self._request.headers:
-            label, _, hidden = await self._inspect(body, route)
+            label, _, hidden = await self._inspect(body, floors)
+        purse = await self._purse(route, envelope) if snapshot.config.budgets else None
         decision = story.decision = snapshot.router.decide(
             route.name,
             envelope.operation,
             label,
             self._circumstances(envelope),
             hidden.label if hidden else None,
+            purse is not None and route.thrift is not None and purse.spent(route.thrift.at),
         )
         if decision.plan is None:
             raise _nothing_allowed(decision)
@@ -136,9 +143,9 @@ class Exchange:
             assert hidden is not None, "without it no model is allowed to see pseudonyms"
             veiled = question.with_pseudonyms(self._wire.peek(hidden.body), hidden.values)
             veils = dict.fromkeys(decision.pseudonymised, veiled)
-            attempts = story.attempts = Attempts(question, snapshot.upstreams, veils)
+            attempts = story.attempts = Attempts(question, snapshot.upstreams, veils, purse)
         else:
-            attempts = story.attempts = Attempts(question, snapshot.upstreams)
+            attempts = story.attempts = Attempts(question, snapshot.upstreams, purse=purse)
         await run(decision.plan, attempts, decision.allowed.__contains__, self._pause, self._listen)
 
     def _listen(self, event: Event) -> Awaitable[None] | None:
@@ -221,16 +228,32 @@ class Exchange:
         self._gateway.ledger.append(record)
         return record
 
-    async def _inspect(self, body: bytes, route: Route) -> Inspected:
-        """What is known of the request: what its route, its caller and the detectors say, joined upward."""
+    async def _inspect(self, body: bytes, floors: tuple[Label, ...]) -> Inspected:
+        """What is known of the request: its floors, its caller's word and what is found, joined upward."""
         inspection, key = self._snapshot.inspection, self._story.key
-        floors = [route.floor]
         said = self._request.headers.get(LABEL_HEADER)
         if said is not None:
-            floors.append(inspection.policy.said(said.decode("latin-1").strip()))
+            floors = (*floors, inspection.policy.said(said.decode("latin-1").strip()))
         envelope = self._story.envelope
         caller = msgspec.json.encode([key.id if key else None, envelope.user if envelope else None])
-        return await inspection.inspect(body, floors, caller)
+        known = await inspection.inspect(body, floors, caller)
+        if inspection.looks:
+            self._story.findings = by_kind(known.seen)
+        return known
+
+    async def _purse(self, route: Route, envelope: Envelope) -> Purse:
+        """What the request spends from; it is counted, or refused where there were too many."""
+        key, story = self._story.key, self._story
+        caller = Caller(
+            key_id=key.id if key else "",
+            key=key.name if key else "",
+            user=envelope.user or "",
+            route=route.name,
+        )
+        purse = self._gateway.treasury.purse(self._snapshot.config.budgets, caller, story.at_us)
+        await purse.enter()
+        story.warnings = purse.warnings
+        return purse
 
     def _circumstances(self, envelope: Envelope) -> Circumstances:
         key = self._story.key

@@ -13,6 +13,8 @@ from isthmus.core.label import Label
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.pseudonyms import Hidden, Pseudonyms, hide, session_of
 from isthmus.perimeter.scanner import Scanner, Sightings
+from isthmus.routing.route import Route
+from isthmus.store.keys import Key
 
 log = logging.getLogger("isthmus.perimeter")
 
@@ -27,6 +29,11 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         raise ValueError("a name comes twice in an object")
     return value
+
+
+def floors_of(route: Route, key: Key | None) -> tuple[Label, ...]:
+    """What a request's label is at least, whatever is in it: as its route says, and its key."""
+    return (route.floor,) if key is None else (route.floor, key.floor)
 
 
 UNREAD = Sightings(blind=(".",))
@@ -60,16 +67,21 @@ class Inspection:
         self.policy = policy
         self._scanners = tuple(scanners)
         self._key = key
-        self._unseen: dict[Label, Label] = {}
+        self._unseen: dict[tuple[Label, ...], Label] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isthmus-perimeter")
 
-    def unseen(self, floor: Label) -> Label | None:
-        """The label of a request of which only its route says anything; None where it must be looked at."""
+    @property
+    def looks(self) -> bool:
+        """True where anything looks into requests."""
+        return bool(self._scanners)
+
+    def unseen(self, floors: tuple[Label, ...]) -> Label | None:
+        """The label of a request of which only its floors are known; None where it must be looked at."""
         if self._scanners:
             return None
-        label = self._unseen.get(floor)
+        label = self._unseen.get(floors)
         if label is None:
-            label = self._unseen[floor] = self.policy.label(Sightings(), (floor,))
+            label = self._unseen[floors] = self.policy.label(Sightings(), floors)
         return label
 
     async def inspect(self, body: bytes, floors: Iterable[Label], caller: bytes = b"") -> Inspected:

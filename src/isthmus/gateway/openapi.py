@@ -13,6 +13,7 @@ HEADERS = {
     "x-request-id": "The request's id: `isthmus records show` tells its story.",
     "x-isthmus-model": "The model that answered.",
     "x-isthmus-cost-usd": "What the answer cost, or `unknown`; not on streams.",
+    "x-isthmus-cost-estimated": "`true` where that cost is no more than an estimate.",
     "x-isthmus-overhead-ms": "The gateway's own share of the time, in milliseconds.",
     "x-isthmus-dropped": "Hints of the request that the model's dialect cannot express.",
 }

@@ -47,20 +47,30 @@ class Snapshot:
 
     def route(self, name: str, key: Key | None) -> Route:
         """The route that this key means by that name. Raises IsthmusError(NOT_FOUND or FORBIDDEN)."""
-        try:
-            route = resolve(name, self.config.routes)
-        except IsthmusError:
-            raise unknown_route(name, self.visible(key)) from None
-        if key is None or key.allows(route.name):
-            return route
-        raise IsthmusError(
-            Fault.FORBIDDEN,
-            f"The key {key.id} may not use the route {route.name!r}.",
-            code="route_not_allowed",
-            hint=f"It may use: {', '.join(self.visible(key)) or 'none of the routes of this config'}.",
-            param="model",
-        )
+        return route_of(name, key, self.config.routes)
 
     def visible(self, key: Key | None) -> list[str]:
         """The routes that the key may use."""
-        return [name for name in self.config.routes if key is None or key.allows(name)]
+        return visible(key, self.config.routes)
+
+
+def route_of(name: str, key: Key | None, routes: Mapping[str, Route]) -> Route:
+    """The one of the routes that this key means by that name. Raises IsthmusError(NOT_FOUND or FORBIDDEN)."""
+    try:
+        route = resolve(name, routes)
+    except IsthmusError:
+        raise unknown_route(name, visible(key, routes)) from None
+    if key is None or key.allows(route.name):
+        return route
+    raise IsthmusError(
+        Fault.FORBIDDEN,
+        f"The key {key.id} may not use the route {route.name!r}.",
+        code="route_not_allowed",
+        hint=f"It may use: {', '.join(visible(key, routes)) or 'none of the routes of this config'}.",
+        param="model",
+    )
+
+
+def visible(key: Key | None, routes: Mapping[str, Route]) -> list[str]:
+    """The names of those routes that the key may use."""
+    return [name for name in routes if key is None or key.allows(name)]

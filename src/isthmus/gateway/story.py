@@ -40,6 +40,7 @@ class Story:
         "decision",
         "ended",
         "envelope",
+        "findings",
         "first_out",
         "id",
         "key",
@@ -47,6 +48,7 @@ class Story:
         "route",
         "said",
         "uploading",
+        "warnings",
         "wire",
     )
 
@@ -62,11 +64,13 @@ class Story:
         self.key: Key | None = None
         self.envelope: Envelope | None = None
         self.route: Route | None = None
+        self.findings: dict[str, int] | None = None
         self.decision: Decision | None = None
         self.attempts: Attempts | None = None
         self.ended: list[AttemptRecord] = []
         self.body: bytes | None = None
         self.said: list[bytes] = []
+        self.warnings: list[str] = []
 
     @property
     def call(self) -> Call:
@@ -118,6 +122,7 @@ class Story:
             code=error.code if error else None,
             message=error.message if error and error.upstream_status is None else None,
             decision=self.decision,
+            findings=self.findings,
             attempts=tuple(ended),
             usage=_total_usage(ended),
             charge=ended[0].charge if len(ended) == 1 else total_charge([it.charge for it in ended]),

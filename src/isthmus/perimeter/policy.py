@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -142,6 +143,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             allowed = ", ".join(sorted(label.zones)) or "no zone at all"
             return Refused(model.name, "zone", f"{model.name} {where}, and the request may go to {allowed}")
         return None
+
+
+def by_kind(seen: Sightings) -> dict[str, int]:
+    """In how many places each kind was found, by the findings that count."""
+    places = {
+        (sighting.where, sighting.finding.start, sighting.finding.end, sighting.finding.kind)
+        for sighting in _counted(seen)
+    }
+    return dict(sorted(Counter(kind for *_, kind in places).items()))
 
 
 def _counted(seen: Sightings) -> Iterable[Sighting]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, NoReturn
 
@@ -146,7 +146,7 @@ class AnyLlmTransport:
     async def send(self, outgoing: Outgoing) -> Reply:
         """The whole answer; see `Transport.send`."""
         exchange = _Exchange(self, outgoing, whole=True)
-        await exchange.open()
+        await exchange.open(outgoing.queued)
         body = await exchange.read(DEFAULT_MAX_BODY_BYTES)
         return Reply(exchange.status, exchange.headers, body)
 
@@ -154,7 +154,7 @@ class AnyLlmTransport:
         """The answer as soon as its first event is there, for some SDKs tell an error no earlier; see
         `Transport.stream`."""
         exchange = _Exchange(self, outgoing, whole=False)
-        await exchange.open()
+        await exchange.open(outgoing.queued)
         return exchange
 
     def retire(self) -> None:
@@ -171,23 +171,32 @@ class AnyLlmTransport:
 
     # -- for its exchanges
 
-    async def enter(self, exchange: _Exchange) -> _Annex:
+    async def enter(self, exchange: _Exchange, queued: Callable[[float], None]) -> _Annex:
         """Wait for room for one more call."""
-        if self.slots.locked() and self._waiting >= self._max_waiting:
-            raise PoolExhaustedError(
-                exchange.origin, f"has {self._max_connections} busy calls and {self._max_waiting} in line"
-            )
-        self._waiting += 1
-        try:
+        if self.slots.locked():
+            await self._wait_in_line(exchange, queued)
+        else:
             await self.slots.acquire()
-        finally:
-            self._waiting -= 1
         self._in_flight.add(exchange)
         if self._closed:
             raise ConnectError(exchange.origin, "is no longer served by this transport, which is closed")
         if self._annex is None:
             self._annex = _Annex(self._api_base)
         return self._annex
+
+    async def _wait_in_line(self, exchange: _Exchange, queued: Callable[[float], None]) -> None:
+        if self._waiting >= self._max_waiting:
+            raise PoolExhaustedError(
+                exchange.origin, f"has {self._max_connections} busy calls and {self._max_waiting} in line"
+            )
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self._waiting += 1
+        try:
+            await self.slots.acquire()
+        finally:
+            self._waiting -= 1
+            queued(clock() - began)
 
     def leave(self, exchange: _Exchange) -> None:
         """The room is free again."""
@@ -374,11 +383,11 @@ class _Exchange:
 
     # -- the transport's side
 
-    async def open(self) -> None:
+    async def open(self, queued: Callable[[float], None]) -> None:
         """Make the call and wait for the first of its answer."""
         try:
             async with asyncio.timeout_at(min(self._loop.time() + self._timeouts.connect_s, self._total_at)):
-                annex = await self._transport.enter(self)
+                annex = await self._transport.enter(self, queued)
         except TimeoutError:
             raise PoolExhaustedError(self.origin, "freed none of its calls within connect_s") from None
         except BaseException:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from isthmus.accounting.bounds import Bound, bound
 from isthmus.accounting.charge import charge
 from isthmus.core.call import Call, Envelope
 from isthmus.core.codec import ClientWire, EndpointWire, Reading, StreamDecoder, Watch, Wire
@@ -28,7 +29,7 @@ from isthmus.core.pieces import (
     UsageReport,
 )
 from isthmus.core.record import AttemptRecord, Outcome, milliseconds
-from isthmus.core.usage import Usage
+from isthmus.core.usage import Charge, Usage
 from isthmus.dialects.constrained_tools import ToolReader, constrain
 from isthmus.dialects.counting import BYTES_PER_TOKEN, estimate_tokens
 from isthmus.perimeter.restore import Restorer
@@ -54,6 +55,20 @@ class Reader(Protocol):
     def feed(self, pieces: Iterable[Piece]) -> list[Piece]: ...
 
     def close(self) -> list[Piece]: ...
+
+
+class Held(Protocol):
+    """What is held of budgets for one attempt; settled once."""
+
+    def settle(self, usage: Usage | None, charge: Charge | None) -> None: ...
+
+
+class Purse(Protocol):
+    """What a request spends from."""
+
+    async def hold(self, model: str, bound: Callable[[], Bound]) -> Held:
+        """Holds what a call of this model may cost at most; raises IsthmusError where that is not there."""
+        ...
 
 
 class _Spoken(NamedTuple):
@@ -140,26 +155,30 @@ class Question:
 class Attempts:
     """Calls models on behalf of one request, one attempt after the other; `last` runs, or ran last.
 
-    `hidden` is the question for those models that may see it only with pseudonyms.
+    `hidden` is the question for those models that may see it only with pseudonyms. `purse` is what they are
+    paid from, None where nothing bounds that.
     """
 
     # An attempt knows the question, and not these: a cycle would keep each request until the next collection.
-    __slots__ = ("_hidden", "_upstreams", "last", "question")
+    __slots__ = ("_hidden", "_purse", "_upstreams", "last", "question")
 
     def __init__(
         self,
         question: Question,
         upstreams: Mapping[str, Upstream],
         hidden: Mapping[str, Question] = MappingProxyType({}),
+        purse: Purse | None = None,
     ) -> None:
         self.question = question
         self.last: Attempt | None = None
         self._upstreams = upstreams
         self._hidden = hidden
+        self._purse = purse
 
     def attempt(self, model: str, number: int) -> Attempt:
         """The model, about to be called once; see `strategies.run.Performer`."""
-        self.last = Attempt(self._hidden.get(model, self.question), self._upstreams[model], number)
+        question = self._hidden.get(model, self.question)
+        self.last = Attempt(question, self._upstreams[model], number, self._purse)
         return self.last
 
     @property
@@ -175,7 +194,8 @@ class Attempts:
 class Attempt:
     """One call of one model: an `Answering` of `strategies.run`, and the facts that its record will say.
 
-    `heard` tells that the endpoint has begun to speak, `said` estimates the tokens of the answer so far.
+    `queued` are the seconds that it waited for a free connection. `heard` tells that the endpoint has begun
+    to speak, `said` estimates the tokens of the answer so far.
     """
 
     __slots__ = (
@@ -183,8 +203,10 @@ class Attempt:
         "_bytes_per_event",
         "_decoder",
         "_held",
+        "_holding",
         "_next",
         "_open",
+        "_purse",
         "_question",
         "_readers",
         "_relayed",
@@ -196,6 +218,7 @@ class Attempt:
         "heard",
         "number",
         "passthrough",
+        "queued",
         "reading",
         "said",
         "started",
@@ -203,12 +226,15 @@ class Attempt:
         "upstream",
     )
 
-    def __init__(self, question: Question, upstream: Upstream, number: int) -> None:
+    def __init__(
+        self, question: Question, upstream: Upstream, number: int, purse: Purse | None = None
+    ) -> None:
         self.upstream = upstream
         self.number = number
         self.started = question.clock()
         self.first_token: float | None = None
         self.status: int | None = None
+        self.queued = 0.0
         self.heard = False
         self.reading = Reading()
         self.committed = False
@@ -216,6 +242,8 @@ class Attempt:
         self.dropped: tuple[str, ...] = ()
         self.said = 0
         self._question = question
+        self._purse = purse
+        self._holding: Held | None = None
         self._asked = False
         self._open = True
         self._relayed = 0
@@ -279,6 +307,12 @@ class Attempt:
             raise refusal
         self._asked = True
         spoken = self._prepare()
+        if (
+            self._purse is not None
+            and spoken is not None
+            and self._question.envelope.operation != "count_tokens"
+        ):
+            self._holding = await self._purse.hold(self.upstream.model.name, lambda: self._bound(spoken.body))
         if self._question.envelope.stream:
             assert spoken is not None, "only counting, which is never streamed, does without a wire"
             return await self._begin_stream(spoken)
@@ -291,7 +325,7 @@ class Attempt:
     async def _whole(self, spoken: _Spoken) -> Delta:
         """An answer that is wanted in one piece."""
         question, wire = self._question, spoken.wire
-        outgoing = self.upstream.outgoing(wire, spoken.body, False, question.client_headers)
+        outgoing = self.upstream.outgoing(wire, spoken.body, False, question.client_headers, self._queued)
         began = question.clock()
         try:
             reply = await self.upstream.transport.send(outgoing)
@@ -326,7 +360,7 @@ class Attempt:
     async def _begin_stream(self, spoken: _Spoken) -> Delta | None:
         """An answer that is wanted as it comes."""
         question, wire = self._question, spoken.wire
-        outgoing = self.upstream.outgoing(wire, spoken.body, True, question.client_headers)
+        outgoing = self.upstream.outgoing(wire, spoken.body, True, question.client_headers, self._queued)
         began = question.clock()
         try:
             stream = self._stream = await self.upstream.transport.stream(outgoing)
@@ -461,6 +495,10 @@ class Attempt:
         readers: tuple[Reader, ...] = (ToolReader(call), *restorers) if constrained else restorers
         return _Spoken(wire, encoded.body, readers=readers)
 
+    def _bound(self, body: bytes) -> Bound:
+        question, upstream = self._question, self.upstream
+        return bound(question.call, len(body), upstream.model, upstream.price, question.at_us)
+
     def _has_tools(self) -> bool:
         # Also a conversation that used tools before must be told to such a model in plain words.
         fields = self._question.envelope.fields
@@ -468,6 +506,9 @@ class Attempt:
         return "tools" in fields or (turns is not None and b'"tool' in bytes(turns))
 
     # -- what is told of it
+
+    def _queued(self, seconds: float) -> None:
+        self.queued += seconds
 
     def _note(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
@@ -492,6 +533,9 @@ class Attempt:
     def _record(self, error: IsthmusError | None) -> AttemptRecord:
         question, upstream, reading = self._question, self.upstream, self.reading
         usage = self._usage(error)
+        charged = charge(upstream.price, usage, question.at_us) if usage is not None else None
+        if self._holding is not None:
+            self._holding.settle(usage, charged)
         started, first = self.started, self.first_token
         return AttemptRecord(
             number=self.number,
@@ -500,6 +544,7 @@ class Attempt:
             model_id=upstream.model.id,
             outcome=_outcome(error),
             started_ms=milliseconds(started - question.arrived),
+            queue_ms=milliseconds(self.queued),
             first_token_ms=None if first is None else milliseconds(first - started),
             total_ms=milliseconds(question.clock() - started),
             fault=error.fault.value if error else None,
@@ -507,7 +552,7 @@ class Attempt:
             upstream_status=self.status,
             finish=reading.finish,
             usage=usage,
-            charge=charge(upstream.price, usage, question.at_us) if usage is not None else None,
+            charge=charged,
             committed=self.committed,
             passthrough=self.passthrough,
             dropped=self.dropped,

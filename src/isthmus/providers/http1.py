@@ -15,6 +15,7 @@ import errno
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from typing import Final, cast
 
 import httptools
@@ -132,13 +133,13 @@ class Http1Transport:
         """
         exchange = _Exchange(self, asyncio.get_running_loop(), outgoing, whole)
         request = self._render(outgoing)
-        connection = self._idle.popitem()[0] if self._idle else await self._connection(exchange)
+        connection = self._idle.popitem()[0] if self._idle else await self._connection(exchange, outgoing)
         connection.begin(exchange, request)
         while not exchange.has_begun():
             await exchange.change()
         if exchange.unread and not self._closed:
             self._make_room()
-            connection = await self._connection(exchange)
+            connection = await self._connection(exchange, outgoing)
             exchange.failure = None
             connection.begin(exchange, request)
             while not exchange.has_begun():
@@ -155,7 +156,7 @@ class Http1Transport:
 
     # -- the pool: a member of `_connections` is a slot taken, whether it is new, busy, idle or on its way out
 
-    async def _connection(self, exchange: _Exchange) -> _Connection:
+    async def _connection(self, exchange: _Exchange, outgoing: Outgoing) -> _Connection:
         """A connection that is open and nobody else's, once its turn has come."""
         loop, timeouts = exchange.loop, exchange.timeouts
         deadline = loop.time() + min(timeouts.connect_s, timeouts.total_s)
@@ -165,7 +166,7 @@ class Http1Transport:
             if len(self._connections) < self._max_connections:
                 connection = self._new_connection(loop)
             else:
-                connection = await self._turn(loop, deadline)
+                connection = await self._turn(loop, deadline, outgoing.queued)
             if connection.new:
                 await self._open(connection, deadline)
             # A connection can end between its being handed over and its taker's waking up.
@@ -183,7 +184,9 @@ class Http1Transport:
         self._connections.add(connection)
         return connection
 
-    async def _turn(self, loop: asyncio.AbstractEventLoop, deadline: float) -> _Connection:
+    async def _turn(
+        self, loop: asyncio.AbstractEventLoop, deadline: float, queued: Callable[[float], None]
+    ) -> _Connection:
         if len(self._queue) >= self._max_waiting:
             raise PoolExhaustedError(
                 self.origin,
@@ -191,6 +194,7 @@ class Http1Transport:
             )
         turn: asyncio.Future[_Connection] = loop.create_future()
         self._queue.append(turn)
+        began = loop.time()
         try:
             async with asyncio.timeout_at(deadline):
                 return await turn
@@ -204,6 +208,8 @@ class Http1Transport:
                     self.origin, f"freed none of its {self._max_connections} connections within connect_s"
                 ) from None
             raise
+        finally:
+            queued(loop.time() - began)
 
     def _decline(self, connection: _Connection) -> None:
         if connection.new:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import Enum
 from types import SimpleNamespace
@@ -116,24 +116,33 @@ class AiohttpTransport:
 
     # -- for its exchanges
 
-    async def enter(self, exchange: _Exchange) -> aiohttp.ClientSession:
+    async def enter(self, exchange: _Exchange, queued: Callable[[float], None]) -> aiohttp.ClientSession:
         """Wait for a free connection's worth of room."""
-        if self.slots.locked() and self._waiting >= self._max_waiting:
-            raise PoolExhaustedError(
-                self.origin,
-                f"has {self._max_connections} busy connections and {self._max_waiting} requests in line",
-            )
-        self._waiting += 1
-        try:
+        if self.slots.locked():
+            await self._wait_in_line(queued)
+        else:
             await self.slots.acquire()
-        finally:
-            self._waiting -= 1
         self._in_flight.add(exchange)
         if self._closed:
             raise ConnectError(self.origin, "is no longer served by this transport, which is closed")
         if self._session is None:
             self._session = self._new_session()
         return self._session
+
+    async def _wait_in_line(self, queued: Callable[[float], None]) -> None:
+        if self._waiting >= self._max_waiting:
+            raise PoolExhaustedError(
+                self.origin,
+                f"has {self._max_connections} busy connections and {self._max_waiting} requests in line",
+            )
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self._waiting += 1
+        try:
+            await self.slots.acquire()
+        finally:
+            self._waiting -= 1
+            queued(clock() - began)
 
     def leave(self, exchange: _Exchange) -> None:
         """The room is free again."""
@@ -263,7 +272,7 @@ class _Exchange:
         transport = self._transport
         self._wait_for(_Phase.QUEUE, self._timeouts.connect_s)
         async with self._guarded():
-            session = await transport.enter(self)
+            session = await transport.enter(self, outgoing.queued)
             self._phase = _Phase.CONNECT
             self._response = response = await session.request(
                 outgoing.method.decode("ascii"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import ClassVar, NewType, Protocol
 from urllib.parse import urlsplit
@@ -151,14 +151,23 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     total_s: float = 600.0
 
 
+def unheard(seconds: float) -> None:
+    """Nobody wants to know how long a request waited."""
+
+
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
-    """A request, ready to be written: `target` comes from `as_target`, `headers` from `render_headers`."""
+    """A request, ready to be written: `target` comes from `as_target`, `headers` from `render_headers`.
+
+    `queued` is told the seconds that the request waited for a free connection, whatever came of it; it is not
+    called where one was free, or could be opened.
+    """
 
     target: Target
     body: bytes = b""
     headers: HeaderBlock = HeaderBlock(b"")
     method: bytes = b"POST"
     timeouts: Timeouts = Timeouts()
+    queued: Callable[[float], None] = unheard
 
     def __repr__(self) -> str:
         """The method and the path: headers, query and body may hold secrets and prompts."""

@@ -113,14 +113,23 @@ class Upstream:
         return next((wire for wire in self.wires if wire.operation == operation), None)
 
     def outgoing(
-        self, wire: EndpointWire, body: bytes, stream: bool, client: Mapping[bytes, bytes]
+        self,
+        wire: EndpointWire,
+        body: bytes,
+        stream: bool,
+        client: Mapping[bytes, bytes],
+        queued: Callable[[float], None],
     ) -> Outgoing:
         """The HTTP request; of the client's headers only those pass that the provider's config allows."""
         target = self._targets.get((wire.name, stream))
         if target is None:
             target = self._targets[wire.name, stream] = self._target(wire, stream)
         return Outgoing(
-            target=target, headers=self._request_headers(client), body=body, timeouts=self._timeouts
+            target=target,
+            headers=self._request_headers(client),
+            body=body,
+            timeouts=self._timeouts,
+            queued=queued,
         )
 
     def _target(self, wire: EndpointWire, stream: bool) -> Target:

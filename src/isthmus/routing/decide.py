@@ -37,12 +37,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     """A route's plan for one operation and label, without the models that cannot serve it or may not receive
-    it; None where none is left. `pseudonymised` are those that may receive it only with pseudonyms."""
+    it; None where none is left. `pseudonymised` are those that may receive it only with pseudonyms, and
+    `thrifty` says that the plan is the one for the time when money is short."""
 
     allowed: tuple[str, ...]
     pseudonymised: tuple[str, ...]
     refused: tuple[Refused, ...]
     plan: Node | None
+    thrifty: bool
 
 
 class Router:
@@ -53,8 +55,8 @@ class Router:
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
-        self._pruned: dict[tuple[str, Operation, Label, Label | None], Pruned] = {}
-        self._decisions: dict[tuple[str, Operation, Label, Label | None, Choice | None], Decision] = {}
+        self._pruned: dict[tuple[str, Operation, Label, Label | None, bool], Pruned] = {}
+        self._decisions: dict[tuple[str, Operation, Label, Label | None, bool, Choice | None], Decision] = {}
 
     def decide(
         self,
@@ -63,22 +65,24 @@ class Router:
         label: Label,
         circumstances: Circumstances,
         hidden: Label | None = None,
+        thrifty: bool = False,
     ) -> Decision:
-        """The decision for one request; `hidden` is its label with pseudonyms, where it may go out so.
+        """The decision for one request.
 
-        Raises KeyError for a route that the config does not have.
+        `hidden` is its label with pseudonyms, where it may go out so; `thrifty` is True while money is short
+        (see `routing.route.Thrift`). Raises KeyError for a route that the config does not have.
         """
-        pruned = self._pruned.get((route, operation, label, hidden))
+        pruned = self._pruned.get((route, operation, label, hidden, thrifty))
         if pruned is None:
-            pruned = prune(self._facts.routes[route], operation, label, hidden, self._facts)
+            pruned = prune(self._facts.routes[route], operation, label, self._facts, hidden, thrifty)
             _bound(self._pruned)
-            self._pruned[route, operation, label, hidden] = pruned
+            self._pruned[route, operation, label, hidden, thrifty] = pruned
         choice = pruned.plan.choose(circumstances) if pruned.plan is not None else None
-        decision = self._decisions.get((route, operation, label, hidden, choice))
+        decision = self._decisions.get((route, operation, label, hidden, thrifty, choice))
         if decision is None:
             decision = settle(route, operation, label, pruned, choice, self._facts)
             _bound(self._decisions)
-            self._decisions[route, operation, label, hidden, choice] = decision
+            self._decisions[route, operation, label, hidden, thrifty, choice] = decision
         return decision
 
 
@@ -88,10 +92,18 @@ def _bound(known: dict[Any, Any]) -> None:
         known.clear()
 
 
-def prune(route: Route, operation: Operation, label: Label, hidden: Label | None, facts: Facts) -> Pruned:
+def prune(
+    route: Route,
+    operation: Operation,
+    label: Label,
+    facts: Facts,
+    hidden: Label | None = None,
+    thrifty: bool = False,
+) -> Pruned:
     """What is left of the route's plan for this operation and these labels; it depends on the config
     alone."""
-    names = route.plan.models()
+    strategy = route.plan_for(thrifty)
+    names = strategy.models()
     refused = _refused(names, operation, label, facts)
     pseudonymised: tuple[str, ...] = ()
     if hidden is not None and refused:
@@ -102,7 +114,8 @@ def prune(route: Route, operation: Operation, label: Label, hidden: Label | None
         allowed=tuple(name for name in names if name not in refused),
         pseudonymised=pseudonymised,
         refused=tuple(refused.values()),
-        plan=route.plan.prune(lambda name: name not in refused),
+        plan=strategy.prune(lambda name: name not in refused),
+        thrifty=thrifty and route.thrift is not None,
     )
 
 
@@ -114,6 +127,7 @@ def settle(
         summary = f"no model of route {route} can serve {operation}"
     else:
         summary = f"route {route} plans {', then '.join(choice.node.models())}"
+    saving = ("a budget is nearly used, so the route is thrifty",) if pruned.thrifty else ()
     hiding = (f"{', '.join(pruned.pseudonymised)} would see pseudonyms",) if pruned.pseudonymised else ()
     return Decision(
         route=route,
@@ -121,7 +135,7 @@ def settle(
         allowed=pruned.allowed,
         refused=pruned.refused,
         plan=choice.node if choice else None,
-        reasons=(summary, *(choice.reasons if choice else ()), *hiding),
+        reasons=(summary, *saving, *(choice.reasons if choice else ()), *hiding),
         propensity=choice.propensity if choice else 1.0,
         config_hash=facts.config_hash,
         label=label,

@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import BOTTOM, Label
-from isthmus.strategies.plan.node import Node
+from isthmus.strategies.plan.node import Node, once_each
 
 LONGEST_NAME = 128
 """The longest name that a route can have; what is longer cannot be meant for one."""
+
+
+class Thrift(msgspec.Struct, frozen=True, kw_only=True):
+    """What a route does while a budget is nearly used.
+
+    `plan` is its strategy then. `at` is the share from which on a budget that is about the request counts as
+    nearly used.
+    """
+
+    plan: Node
+    at: Annotated[float, Meta(gt=0, le=1)] = 0.9
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,13 +34,23 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     A name with `*`, `?` or `[` is a pattern, so that an application may go on saying `gpt-4o`.
     `record_bodies` keeps the texts of requests and answers in the ledger; the default keeps none. `floor` is
-    the least label of what comes this way.
+    the least label of what comes this way. `thrift` is what it does while money is short.
     """
 
     name: str
     plan: Node
     record_bodies: bool = False
     floor: Label = BOTTOM
+    thrift: Thrift | None = None
+
+    def models(self) -> tuple[str, ...]:
+        """Every model that the route may call, each once."""
+        thrifty = self.thrift.plan.models() if self.thrift is not None else ()
+        return once_each([*self.plan.models(), *thrifty])
+
+    def plan_for(self, thrifty: bool) -> Node:
+        """The strategy, or the thrifty one, where there is one."""
+        return self.thrift.plan if thrifty and self.thrift is not None else self.plan
 
 
 def resolve(name: str, routes: Mapping[str, Route]) -> Route:

@@ -1,8 +1,8 @@
 """Records as files for other tools: one JSON object a line, or Parquet.
 
 Both have the same fields, under the names of the columns of `isthmus.store.schema`, whose comments say what
-they mean; `fields` lists them. `attempts` is a list of objects, `decision` is JSON text in Parquet and an
-object in JSONL. The names are stable: fields may be added, none is ever renamed or dropped.
+they mean; `fields` lists them. `attempts` is a list of objects; `decision` and `findings` are JSON text in
+Parquet and objects in JSONL. The names are stable: fields may be added, none is ever renamed or dropped.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from isthmus.store import rows, schema
 _ROWS_AT_ONCE = 1000
 _RECORD_FIELDS = [column.name for column in schema.records.columns]
 _ATTEMPT_FIELDS = [column.name for column in schema.attempts.columns if column.name != "record_id"]
+_OBJECTS = ("decision", "findings")
+_LISTS = ("dropped", "usage_beyond")
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -68,7 +70,7 @@ def write_parquet(records: Iterable[Record], out: BinaryIO, *, bodies: bool = Fa
     count = 0
     with parquet.ParquetWriter(out, arrow_schema, compression="zstd") as writer:
         for group in _groups(records):
-            flat = [_with_decision_as_text(_flat(record, bodies=bodies)) for record in group]
+            flat = [_with_objects_as_text(_flat(record, bodies=bodies)) for record in group]
             writer.write_table(pa.Table.from_pylist(flat, schema=arrow_schema))
             count += len(flat)
     return count
@@ -76,10 +78,11 @@ def write_parquet(records: Iterable[Record], out: BinaryIO, *, bodies: bool = Fa
 
 def _flat(record: Record, *, bodies: bool) -> dict[str, Any]:
     values: dict[str, Any] = dict(zip(_RECORD_FIELDS, rows.record_row(record, None), strict=True))
-    values["decision"] = record.decision
+    values |= {"decision": record.decision, "findings": record.findings}
+    values["usage_beyond"] = record.usage.beyond if record.usage else None
     values["attempts"] = [
         dict(zip(_ATTEMPT_FIELDS, rows.attempt_row(record.id, attempt)[1:], strict=True))
-        | {"dropped": attempt.dropped}
+        | {"dropped": attempt.dropped, "usage_beyond": attempt.usage.beyond if attempt.usage else None}
         for attempt in record.attempts
     ]
     if bodies:
@@ -88,9 +91,9 @@ def _flat(record: Record, *, bodies: bool) -> dict[str, Any]:
     return values
 
 
-def _with_decision_as_text(flat: dict[str, Any]) -> dict[str, Any]:
-    decision = flat["decision"]
-    return {**flat, "decision": None if decision is None else _to_json(decision).decode()}
+def _with_objects_as_text(flat: dict[str, Any]) -> dict[str, Any]:
+    texts = {name: _to_json(flat[name]).decode() for name in _OBJECTS if flat[name] is not None}
+    return {**flat, **texts}
 
 
 def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -104,9 +107,9 @@ def _base64(body: bytes | None) -> str | None:
 
 
 def _type_name(column: Column[Any]) -> str:
-    if column.name == "decision":
+    if column.name in _OBJECTS:
         return "object"
-    if column.name == "dropped":
+    if column.name in _LISTS:
         return "list of string"
     names = {BigInteger: "integer", Boolean: "boolean", Double: "number", Text: "string"}
     return names[type(column.type)]
@@ -119,9 +122,7 @@ def _arrow_schema(pa: Any, *, bodies: bool) -> Any:
         found = []
         for column in table.columns:
             kind = (
-                pa.list_(pa.string())
-                if column.name == "dropped"
-                else types.get(type(column.type), pa.string())
+                pa.list_(pa.string()) if column.name in _LISTS else types.get(type(column.type), pa.string())
             )
             found.append(pa.field(column.name, kind, metadata={"description": column.comment or ""}))
         return found

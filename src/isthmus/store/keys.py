@@ -1,4 +1,4 @@
-"""Keys: who may ask which routes, until when.
+"""Keys: who may ask which routes, until when, and how sensitive it is at least.
 
 A key's secret is 256 random bits, so only its SHA-256 is kept, without salt and without a slow hash: those
 make guessing a *weak* secret dear, and a secret with 256 bits of entropy cannot be guessed at any price (NIST
@@ -25,10 +25,14 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
 
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.label import BOTTOM, Label
 from isthmus.store import schema
 from isthmus.store.schema import keys as table
 
 _log = logging.getLogger("isthmus.keys")
+_to_json = msgspec.json.Encoder(order="deterministic").encode
+_to_names = msgspec.json.Decoder(tuple[str, ...]).decode
+_to_label = msgspec.json.Decoder(Label).decode
 
 PREFIX = "isk_"
 """What every secret begins with, so that scanners for leaked secrets can find it."""
@@ -39,7 +43,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     `routes` are names or glob patterns (`team-*`), none means every route. Times are wall-clock microseconds
     since the epoch; at `expires_us` the key is no longer valid. `rotated_from` is the id of the key that this
-    one replaces.
+    one replaces. `floor` is the least label of what is sent with it.
     """
 
     id: str
@@ -49,6 +53,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     expires_us: int | None = None
     revoked_us: int | None = None
     rotated_from: str | None = None
+    floor: Label = BOTTOM
 
     def allows(self, route: str) -> bool:
         """True where the key may ask this route."""
@@ -59,6 +64,10 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     def valid(self, at_us: int) -> bool:
         """True where the key is neither revoked nor expired at that time."""
         return self.revoked_us is None and (self.expires_us is None or at_us < self.expires_us)
+
+    def revoked(self, at_us: int) -> Key:
+        """This key, revoked at that time or earlier."""
+        return self if self.revoked_us is not None else msgspec.structs.replace(self, revoked_us=at_us)
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -77,23 +86,36 @@ Digests: TypeAlias = Mapping[bytes, Key]
 class Keys(Protocol):
     """The keys that exist. Every method blocks: call it off the event loop.
 
-    A key is named by its id, or by its name if that is unique. Methods that name a key raise IsthmusError:
-    `unknown_key` for none, `ambiguous_key` for several.
+    A key is named by its id, or by its name: that means the one in force, see `in_force`. Methods that name a
+    key raise IsthmusError: `unknown_key` for none, `ambiguous_key` where several of one name are in force,
+    which only those of an older Isthmus can be.
     """
 
-    def create(self, name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None = None) -> NewKey:
-        """Makes a key."""
+    def create(
+        self,
+        name: str,
+        routes: tuple[str, ...],
+        at_us: int,
+        expires_us: int | None = None,
+        floor: Label = BOTTOM,
+    ) -> NewKey:
+        """Makes a key. Raises IsthmusError (`name_taken`) where one of that name is in force."""
 
     def list(self) -> tuple[Key, ...]:
         """All keys that were ever made, the oldest first."""
 
-    def revoke(self, reference: str, at_us: int) -> Key:
-        """Ends a key now and for ever; a key that was revoked before stays as it is."""
+    def revoke(self, reference: str, at_us: int) -> tuple[Key, ...]:
+        """Ends a key now and for ever; a key that was revoked before stays as it is.
+
+        By a name, those end too that it replaces and that are still in their time of grace. All that ended
+        are returned, the one in force first.
+        """
 
     def rotate(self, reference: str, at_us: int, grace_s: float) -> NewKey:
         """Makes a key like the named one, which expires after `grace_s` seconds, or earlier if it was to.
 
-        Raises IsthmusError (`dead_key`) where the named one is revoked or expired.
+        Raises IsthmusError: `dead_key` where the named one is revoked or expired, `replaced_key` where it was
+        rotated before.
         """
 
     def revision(self) -> int:
@@ -115,10 +137,18 @@ class SqliteKeys:
         schema.prepare(path)
         self._database = schema.Database(path)
 
-    def create(self, name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None = None) -> NewKey:
+    def create(
+        self,
+        name: str,
+        routes: tuple[str, ...],
+        at_us: int,
+        expires_us: int | None = None,
+        floor: Label = BOTTOM,
+    ) -> NewKey:
         """See `Keys.create`."""
-        new = make_key(name, routes, at_us, expires_us)
+        new = make_key(name, routes, at_us, expires_us, floor)
         with self._database.writing() as connection:
+            require_free(name, _all(connection), at_us)
             _insert(connection, new)
         return new
 
@@ -127,20 +157,18 @@ class SqliteKeys:
         with self._database.reading() as connection:
             return _all(connection)
 
-    def revoke(self, reference: str, at_us: int) -> Key:
+    def revoke(self, reference: str, at_us: int) -> tuple[Key, ...]:
         """See `Keys.revoke`."""
         with self._database.writing() as connection:
-            key = named(reference, _all(connection))
-            if key.revoked_us is not None:
-                return key
-            revoked = msgspec.structs.replace(key, revoked_us=at_us)
-            _update(connection, revoked)
-        return revoked
+            ended = tuple(key.revoked(at_us) for key in named(reference, _all(connection), at_us))
+            for key in ended:
+                _update(connection, key)
+        return ended
 
     def rotate(self, reference: str, at_us: int, grace_s: float) -> NewKey:
         """See `Keys.rotate`."""
         with self._database.writing() as connection:
-            new, old = successor(named(reference, _all(connection)), at_us, grace_s)
+            new, old = successor(reference, _all(connection), at_us, grace_s)
             _insert(connection, new)
             _update(connection, old)
         return new
@@ -193,10 +221,7 @@ class KeyRing:
             raise _refusal(
                 "invalid_key", "This key is not known here.", "Make one with: isthmus keys create."
             )
-        if not key.valid(at_us):
-            if key.revoked_us is not None:
-                raise _refusal("revoked_key", f"The key {key.id} was revoked.", "Ask for a new one.")
-            raise _refusal("expired_key", f"The key {key.id} has expired.", "Ask for a new one.")
+        require_valid(key, at_us)
         return key
 
     def refresh(self) -> bool:
@@ -238,7 +263,12 @@ class KeyRing:
 
 
 def make_key(
-    name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None, rotated_from: str | None = None
+    name: str,
+    routes: tuple[str, ...],
+    at_us: int,
+    expires_us: int | None,
+    floor: Label,
+    rotated_from: str | None = None,
 ) -> NewKey:
     """A key with a new secret; nothing is stored."""
     key = Key(
@@ -248,12 +278,17 @@ def make_key(
         created_us=at_us,
         expires_us=expires_us,
         rotated_from=rotated_from,
+        floor=floor,
     )
     return NewKey(key, PREFIX + secrets.token_urlsafe(32))
 
 
-def successor(key: Key, at_us: int, grace_s: float) -> tuple[NewKey, Key]:
-    """The key that replaces this one, and this one as it is from now on. Raises IsthmusError (`dead_key`)."""
+def successor(reference: str, keys: Sequence[Key], at_us: int, grace_s: float) -> tuple[NewKey, Key]:
+    """The key that replaces the named one, and that one as it is from now on.
+
+    Raises IsthmusError: `dead_key`, `replaced_key`, and what `named` raises.
+    """
+    key = named(reference, keys, at_us)[0]
     if not key.valid(at_us):
         ended = "expired" if key.revoked_us is None else "revoked"
         raise IsthmusError(
@@ -262,33 +297,87 @@ def successor(key: Key, at_us: int, grace_s: float) -> tuple[NewKey, Key]:
             code="dead_key",
             hint="Create a new one.",
         )
-    new = make_key(key.name, key.routes, at_us, key.expires_us, rotated_from=key.id)
+    current = in_force(key.name, keys, at_us)
+    if key not in current:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"The key {key.id} was rotated before and is in its time of grace.",
+            code="replaced_key",
+            hint=f"Rotate the one that replaced it: {_ids(current)}.",
+        )
+    new = make_key(key.name, key.routes, at_us, key.expires_us, key.floor, rotated_from=key.id)
     until = at_us + round(grace_s * 1_000_000)
     ends = until if key.expires_us is None else min(until, key.expires_us)
     return new, msgspec.structs.replace(key, expires_us=ends)
 
 
-def named(reference: str, keys: Sequence[Key]) -> Key:
-    """The key of that id, or of that name. Raises IsthmusError: `unknown_key`, `ambiguous_key`."""
+def in_force(name: str, keys: Sequence[Key], at_us: int) -> tuple[Key, ...]:
+    """The keys of that name which are valid, without those that another of them replaces: one at most, unless
+    an older Isthmus made more."""
+    valid = [key for key in keys if key.name == name and key.valid(at_us)]
+    origin = {key.id: key.rotated_from for key in keys}
+    replaced: set[str] = set()
+    for key in valid:
+        earlier = key.rotated_from
+        while earlier is not None:
+            replaced.add(earlier)
+            earlier = origin.get(earlier)
+    return tuple(key for key in valid if key.id not in replaced)
+
+
+def named(reference: str, keys: Sequence[Key], at_us: int) -> tuple[Key, ...]:
+    """The key of that id; or by a name the one in force, and after it those that it replaces and that are
+    valid yet. Where all of a name have ended, the last one that was made.
+
+    Raises IsthmusError: `unknown_key`, `ambiguous_key`.
+    """
     for key in keys:
         if key.id == reference:
-            return key
+            return (key,)
     alike = [key for key in keys if key.name == reference]
-    if len(alike) == 1:
-        return alike[0]
-    if alike:
+    if not alike:
+        raise IsthmusError(
+            Fault.NOT_FOUND,
+            f"There is no key with the id or the name {reference!r}.",
+            code="unknown_key",
+            hint="List the keys to see their ids.",
+        )
+    current = in_force(reference, alike, at_us)
+    if len(current) > 1:
         raise IsthmusError(
             Fault.INVALID_REQUEST,
-            f"Several keys are named {reference!r}: {', '.join(key.id for key in alike)}.",
+            f"Several keys are named {reference!r}: {_ids(current)}.",
             code="ambiguous_key",
             hint="Give the key's id.",
         )
-    raise IsthmusError(
-        Fault.NOT_FOUND,
-        f"There is no key with the id or the name {reference!r}.",
-        code="unknown_key",
-        hint="List the keys to see their ids.",
-    )
+    if not current:
+        return (alike[-1],)
+    return (*current, *(key for key in alike if key.valid(at_us) and key not in current))
+
+
+def require_valid(key: Key, at_us: int) -> None:
+    """Raises IsthmusError (unauthenticated) where the key has ended: `revoked_key`, `expired_key`."""
+    if key.valid(at_us):
+        return
+    if key.revoked_us is not None:
+        raise _refusal("revoked_key", f"The key {key.id} was revoked.", "Ask for a new one.")
+    raise _refusal("expired_key", f"The key {key.id} has expired.", "Ask for a new one.")
+
+
+def require_free(name: str, keys: Sequence[Key], at_us: int) -> None:
+    """Raises IsthmusError (`name_taken`) where a key of that name is in force: no two could be told apart."""
+    current = in_force(name, keys, at_us)
+    if current:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"There is a key named {name!r} already: {_ids(current)}.",
+            code="name_taken",
+            hint="Rotate it, revoke it before, or choose another name.",
+        )
+
+
+def _ids(keys: Sequence[Key]) -> str:
+    return ", ".join(key.id for key in keys)
 
 
 def digest_of(secret: str) -> bytes:
@@ -320,9 +409,14 @@ def _update(connection: Connection, key: Key) -> None:
 
 
 def _values(key: Key) -> dict[str, object]:
-    return {**msgspec.structs.asdict(key), "routes": msgspec.json.encode(key.routes).decode()}
+    return {
+        **msgspec.structs.asdict(key),
+        "routes": _to_json(key.routes).decode(),
+        "floor": None if key.floor == BOTTOM else _to_json(key.floor).decode(),
+    }
 
 
 def _key_of(row: RowMapping) -> Key:
     values = {name: row[name] for name in Key.__struct_fields__}
-    return Key(**{**values, "routes": msgspec.json.decode(row["routes"], type=tuple[str, ...])})
+    floor = BOTTOM if row["floor"] is None else _to_label(row["floor"])
+    return Key(**{**values, "routes": _to_names(row["routes"]), "floor": floor})

@@ -1,14 +1,16 @@
-"""Records and keys in memory: they behave as the SQLite ones do, and are gone at the end."""
+"""Records, keys and counters in memory: they behave as the SQLite ones do, and are gone at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from isthmus.core.decision import Decision
+from isthmus.core.label import BOTTOM, Label
 from isthmus.core.record import Intent, Record
-from isthmus.store.keys import Digests, Key, NewKey, digest_of, make_key, named, successor
+from isthmus.store.counters import KEPT_WINDOWS, Count, Name
+from isthmus.store.keys import Digests, Key, NewKey, digest_of, make_key, named, require_free, successor
 from isthmus.store.ledger import Health
 from isthmus.store.records import EVERYTHING, Cursor, Page, Where, page_of, the_one
 
@@ -102,9 +104,17 @@ class MemoryKeys:
         self._digests: dict[bytes, Key] = {}
         self._revision = 0
 
-    def create(self, name: str, routes: tuple[str, ...], at_us: int, expires_us: int | None = None) -> NewKey:
+    def create(
+        self,
+        name: str,
+        routes: tuple[str, ...],
+        at_us: int,
+        expires_us: int | None = None,
+        floor: Label = BOTTOM,
+    ) -> NewKey:
         """See `Keys.create`."""
-        new = make_key(name, routes, at_us, expires_us)
+        require_free(name, self.list(), at_us)
+        new = make_key(name, routes, at_us, expires_us, floor)
         self._put(digest_of(new.secret), new.key)
         return new
 
@@ -112,17 +122,16 @@ class MemoryKeys:
         """See `Keys.list`."""
         return tuple(sorted(self._digests.values(), key=lambda key: (key.created_us, key.id)))
 
-    def revoke(self, reference: str, at_us: int) -> Key:
+    def revoke(self, reference: str, at_us: int) -> tuple[Key, ...]:
         """See `Keys.revoke`."""
-        key = named(reference, self.list())
-        if key.revoked_us is None:
-            key = msgspec.structs.replace(key, revoked_us=at_us)
+        ended = tuple(key.revoked(at_us) for key in named(reference, self.list(), at_us))
+        for key in ended:
             self._put(self._digest(key.id), key)
-        return key
+        return ended
 
     def rotate(self, reference: str, at_us: int, grace_s: float) -> NewKey:
         """See `Keys.rotate`."""
-        new, old = successor(named(reference, self.list()), at_us, grace_s)
+        new, old = successor(reference, self.list(), at_us, grace_s)
         self._put(digest_of(new.secret), new.key)
         self._put(self._digest(old.id), old)
         return new
@@ -141,3 +150,30 @@ class MemoryKeys:
 
     def _digest(self, identity: str) -> bytes:
         return next(digest for digest, key in self._digests.items() if key.id == identity)
+
+
+class MemoryCounters:
+    """The counters of one process."""
+
+    def __init__(self) -> None:
+        self._counts: dict[Name, Count] = {}
+
+    def drawn(self, names: Sequence[Name]) -> list[int]:
+        """See `Counters.drawn`."""
+        return [self._counts[name].drawn if name in self._counts else 0 for name in names]
+
+    def draw(self, counts: Mapping[Name, Count]) -> None:
+        """See `Counters.draw`."""
+        for name, count in counts.items():
+            length = name.end_us - name.start_us
+            self._counts = {
+                it: known
+                for it, known in self._counts.items()
+                if (it.budget, it.subject) != (name.budget, name.subject)
+                or it.start_us >= name.start_us - KEPT_WINDOWS * length
+            } | {name: count}
+
+    def list(self, at_us: int) -> list[tuple[Name, Count]]:
+        """See `Counters.list`."""
+        current = (it for it in self._counts.items() if it[0].start_us <= at_us < it[0].end_us)
+        return sorted(current, key=lambda it: (it[0].budget, it[0].subject))

@@ -36,6 +36,7 @@ _RECORD_FACTS = Record.__struct_fields__.index("decision")
 _ATTEMPT_FACTS = AttemptRecord.__struct_fields__.index("usage")
 _to_json = msgspec.json.Encoder(order="deterministic").encode
 _to_decision = msgspec.json.Decoder(Decision).decode
+_to_counts = msgspec.json.Decoder(dict[str, int]).decode
 _to_names = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
@@ -45,7 +46,8 @@ def record_row(record: Record, decision: bytes | None) -> Row:
     return (
         *fields[:_RECORD_FACTS],
         decision,
-        *(_NO_USAGE if record.usage is None else astuple(record.usage)),
+        None if record.findings is None else _to_json(record.findings).decode(),
+        *_usage_columns(record.usage),
         *(_NO_CHARGE if record.charge is None else astuple(record.charge)),
         *astuple(record.timings),
         record.config_hash,
@@ -58,12 +60,20 @@ def attempt_row(record_id: str, attempt: AttemptRecord) -> Row:
     return (
         record_id,
         *fields[:_ATTEMPT_FACTS],
-        *(_NO_USAGE if attempt.usage is None else astuple(attempt.usage)),
+        *_usage_columns(attempt.usage),
         *(_NO_CHARGE if attempt.charge is None else astuple(attempt.charge)),
         attempt.committed,
         attempt.passthrough,
-        _to_json(attempt.dropped).decode() if attempt.dropped else None,
+        _as_text(attempt.dropped),
     )
+
+
+def _usage_columns(usage: Usage | None) -> Row:
+    return _NO_USAGE if usage is None else (*astuple(usage)[:-1], _as_text(usage.beyond))
+
+
+def _as_text(names: tuple[str, ...]) -> str | None:
+    return _to_json(names).decode() if names else None
 
 
 def decision_row(at_us: int, decision: Decision) -> Row:
@@ -148,6 +158,7 @@ def record_of(
         code=row["code"],
         message=row["message"],
         decision=None if decision is None else _to_decision(decision),
+        findings=None if row["findings"] is None else _to_counts(row["findings"]),
         attempts=tuple(_attempt_of(attempt) for attempt in attempts),
         usage=_usage_of(row),
         charge=_charge_of(row),
@@ -182,7 +193,7 @@ def _attempt_of(row: Columns) -> AttemptRecord:
         charge=_charge_of(row),
         committed=row["committed"],
         passthrough=row["passthrough"],
-        dropped=() if row["dropped"] is None else _to_names(row["dropped"]),
+        dropped=_names_of(row["dropped"]),
     )
 
 
@@ -199,7 +210,12 @@ def _usage_of(row: Columns) -> Usage | None:
         input_audio=row["input_audio_tokens"],
         output_audio=row["output_audio_tokens"],
         estimated=row["usage_estimated"],
+        beyond=_names_of(row["usage_beyond"]),
     )
+
+
+def _names_of(text: str | None) -> tuple[str, ...]:
+    return () if text is None else _to_names(text)
 
 
 def _charge_of(row: Columns) -> Charge | None:

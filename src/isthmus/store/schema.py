@@ -38,14 +38,26 @@ from isthmus.core.errors import Fault, IsthmusError
 
 Durability: TypeAlias = Literal["NORMAL", "FULL"]
 
-VERSION = 1
+VERSION = 2
 """The version of the tables below."""
 
-STEPS: Mapping[int, Sequence[str]] = {}
+STEPS: Mapping[int, Sequence[str]] = {
+    2: (
+        "ALTER TABLE keys ADD COLUMN floor TEXT",
+        "ALTER TABLE records ADD COLUMN findings TEXT",
+        "ALTER TABLE records ADD COLUMN usage_beyond TEXT",
+        "ALTER TABLE attempts ADD COLUMN usage_beyond TEXT",
+        (
+            "CREATE TABLE counters (budget TEXT NOT NULL, subject TEXT NOT NULL, start_us BIGINT NOT NULL,"
+            " end_us BIGINT NOT NULL, drawn BIGINT NOT NULL, spent BIGINT NOT NULL,"
+            " PRIMARY KEY (budget, subject, start_us))"
+        ),
+    ),
+}
 """The SQL that leads to each version from the one before it.
 
-There are additions only, so that no record is ever rewritten. A new database starts at `VERSION` at once. A
-step is written when a released version's tables change.
+There are additions only, so that no record is ever rewritten. A new database starts at `VERSION` at once; in
+an older one the added columns stand behind the others, so that only names tell them.
 """
 
 metadata = MetaData()
@@ -62,6 +74,11 @@ def _usage_columns() -> list[Column[Any]]:
         Column("input_audio_tokens", BigInteger, comment="audio tokens, a part of input_tokens"),
         Column("output_audio_tokens", BigInteger, comment="audio tokens, a part of output_tokens"),
         Column("usage_estimated", Boolean, comment="true where the provider did not report these counts"),
+        Column(
+            "usage_beyond",
+            Text,
+            comment="what is billed beside tokens at list price: tier.flex, tool.web_search, ...",
+        ),
     ]
 
 
@@ -76,7 +93,11 @@ def _charge_columns() -> list[Column[Any]]:
             comment="genai-prices, config, own engine or unknown; null where nothing was used",
         ),
         Column("charge_snapshot", Text, comment="which edition of the price list was used"),
-        Column("charge_estimated", Boolean, comment="true where the charge rests on estimated usage"),
+        Column(
+            "charge_estimated",
+            Boolean,
+            comment="true where the charge rests on estimated usage, or on prices other than those billed",
+        ),
     ]
 
 
@@ -106,6 +127,11 @@ records = Table(
     Column(
         "decision", LargeBinary, comment="the decision: which models were allowed, what was planned, and why"
     ),
+    Column(
+        "findings",
+        Text,
+        comment="in how many places of the request each kind was found; null where nothing was looked at",
+    ),
     *_usage_columns(),
     *_charge_columns(),
     Column("queue_ms", Double, nullable=False, comment="milliseconds of waiting for a slot"),
@@ -115,7 +141,11 @@ records = Table(
     Column("config_hash", Text, nullable=False, comment="the hash of the config that was in force"),
     sqlite_with_rowid=False,
 )
-"""One row a request. `decision` is the SHA-256 of the decision's JSON, to be found in `decisions`."""
+"""One row a request.
+
+`decision` is the SHA-256 of the decision's JSON, to be found in `decisions`; `findings` is a JSON object,
+`usage_beyond` a JSON array, or null for none.
+"""
 
 # Listing goes along time, newest first, and stops at its limit: filters on other columns are read off the
 # rows on the way. Every further index would cost each request a microsecond or two. Failures are few, and
@@ -149,7 +179,7 @@ attempts = Table(
         "queue_ms",
         Double,
         nullable=False,
-        comment="0 in this version: waiting for a connection counts as waiting for the model",
+        comment="milliseconds of waiting for a free connection, from the attempt's start",
     ),
     Column("first_token_ms", Double, comment="milliseconds from the attempt's start to the first content"),
     Column("total_ms", Double, nullable=False, comment="milliseconds of the whole attempt"),
@@ -166,7 +196,7 @@ attempts = Table(
     Column("dropped", Text, comment="the request's fields that this model could not be given"),
     sqlite_with_rowid=False,
 )
-"""One row an upstream call. `dropped` is a JSON array, or null for none."""
+"""One row an upstream call. `dropped` and `usage_beyond` are JSON arrays, or null for none."""
 
 decisions = Table(
     "decisions",
@@ -211,14 +241,28 @@ keys = Table(
     Column("expires_us", BigInteger),
     Column("revoked_us", BigInteger),
     Column("rotated_from", Text),
+    Column("floor", Text),
     Column("revision", BigInteger, nullable=False),
 )
 """Keys, by the SHA-256 of their secret.
 
-`revision` grows with every change of any key; `routes` is a JSON array.
+`revision` grows with every change of any key. `routes` is a JSON array, `floor` the JSON of a label, or null
+for the lowest.
 """
 
 keys_revision = Index("keys_revision", keys.c.revision)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("budget", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("start_us", BigInteger, primary_key=True, autoincrement=False),
+    Column("end_us", BigInteger, nullable=False),
+    Column("drawn", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+)
+"""How far the account of each budget, subject and window is drawn. See `isthmus.accounting.budgets`."""
 
 schema_version = Table(
     "schema_version",

@@ -22,7 +22,7 @@ _HOURS_OF_A_DAY = 24
 _SINCE_MONDAY = 72
 
 
-_COUNTS = tuple(name for name in Usage.__struct_fields__ if name != "estimated")
+_COUNTS = tuple(name for name in Usage.__struct_fields__ if name not in ("estimated", "beyond"))
 
 
 _SPENT = (

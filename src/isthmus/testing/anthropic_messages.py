@@ -221,7 +221,8 @@ def _envelope(asked: Asked) -> JsonObject:
 
 
 def _usage(asked: Asked, script: Script) -> JsonObject:
-    usage = asked.usage(script)
+    usage, body = asked.usage(script), asked.received.body or {}
+    searches = sum(str(tool.get("type")).startswith("web_search") for tool in body.get("tools") or ())
     return {
         "input_tokens": usage.uncached,
         "cache_creation_input_tokens": usage.cache_write,
@@ -233,13 +234,17 @@ def _usage(asked: Asked, script: Script) -> JsonObject:
         "output_tokens": usage.completion,
         "output_tokens_details": {"thinking_tokens": usage.reasoning},
         "service_tier": "standard",
+        "speed": body.get("speed", "standard"),
+        "inference_geo": "global",
+        "server_tool_use": {"web_search_requests": searches, "web_fetch_requests": 0},
     }
 
 
 def _final_usage(asked: Asked, script: Script) -> JsonObject:
     """The cumulative usage of message_delta, which does not split the tokens written to the cache."""
     usage = _usage(asked, script)
-    del usage["cache_creation"], usage["service_tier"]
+    for name in ("cache_creation", "service_tier", "speed", "inference_geo"):
+        del usage[name]
     return usage
 
 

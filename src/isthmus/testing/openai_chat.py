@@ -222,7 +222,7 @@ def _envelope(asked: Asked, kind: str) -> JsonObject:
         "object": kind,
         "created": CREATED,
         "model": asked.model,
-        "service_tier": "default",
+        "service_tier": asked.openai_tier,
         "system_fingerprint": "fp_sim",
     }
 

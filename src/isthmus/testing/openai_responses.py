@@ -273,7 +273,7 @@ def _envelope(asked: Asked, status: str) -> JsonObject:
         "parallel_tool_calls": body.get("parallel_tool_calls", True),
         "previous_response_id": body.get("previous_response_id"),
         "reasoning": {"effort": None, "summary": None} | (body.get("reasoning") or {}),
-        "service_tier": "default",
+        "service_tier": asked.openai_tier,
         "store": body.get("store", True),
         "temperature": body.get("temperature", 1.0),
         "text": body.get("text") or {"format": {"type": "text"}},

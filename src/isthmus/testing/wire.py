@@ -77,6 +77,12 @@ class Asked(Struct, frozen=True, kw_only=True):
     organisation: str = ""
     received: Received
 
+    @property
+    def openai_tier(self) -> str:
+        """The service tier that OpenAI would say it used: the one that was asked for, or the usual one."""
+        asked = (self.received.body or {}).get("service_tier")
+        return asked if isinstance(asked, str) and asked != "auto" else "default"
+
     def usage(self, script: Script) -> Usage:
         """The usage that the script tells, or a count of words and pieces."""
         if script.usage is not None:

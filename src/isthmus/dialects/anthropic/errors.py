@@ -24,6 +24,7 @@ _TYPES = {
     Fault.METHOD_NOT_ALLOWED: "invalid_request_error",
     Fault.TOO_LARGE: "request_too_large",
     Fault.RATE_LIMITED: "rate_limit_error",
+    Fault.BUDGET_SPENT: "rate_limit_error",
     Fault.OVERLOADED: "overloaded_error",
     Fault.UNAVAILABLE: "overloaded_error",
     Fault.TIMEOUT: "timeout_error",

@@ -1,8 +1,8 @@
 """Anthropic's token counts, and its words for why an answer ended.
 
-Source: platform.claude.com/docs/en/api/messages (usage, stop_reason) and
-.../build-with-claude/prompt-caching: `input_tokens` excludes what was read from or written to the cache,
-`output_tokens` includes thinking.
+Source: platform.claude.com/docs/en/api/messages (usage, stop_reason), .../api/service-tiers, and of
+.../build-with-claude: prompt-caching, fast-mode, data-residency. `input_tokens` excludes what was read from
+or written to the cache, `output_tokens` includes thinking.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from isthmus.core.pieces import FinishReason
 from isthmus.core.usage import Usage
-from isthmus.dialects.reported import Count, believable, whole
+from isthmus.dialects.reported import Count, believable, served, tools_run, whole
 
 _REASONS: dict[str, FinishReason] = {
     "end_turn": "stop",
@@ -66,6 +66,10 @@ class Counts(msgspec.Struct):
     cache_read_input_tokens: Count = None
     cache_creation: CacheCreation | None = None
     output_tokens_details: OutputDetails | None = None
+    service_tier: Any = None
+    speed: Any = None
+    inference_geo: Any = None
+    server_tool_use: Any = None
 
 
 class Meter:
@@ -77,6 +81,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._beyond: set[str] = set()
 
     def add(self, counts: Counts) -> None:
         """Takes in one report."""
@@ -89,6 +94,13 @@ class Meter:
             self._grow("1h", counts.cache_creation.ephemeral_1h_input_tokens)
         if counts.output_tokens_details is not None:
             self._grow("thinking", counts.output_tokens_details.thinking_tokens)
+        for told in (
+            served("tier", counts.service_tier),
+            served("speed", counts.speed),
+            served("geo", counts.inference_geo),
+            tools_run(counts.server_tool_use),
+        ):
+            self._beyond.update(told)
 
     def usage(self) -> Usage | None:
         """The counts as a partition, or None while nothing `believable` was reported.
@@ -108,6 +120,7 @@ class Meter:
             cache_write_5m=written - get("1h", 0),
             cache_write_1h=get("1h", 0),
             reasoning=min(get("thinking", 0), output),
+            beyond=tuple(sorted(self._beyond)),
         )
         return believable(usage)
 

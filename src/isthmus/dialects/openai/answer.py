@@ -26,7 +26,7 @@ from isthmus.core.pieces import (
 from isthmus.core.usage import Usage
 from isthmus.dialects.faults import decode_stream_error, malformed, not_an_answer
 from isthmus.dialects.openai.decode_call import DIALECT
-from isthmus.dialects.reported import Count, believable, whole
+from isthmus.dialects.reported import Count, believable, served, whole
 
 ABSENT = msgspec.Raw(b"")
 """A field that is not there, where its bytes are read later."""
@@ -103,8 +103,9 @@ class ReportedUsage(msgspec.Struct):
     cached_tokens: Count = None
 
 
-def read_usage(usage: ReportedUsage) -> Usage | None:
-    """Usage in the canonical partition; None where it cannot be believed (`dialects.reported`).
+def read_usage(usage: ReportedUsage, tier: Any = None) -> Usage | None:
+    """Usage in the canonical partition; None where it cannot be believed (`dialects.reported`). `tier` is the
+    `service_tier` that the answer tells, if any.
 
     A prompt includes what was read from and written to a cache. Cached tokens: OpenAI's
     `prompt_tokens_details`, DeepSeek's `prompt_cache_hit_tokens`, Moonshot's `cached_tokens`. Where the total
@@ -131,6 +132,7 @@ def read_usage(usage: ReportedUsage) -> Usage | None:
             reasoning=min(reasoning, output),
             input_audio=whole(into.audio_tokens),
             output_audio=whole(out.audio_tokens),
+            beyond=tuple(served("tier", tier)),
         )
     )
 
@@ -158,6 +160,7 @@ class AnswerReader:
 
     def __init__(self) -> None:
         self.started = False
+        self._tier: Any = None
         self._choices: dict[int, _Choice] = {}
 
     @property
@@ -178,6 +181,7 @@ class AnswerReader:
         pieces: list[Piece] = []
         if not self.started and isinstance(choices, list):
             self.started = True
+            self._tier = chunk.get("service_tier")
             pieces.append(_start(chunk))
         for position, choice in enumerate(choices or ()):
             if not isinstance(choice, dict):
@@ -186,9 +190,10 @@ class AnswerReader:
             index = index if isinstance(index, int) else position
             pieces += self._choices.setdefault(index, _Choice(index)).read(choice)
         reported = chunk.get("usage")
-        usage = read_usage(_reported(reported)) if isinstance(reported, dict) else None
-        if usage is not None:
-            pieces.append(UsageReport(usage=usage))
+        if isinstance(reported, dict):
+            usage = read_usage(_reported(reported), chunk.get("service_tier") or self._tier)
+            if usage is not None:
+                pieces.append(UsageReport(usage=usage))
         return pieces
 
 

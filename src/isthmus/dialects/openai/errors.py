@@ -15,6 +15,7 @@ _TYPES = {
     Fault.NOT_PERMITTED: "permission_error",
     Fault.NOT_FOUND: "not_found_error",
     Fault.RATE_LIMITED: "rate_limit_error",
+    Fault.BUDGET_SPENT: "insufficient_quota",
     Fault.TIMEOUT: "timeout_error",
     Fault.TOOK_TOO_LONG: "timeout_error",
 }

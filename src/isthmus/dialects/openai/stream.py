@@ -225,6 +225,7 @@ class _Glance(msgspec.Struct):
 
     choices: list[_GlanceChoice] | None = None
     usage: ReportedUsage | None = None
+    service_tier: Any = None
     error: msgspec.Raw = ABSENT
     object: str | None = None
     detail: msgspec.Raw = ABSENT
@@ -259,6 +260,7 @@ class ChatWatch:
         self._held: list[bytes] = []
         self._seen_event = False
         self._several = False
+        self._tier: Any = None
         self._choices: set[int] = set()
         self._finished: set[int] = set()
 
@@ -370,6 +372,9 @@ class ChatWatch:
 
     def _read(self, glance: _Glance) -> bool:
         reading = self.reading
+        if not reading.committed:
+            # Before the first content every event is read; later ones, as the network happens to cut them.
+            self._tier = glance.service_tier or self._tier
         for position, choice in enumerate(glance.choices or ()):
             index = choice.index if isinstance(choice.index, int) else position
             self._choices.add(index)
@@ -383,7 +388,7 @@ class ChatWatch:
                 reading.committed = choice.delta.says_something
         if glance.usage is None:
             return True
-        reading.usage = read_usage(glance.usage)
+        reading.usage = read_usage(glance.usage, glance.service_tier or self._tier)
         return bool(glance.choices) or not self._strip_usage
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -137,7 +137,7 @@ class OpenAIChat:
         return Reading(
             committed=True,
             ended=True,
-            usage=None if answer.usage is None else read_usage(answer.usage),
+            usage=None if answer.usage is None else read_usage(answer.usage, answer.service_tier),
             finish=finish_reason(raw or ""),
             finish_raw=raw,
         )
@@ -156,6 +156,7 @@ class _Whole(msgspec.Struct):
 
     choices: list[_Finished] = []
     usage: ReportedUsage | None = None
+    service_tier: Any = None
     error: msgspec.Raw = ABSENT
 
 

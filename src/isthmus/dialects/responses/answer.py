@@ -26,7 +26,7 @@ from isthmus.core.pieces import (
 )
 from isthmus.core.usage import Usage
 from isthmus.dialects.faults import malformed, not_an_answer
-from isthmus.dialects.reported import Count, believable, whole
+from isthmus.dialects.reported import Count, believable, served, whole
 from isthmus.dialects.responses.decode_call import DIALECT
 from isthmus.dialects.responses.errors import decode_failure, failure
 from isthmus.dialects.responses.items import Output, Status
@@ -41,6 +41,10 @@ _INCOMPLETE: dict[FinishReason, str] = {
     "content_filter": "content_filter",
     "refusal": "content_filter",
 }
+# The items of tools that OpenAI runs and bills beside the tokens.
+_PRICED_TOOLS = frozenset(
+    ["web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call"]
+)
 # Fields of a response that repeat what the caller asked for, where nothing else is known of them.
 _ECHOED = ("truncation", "max_tool_calls", "prompt_cache_key", "safety_identifier")
 
@@ -62,11 +66,15 @@ class Counts(msgspec.Struct):
     output_tokens_details: Details | None = None
 
 
-def read_usage(counts: Counts) -> Usage | None:
-    """Usage in the canonical partition, or None where it is not `believable`.
+def read_usage(ending: Ending) -> Usage | None:
+    """Usage in the canonical partition; None where a response told none at its end, or none `believable`.
 
     A response's input includes what was read from and written to a cache.
     """
+    counts = ending.usage
+    if counts is None:
+        return None
+    ran = [item.type for item in ending.output or () if item.type in _PRICED_TOOLS]
     prompt, output = whole(counts.input_tokens), whole(counts.output_tokens)
     into, out = counts.input_tokens_details or Details(), counts.output_tokens_details or Details()
     cache_read = min(whole(into.cached_tokens), prompt)
@@ -77,13 +85,18 @@ def read_usage(counts: Counts) -> Usage | None:
         cache_read=cache_read,
         cache_write_5m=cache_write,
         reasoning=min(whole(out.reasoning_tokens), output),
+        beyond=tuple(dict.fromkeys((*served("tier", ending.service_tier), *map(_tool_name, ran)))),
     )
     return believable(usage)
 
 
+def _tool_name(item: str) -> str:
+    return f"tool.{item.removesuffix('_call')}"
+
+
 def reported_usage(ending: Ending) -> list[Piece]:
     """The usage that a response told at its end, if any."""
-    usage = None if ending.usage is None else read_usage(ending.usage)
+    usage = read_usage(ending)
     return [] if usage is None else [UsageReport(usage=usage)]
 
 
@@ -121,6 +134,7 @@ class Ending(msgspec.Struct):
     status: str | None = None
     output: list[Kind] | None = None
     usage: Counts | None = None
+    service_tier: Any = None
     incomplete_details: Incomplete | None = None
     error: msgspec.Raw = ABSENT
 
@@ -153,7 +167,7 @@ def read_answer(body: bytes) -> Reading:
     if ending.output is None:
         return Reading(error=not_an_answer(body))
     reading = Reading(committed=True, ended=True)
-    reading.usage = None if ending.usage is None else read_usage(ending.usage)
+    reading.usage = read_usage(ending)
     # A response in the background is still on its way.
     if ending.status not in ("queued", "in_progress"):
         finish = finish_of(ending)

@@ -43,7 +43,7 @@ def error_event(error: IsthmusError, request_id: str, sequence_number: int = 0) 
 def failure(error: IsthmusError) -> dict[str, Any]:
     """The `error` of a failed response, whose codes are a closed list."""
     code = "server_error"
-    if error.fault is Fault.RATE_LIMITED:
+    if error.fault in (Fault.RATE_LIMITED, Fault.BUDGET_SPENT):
         code = "rate_limit_exceeded"
     elif error.status == 400:
         code = "invalid_prompt"

@@ -293,7 +293,7 @@ class ResponsesWatch(EventWatch):
             raise decode_failure(data)
         finish = finish_of(ending)
         reading.finish, reading.finish_raw = finish.reason, finish.raw
-        reading.usage = None if ending.usage is None else read_usage(ending.usage)
+        reading.usage = read_usage(ending)
         reading.committed = reading.ended = True
 
 

@@ -1,0 +1,153 @@
+"""Budgets: how much may be used of money, tokens or requests, by whom, in which time. Pure.
+
+What a call may cost at most is held before it is made, and what it did cost is settled after it. A budget is
+kept as an account for each subject and each window of time. An account is *drawn* ahead in portions, which
+are made durable before anything is spent from them: so most calls wait for no disk, and after a crash no more
+can have been spent than was drawn. What was drawn and not spent is lost to the window then; a clean end gives
+it back. (Escrow in portions: P. O'Neil, The Escrow Transactional Method, ACM TODS 11(4), 1986.)
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from fnmatch import fnmatchcase
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from isthmus.core.money import format_usd
+
+Unit: TypeAlias = Literal["usd", "tokens", "requests"]
+Period: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
+Subject: TypeAlias = Literal["key", "user", "route", "model"]
+
+PORTIONS = 64
+"""An account is drawn by at least so small a part of its budget, as long as so much is left."""
+
+_SECONDS: dict[Period, int] = {"minute": 60, "hour": 3600, "day": 86_400}
+_MONDAY_US = 4 * 86_400_000_000
+_WEEK_US = 7 * 86_400_000_000
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who uses something, and by which way. Keys have an id and a name; without keys they are empty."""
+
+    key_id: str = ""
+    key: str = ""
+    user: str = ""
+    route: str
+    model: str = ""
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """So much of a unit in every window of time, in UTC: nano-USD, tokens, or requests.
+
+    `key`, `route` and `model` are names or glob patterns of what it is about; where none is said it is about
+    everything. It holds for all of that together or, with `each`, for each of that kind by itself. From
+    `warn_at`, a share of it, on, callers are warned.
+    """
+
+    amount: int
+    unit: Unit
+    per: Period
+    key: str | None = None
+    route: str | None = None
+    model: str | None = None
+    each: Subject | None = None
+    warn_at: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors, metrics and lists; two budgets of one name are one."""
+        about = [f"{word} {said}" for word in ("key", "route", "model") if (said := getattr(self, word))]
+        each = [f"each {self.each}"] if self.each else []
+        return f"{self.unit} per {self.per}" + (f" for {', '.join([*about, *each])}" if about or each else "")
+
+    @property
+    def counts_attempts(self) -> bool:
+        """True where each call of a model counts, and not each request."""
+        return self.unit != "requests" or self.model is not None or self.each == "model"
+
+    def subject(self, caller: Caller) -> str | None:
+        """Whose account it is that this caller uses; None where the budget is not about them."""
+        for pattern, said in ((self.key, caller.key), (self.route, caller.route), (self.model, caller.model)):
+            if pattern is not None and not fnmatchcase(said, pattern):
+                return None
+        match self.each:
+            case None:
+                return ""
+            case "key":
+                return caller.key_id
+            case "user":
+                return caller.user
+            case "route":
+                return caller.route
+            case "model":
+                return caller.model
+
+    def share(self, used: int) -> float:
+        """The share of it that so much is."""
+        return used / self.amount if self.amount else 1.0
+
+    def in_words(self, amount: int) -> str:
+        """An amount with its unit."""
+        return f"USD {format_usd(amount)}" if self.unit == "usd" else f"{amount:,} {self.unit}"
+
+
+class Window(msgspec.Struct, frozen=True):
+    """A time from `start_us` until before `end_us`, in microseconds since the epoch."""
+
+    start_us: int
+    end_us: int
+
+
+def window(per: Period, at_us: int) -> Window:
+    """The window of a budget that holds that time: of the UTC clock and calendar; weeks begin on Monday."""
+    if per == "month":
+        day = dt.datetime.fromtimestamp(at_us // 1_000_000, dt.UTC).date().replace(day=1)
+        following = (day + dt.timedelta(days=31)).replace(day=1)
+        return Window(_midnight_us(day), _midnight_us(following))
+    if per == "week":
+        start = at_us - (at_us - _MONDAY_US) % _WEEK_US
+        return Window(start, start + _WEEK_US)
+    length = _SECONDS[per] * 1_000_000
+    return Window(at_us - at_us % length, at_us - at_us % length + length)
+
+
+class Account:
+    """What one subject has used of a budget in one window.
+
+    `drawn` is what is durable, `spent` what was settled, `held` what calls may still cost that run, or wait
+    until enough is drawn. As long as no call costs more than was held for it, `spent <= drawn <= amount`.
+    """
+
+    __slots__ = ("drawn", "held", "spent")
+
+    def __init__(self, drawn: int) -> None:
+        # What an earlier process drew may be spent.
+        self.drawn = self.spent = drawn
+        self.held = 0
+
+    @property
+    def used(self) -> int:
+        """What is, or may be, gone."""
+        return self.spent + self.held
+
+    def to_draw(self, amount: int) -> int | None:
+        """How far to draw before what is held may be spent, of a budget of that amount; None where it may
+        be."""
+        used = self.used
+        return None if used <= self.drawn else max(used, min(amount, used + amount // PORTIONS))
+
+    def hold(self, more: int) -> None:
+        """Hold what a call may cost."""
+        self.held += more
+
+    def settle(self, held: int, cost: int) -> None:
+        """The call for which that was held has ended and cost that."""
+        self.held -= held
+        self.spent += cost
+
+
+def _midnight_us(day: dt.date) -> int:
+    return (day - dt.date(1970, 1, 1)).days * 86_400_000_000

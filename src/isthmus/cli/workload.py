@@ -1,0 +1,352 @@
+"""`isthmus workload`: what is asked of models now, and where it belongs."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import click
+import msgspec
+
+from isthmus.accounting.charge import charge
+from isthmus.bootstrap import inspection_of
+from isthmus.catalog.prices import PriceBook
+from isthmus.cli.options import config_option, load_or_exit, told
+from isthmus.cli.table import table
+from isthmus.config.load import locate
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.usage import Usage
+from isthmus.economics.workloads.advice import LARGE, SMALL, Open, Proposal, UsdRange, is_monthly, propose
+from isthmus.economics.workloads.draft import PROVIDERS, draft, main_model
+from isthmus.economics.workloads.grouping import Audit, Workload
+from isthmus.economics.workloads.traffic import read
+from isthmus.gateway.inspection import Inspection
+from isthmus.perimeter.policy import RULES, Policy
+
+_NOW_US = time.time_ns() // 1000
+BATCH = 200
+"""So many lines are given to a process at once."""
+AHEAD = 4
+"""So many batches wait for each process: what is read of a file is bounded by that."""
+LARGEST = 32_000_000
+"""A line or element of a log may have so many bytes; a longer one is counted as unread."""
+
+
+class _Line(NamedTuple):
+    where: str
+    raw: bytes
+
+
+@click.group()
+def workload() -> None:
+    """What is asked of models now, and where it belongs."""
+
+
+@workload.command()
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
+)
+@config_option
+@click.option(
+    "--draft", "draft_path", type=click.Path(path_type=Path), help="Write a first isthmus.yaml to this file."
+)
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Show so many workloads.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=os.cpu_count() or 1,
+    help="Processes; default: one for each core.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each workload.")
+@told
+def audit(
+    files: tuple[Path, ...],
+    config_path: Path | None,
+    draft_path: Path | None,
+    top: int,
+    jobs: int,
+    as_json: bool,
+) -> None:
+    """Audit recorded traffic in FILES: which workloads there are, and where each belongs.
+
+    Reads JSON Lines, JSON arrays and OTLP files: bodies of OpenAI's kind, its batch files, logs of LiteLLM,
+    exports of Langfuse, spans of OpenTelemetry's GenAI conventions, and exported records of Isthmus. Each
+    request is labelled by the perimeter's detectors, on this machine; no text is kept or shown. Prices are
+    those of genai-prices where the log has none.
+    """
+    policy = load_or_exit(locate(config_path)).perimeter
+    if not policy.rules:
+        policy = Policy(rules=RULES)
+    found = _audited(files, policy, jobs)
+    if not found.workloads:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"Nothing in these files is traffic in a form that is known ({found.unread} lines).",
+            code="no_traffic",
+            hint="See `isthmus workload audit --help` for the forms.",
+        )
+    price = _Prices()
+    proposals = [price.propose(each) for each in found.gathered()]
+    if draft_path is not None:
+        draft_path.write_text(draft(proposals, price.strong(main_model(proposals))), encoding="utf-8")
+    if as_json:
+        for proposal in proposals:
+            click.echo(msgspec.json.encode(_as_data(proposal)))
+        return
+    click.echo(_report(proposals, top))
+    if found.unread:
+        click.echo(f"\n{found.unread:,} lines are of no form that is known, and were left out.", err=True)
+    if draft_path is not None:
+        click.echo(f"\nA first config is in {draft_path}: try `isthmus check -c {draft_path}`.", err=True)
+
+
+# Reading, in as many processes as there are cores
+
+
+def _audited(files: Sequence[Path], policy: Policy, jobs: int) -> Audit:
+    size = sum(file.stat().st_size for file in files)
+    talk, whole = sys.stderr, Audit()
+    with click.progressbar(length=size, label="Auditing", file=talk, hidden=not talk.isatty()) as bar:
+        lines = (line for file in files for line in _lines(file, bar.update))
+        for part in _parts(lines, policy, jobs):
+            whole.merge(part)
+    return whole
+
+
+def _parts(lines: Iterator[_Line], policy: Policy, jobs: int) -> Iterator[Audit]:
+    batches = iter(lambda: list(islice(lines, BATCH)), [])
+    if jobs == 1:
+        _begin(policy)
+        yield from map(_audit_batch, batches)
+        return
+    with ProcessPoolExecutor(jobs, initializer=_begin, initargs=(policy,)) as pool:
+        waiting = [pool.submit(_audit_batch, batch) for batch in islice(batches, jobs * AHEAD)]
+        while waiting:
+            yield waiting.pop(0).result()
+            waiting += [pool.submit(_audit_batch, batch) for batch in islice(batches, 1)]
+
+
+_inspection: Inspection
+
+
+def _begin(policy: Policy) -> None:
+    global _inspection
+    _inspection = inspection_of(policy, secrets.token_bytes(32))
+
+
+def _audit_batch(lines: Sequence[_Line]) -> Audit:
+    audit = Audit()
+    for line in lines:
+        seen = _decoded(line.raw)
+        if not seen:
+            audit.unread += 1
+        for one in seen:
+            known = _inspection.look(msgspec.json.encode(one.asked), ())
+            audit.add(one, known.label, bool(known.seen.blind), line.where)
+    return audit
+
+
+def _decoded(raw: bytes) -> list[Any]:
+    if len(raw) > LARGEST:
+        return []
+    try:
+        return list(read(msgspec.json.decode(raw)))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+
+
+def _lines(file: Path, tell: Callable[[int], None]) -> Iterator[_Line]:
+    with file.open("rb") as opened:
+        if _begins_with(opened, b"["):
+            yield from _elements(file, opened, tell)
+            return
+        for number, raw in enumerate(opened, 1):
+            tell(len(raw))
+            if raw.strip():
+                yield _Line(f"{file}:{number}", raw)
+
+
+def _begins_with(opened: BinaryIO, mark: bytes) -> bool:
+    begins = opened.read(256).lstrip().startswith(mark)
+    opened.seek(0)
+    return begins
+
+
+def _elements(file: Path, opened: BinaryIO, tell: Callable[[int], None]) -> Iterator[_Line]:
+    """The elements of a JSON array, one after the other, however long it is."""
+    decoder, text, number = json.JSONDecoder(), "", 0
+    started = False
+    for block in iter(lambda: opened.read(1 << 20), b""):
+        tell(len(block))
+        text += block.decode("utf-8", "replace")
+        if not started:
+            text, started = text.lstrip()[1:], True
+        while True:
+            text = text.lstrip(" \t\r\n,")
+            try:
+                value, end = decoder.raw_decode(text)
+            except ValueError:
+                if len(text) > LARGEST:
+                    raise _not_json(file) from None
+                break
+            number += 1
+            yield _Line(f"{file}[{number - 1}]", json.dumps(value).encode())
+            text = text[end:]
+    if text.strip() != "]":
+        raise _not_json(file)
+
+
+def _not_json(file: Path) -> IsthmusError:
+    return IsthmusError(
+        Fault.INVALID_REQUEST,
+        f"{file} begins like a JSON array, and is none to its end.",
+        code="not_json",
+        hint="Was it cut off? Export it again, or as JSON Lines.",
+    )
+
+
+# Money
+
+
+class _Prices:
+    """What models cost, by genai-prices, whoever serves them."""
+
+    def __init__(self) -> None:
+        self._book = PriceBook()
+        self._hosts: dict[str, str | None] = {}
+
+    def propose(self, of: Workload) -> Proposal:
+        """The proposal for a workload."""
+        prompt, output = of.prompt_tokens, of.output_tokens
+        return propose(of, self._of, self._range(SMALL, prompt, output), self._range(LARGE, prompt, output))
+
+    def strong(self, model: str) -> tuple[str, str] | None:
+        """The preset and the id of a model, where its maker has one."""
+        host, id_ = self._split(model)
+        preset = {"google": "gemini"}.get(host or "", host)
+        return (preset, id_) if preset in PROVIDERS else None
+
+    def _of(self, model: str, prompt: int, output: int) -> float | None:
+        host, id_ = self._split(model)
+        return None if host is None else self._cost(Open(host=host, id=id_), prompt, output)
+
+    def _range(self, models: Sequence[Open], prompt: int, output: int) -> UsdRange | None:
+        costs = [it for it in (self._cost(model, prompt, output) for model in models) if it is not None]
+        return (min(costs), max(costs)) if costs else None
+
+    def _cost(self, model: Open, prompt: int, output: int) -> float | None:
+        # As one long request it would be priced by a tier for long prompts: rates are of an ordinary one.
+        usage = Usage(input=1_000, output=1_000)
+        price = self._book.price(model.host, model.id)
+        both = charge(price, usage, _NOW_US).nanousd
+        said = charge(price, Usage(output=1_000), _NOW_US).nanousd
+        if both is None or said is None:
+            return None
+        return ((both - said) * prompt + said * output) / 1_000 / 1e9
+
+    def _split(self, model: str) -> tuple[str | None, str]:
+        """The host of a model, as genai-prices knows it, and its id there; LiteLLM writes `host/id`."""
+        host, slash, rest = model.partition("/")
+        if slash and self._book.price(host, rest).lists:
+            return host, rest
+        if model not in self._hosts:
+            self._hosts[model] = self._book.host_of(model)
+        return self._hosts[model], model
+
+
+# Telling
+
+
+def _report(proposals: Sequence[Proposal], top: int) -> str:
+    heads = (
+        "WORKLOAD",
+        "CALLER",
+        "REQUESTS",
+        "TOKENS IN",
+        "OUT",
+        "SENSITIVE",
+        "HARD",
+        "BELONGS",
+        "NOW USD",
+        "SAVES USD",
+    )
+    shown = table(heads, [_row(it) for it in proposals[:top]])
+    details = "\n".join(line for it in proposals[:top] for line in _details(it))
+    rest = (
+        f"\n\n{len(proposals) - top} smaller workloads are not shown (--top)." if len(proposals) > top else ""
+    )
+    return f"{shown}\n\n{details}{rest}\n\n{_ASSUMED}"
+
+
+_ASSUMED = """\
+Assumed: a hybrid sends 10 to 50 % of its requests on to the strong model; open models cost what gpt-oss and
+GLM cost where they are hosted, small to large; a machine of your own is not priced here. Tasks and
+complexity are told by rules from the words of a request. What is saved is worth nothing before the
+proof."""
+
+
+def _row(it: Proposal) -> tuple[str, ...]:
+    of = it.workload
+    per = "/mo" if is_monthly(of) else ""
+    return (
+        of.name,
+        of.group.app[:24] or "-",
+        f"{of.requests:,}",
+        f"{of.prompt_tokens:,}",
+        f"{of.output_tokens:,}",
+        f"{of.share('confidential', 'restricted'):.0%}",
+        f"{of.hardness_at(0.5):.2f}",
+        it.place,
+        "unknown" if it.now_usd is None else f"{it.now_usd:,.2f}{per}",
+        "-" if it.saving is None else f"{_cents(it.saving[0])} to {_cents(it.saving[1])}{per}",
+    )
+
+
+def _cents(usd: float) -> str:
+    return f"{round(usd, 2) + 0.0:,.2f}"
+
+
+def _details(it: Proposal) -> Iterator[str]:
+    yield f"{it.workload.name}: {it.place}"
+    for reason in it.reasons:
+        yield f"  because {reason}"
+    if it.workload.kinds:
+        kinds = ", ".join(f"{kind} in {count:,}" for kind, count in it.workload.kinds.most_common(5))
+        yield f"  found {kinds}"
+    yield f"  prove first: {it.proof}"
+    yield f"  for example {', '.join(it.workload.examples)}"
+
+
+def _as_data(it: Proposal) -> dict[str, Any]:
+    of = it.workload
+    return {
+        "workload": of.name,
+        "caller": of.group.app,
+        "task": of.group.task,
+        "requests": of.requests,
+        "models": msgspec.to_builtins(of.models),
+        "prompt_tokens": of.prompt_tokens,
+        "output_tokens": of.output_tokens,
+        "levels": dict(of.levels),
+        "kinds": dict(of.kinds),
+        "blind": of.blind,
+        "complexity_p50": of.hardness_at(0.5),
+        "complexity_p90": of.hardness_at(0.9),
+        "first_us": of.first_us,
+        "last_us": of.last_us,
+        "place": it.place,
+        "reasons": it.reasons,
+        "now_usd": it.now_usd,
+        "saving_usd": it.saving,
+        "per_month": is_monthly(of),
+        "proof": it.proof,
+        "examples": of.examples,
+    }

@@ -1,0 +1,77 @@
+"""`isthmus workload audit`, as people run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from isthmus.cli import main
+from isthmus.config.load import parse
+
+SECRET = "Hx92kdTT#2kfj"
+
+
+def _traffic(count: int) -> list[dict[str, object]]:
+    def one(at: int) -> dict[str, object]:
+        if at % 3 == 0:
+            words = f"My social security number is 536-22-1234, password={SECRET}"
+            return {"model": "gpt-4o", "messages": [{"role": "user", "content": words}]}
+        system = {"role": "system", "content": "Classify the ticket into one of the following: bill, bug."}
+        asked = {"model": "gpt-4o-mini", "messages": [system, {"role": "user", "content": "It broke."}]}
+        return {"request": asked, "response": {"usage": {"prompt_tokens": 100, "completion_tokens": 2}}}
+
+    return [one(at) for at in range(count)]
+
+
+def _audit(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["workload", "audit", *arguments])
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_traffic_is_audited(tmp_path: Path, jobs: str, form: str) -> None:
+    traffic, log = _traffic(30), tmp_path / f"traffic.{form}"
+    log.write_text(json.dumps(traffic, indent=1) if form == "json" else "\n".join(map(json.dumps, traffic)))
+    said = _audit(str(log), "--jobs", jobs, "--json")
+    assert said.exit_code == 0, said.output
+    found = {it["task"]: it for it in map(msgspec.json.decode, said.stdout.splitlines())}
+    assert {task: it["requests"] for task, it in found.items()} == {"conversation": 10, "classification": 20}
+    assert found["conversation"]["levels"] == {"restricted": 10}
+    assert found["conversation"]["place"] == "local"
+    assert found["classification"]["place"] == "open"
+    assert found["classification"]["now_usd"] > 0
+    assert found["conversation"]["kinds"]["pii.ssn"] == 10
+
+
+def test_the_report_shows_no_text_and_the_draft_is_a_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    log, config = tmp_path / "traffic.jsonl", tmp_path / "draft.yaml"
+    log.write_text("\n".join([*map(json.dumps, _traffic(9)), "no json", '{"other": 1}']))
+    said = _audit(str(log), "--jobs", "1", "--draft", str(config))
+    assert said.exit_code == 0, said.output
+    assert SECRET not in said.output
+    assert "536-22" not in said.output
+    assert "classification" in said.stdout
+    assert "2 lines are of no form" in said.stderr
+    parsed = parse(config.read_text(), str(config))
+    assert parsed.config is not None, parsed.faults
+    assert len(parsed.config.routes) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("", "Nothing in these files"), ("[1, 2", "is none to its end"), ("nothing\n", "Nothing in")],
+)
+def test_what_is_no_traffic_is_refused(tmp_path: Path, text: str, code: str) -> None:
+    log = tmp_path / "odd.json"
+    log.write_text(text)
+    said = _audit(str(log), "--jobs", "1")
+    assert said.exit_code != 0
+    assert code in said.output
+    assert "Traceback" not in said.output
