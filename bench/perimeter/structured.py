@@ -70,7 +70,7 @@ def measure_time(detectors: Sequence[Detector]) -> dict[str, float]:
         for name, text in ordinary.items()
     }
     whole = {
-        f"{name}_ms_per_megabyte": round(_best_ms(detectors, _grown(text), rounds=1), 1)
+        f"{name}_ms_per_megabyte": round(_best_ms(detectors, grown(text), rounds=1), 1)
         for name, text in {**ordinary, **HOSTILE}.items()
     }
     return {**per_1000, **whole}
@@ -109,7 +109,8 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _grown(text: str) -> str:
+def grown(text: str) -> str:
+    """The text again and again, until it is a megabyte."""
     return (text * (MEGABYTE // len(text) + 1))[:MEGABYTE]
 
 

@@ -7,12 +7,14 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from isthmus.accounting.breaker import Breaker
+from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
 from isthmus.config.config import Config
 from isthmus.config.places import ledger_path, state_dir
@@ -20,24 +22,28 @@ from isthmus.config.secrets import resolve
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Client, Model, Provider
 from isthmus.dialects import endpoint_wires
+from isthmus.dialects.issuers import BOUND_WIRES
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
 from isthmus.gateway.treasury import Treasury
-from isthmus.perimeter.detectors import Detector
+from isthmus.perimeter.detectors import Detector, Recogniser
+from isthmus.perimeter.detectors.weights import installed
+from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner
 from isthmus.providers import anyllm
 from isthmus.providers.engines.fetch import Progress, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine
 from isthmus.providers.http1 import Http1Transport
-from isthmus.providers.transport import Origin, Transport, TransportError
+from isthmus.providers.transport import Origin, Proxy, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
-from isthmus.store.counters import SqliteCounters
-from isthmus.store.keys import KeyRing, SqliteKeys
+from isthmus.store.counters import Counters, SqliteCounters
+from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
+from isthmus.store.records import Records, SqliteRecords
 from isthmus.telemetry.metrics import Tally
 
 log = logging.getLogger("isthmus")
@@ -73,15 +79,16 @@ class Workshop:
         """The config, ready to serve. Raises IsthmusError where a secret or a certificate cannot be read."""
         number = next(self._numbers)
         prices = PriceBook()
+        told_apart = issuers_of(config)
         try:
             upstreams = {
-                name: self._upstream(model, config.providers[model.provider], prices, number)
+                name: self._upstream(model, config.providers[model.provider], prices, told_apart, number)
                 for name, model in config.models.items()
             }
+            inspection = inspection_of(config.perimeter, self._secret)
         except BaseException:
             self._release(number)
             raise
-        inspection = inspection_of(config.perimeter, self._secret)
 
         def retire() -> None:
             inspection.close()
@@ -108,7 +115,9 @@ class Workshop:
         self._leases.clear()
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def _upstream(self, model: Model, provider: Provider, prices: PriceBook, number: int) -> Upstream:
+    def _upstream(
+        self, model: Model, provider: Provider, prices: PriceBook, told_apart: Collection[str], number: int
+    ) -> Upstream:
         breaker = self._lease(
             ("breaker", model.name, provider.name, model.id, provider.breaker),
             lambda: Breaker(provider.breaker),
@@ -140,6 +149,7 @@ class Workshop:
             transport=self._transport(provider, number),
             breaker=breaker,
             price=price_of(model, provider, prices),
+            marks=provider.name in told_apart,
         )
 
     def _engine(self, model: Model, provider: Provider, number: int) -> HostedEngine:
@@ -160,11 +170,17 @@ class Workshop:
 
     def _transport(self, provider: Provider, number: int) -> Transport:
         place = _place(provider)
-        bounds = {"max_connections": provider.max_connections, "max_waiting": provider.max_waiting}
+        settings: dict[str, Any] = {
+            "max_connections": provider.max_connections,
+            "max_waiting": provider.max_waiting,
+        }
+        if provider.proxy is not None:
+            login = resolve(provider.proxy_key) if provider.proxy_key else None
+            settings["proxy"] = Proxy(url=provider.proxy, login=login)
         try:
             return self._lease(
-                ("transport", provider.name, provider.client, place, *bounds.values()),
-                lambda: _transport_of(provider.client)(place, **bounds),
+                ("transport", provider.name, provider.client, place, *settings.values()),
+                lambda: _transport_of(provider.client)(place, **settings),
                 lambda transport: transport.retire(),
                 number,
             )
@@ -263,6 +279,16 @@ def facts_of(config: Config) -> Facts:
     )
 
 
+def issuers_of(config: Config) -> frozenset[str]:
+    """The providers whose reasoning could be sent to another one: they share a wire that binds it."""
+    called = [config.providers[model.provider] for model in config.models.values()]
+    speakers = [
+        {provider.name for provider in called if provider.engine is None and wire in provider.wires}
+        for wire in BOUND_WIRES
+    ]
+    return frozenset().union(*(names for names in speakers if len(names) > 1))
+
+
 def router_of(config: Config) -> Router:
     """What decides by this config, for live requests and for `explain`."""
     return Router(facts_of(config))
@@ -287,30 +313,80 @@ def inspection_of(policy: Policy, secret: bytes) -> Inspection:
     """What looks into requests by this policy; `secret` keys what it remembers, and pseudonyms where the
     policy has no key for them.
 
-    Raises IsthmusError where that key, or a file of terms or rules, cannot be used.
+    Raises IsthmusError where that key, an engine or its weights cannot be used, or a file of terms or rules
+    cannot be read, or is not what it was with the config.
     """
     if not policy.rules:
         return Inspection(policy, ())
     # Heavy, and not needed where nothing is looked at.
+    from isthmus.perimeter.detectors.classifier import Classifier
     from isthmus.perimeter.detectors.patterns import Patterns
     from isthmus.perimeter.detectors.people import KINDS, People
-    from isthmus.perimeter.detectors.secrets import credentials, load_gitleaks
-    from isthmus.perimeter.detectors.terms import Terms
+    from isthmus.perimeter.detectors.secrets import credentials
 
     detectors: list[Detector] = [Patterns(), credentials()]
     try:
-        detectors += [Terms(name, Path(file).read_text("utf-8")) for name, file in policy.terms.items()]
-        if policy.gitleaks is not None:
-            detectors.append(load_gitleaks(Path(policy.gitleaks).read_bytes()))
+        given = [file.detector(Path(file.path).read_bytes()) for file in policy.files]
     except (OSError, ValueError) as fault:
         raise IsthmusError(
             Fault.INTERNAL,
             f"A file of the perimeter cannot be used: {fault}.",
             code="perimeter_file",
-            hint="See `terms` and `gitleaks` under `perimeter`.",
+            hint="Run `isthmus check`.",
         ) from fault
-    scanners = [(None, Scanner(detectors, secret)), (KINDS, Scanner([People()], secret))]
-    return Inspection(policy, scanners, resolve(policy.key).encode() if policy.key else secret)
+    topics = [detector for detector in given if isinstance(detector, Classifier)]
+    detectors += [detector for detector in given if not isinstance(detector, Classifier)]
+    witness = next((_witness(engine) for engine in policy.engines if engine.engine == "spacy"), None)
+    recognisers = [_recogniser(engine) for engine in policy.engines if engine.engine != "spacy"]
+    return Inspection(
+        policy,
+        [
+            (None, Scanner(detectors, secret)),
+            *((topic.kinds, Scanner([topic], secret)) for topic in topics),
+            (KINDS, Scanner([People(witness)], secret)),
+            *((recogniser.kinds, Scanner([recogniser], secret)) for recogniser in recognisers),
+        ],
+        resolve(policy.key).encode() if policy.key else secret,
+    )
+
+
+# Weights take seconds to load: a reload finds them here again, unless another engine is chosen.
+@lru_cache(maxsize=4)
+def _witness(engine: Engine) -> Detector:
+    from isthmus.perimeter.detectors.ner import Ner
+
+    folder, sha256 = _weights(engine)
+    return Ner(folder, sha256=sha256, clock=clock)
+
+
+@lru_cache(maxsize=4)
+def _recogniser(engine: Engine) -> Recogniser:
+    from isthmus.perimeter.detectors.gliner import Gliner
+    from isthmus.perimeter.detectors.presidio import Presidio
+
+    folder, sha256 = _weights(engine)
+    return (Gliner if engine.engine == "gliner" else Presidio)(folder, sha256=sha256)
+
+
+def _weights(engine: Engine) -> tuple[Path, str | None]:
+    if engine.folder is not None:
+        return Path(engine.folder), engine.sha256
+    return installed(ENGLISH), ENGLISH.sha256
+
+
+def open_keys(config: Config, config_path: Path | None) -> Keys:
+    """The keys of this config's gateway, whether it runs or not."""
+    return SqliteKeys(ledger_path(config, config_path))
+
+
+def open_counters(config: Config, config_path: Path | None) -> Counters:
+    """What is used of the budgets of this config's gateway, whether it runs or not."""
+    return SqliteCounters(ledger_path(config, config_path))
+
+
+def open_records(config: Config, config_path: Path | None) -> Records:
+    """The records of this config's gateway, whether it runs or not."""
+    return SqliteRecords(ledger_path(config, config_path))
 
 
 class House(NamedTuple):
@@ -320,6 +396,10 @@ class House(NamedTuple):
     workshop: Workshop
     ledger: SqliteLedger
     ledger_path: Path
+
+    def records(self) -> Records:
+        """What the ledger has."""
+        return SqliteRecords(self.ledger_path)
 
     def reload(self, config: Config) -> None:
         """Serve by another config from the next request on; raises IsthmusError and changes nothing else."""

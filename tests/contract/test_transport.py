@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.forward_proxy import ForwardProxy
 
 from isthmus.providers import http1
 from isthmus.providers.http1 import Http1Transport
-from isthmus.providers.http_aiohttp import AiohttpTransport, environment_proxy
+from isthmus.providers.http_aiohttp import AiohttpTransport
 from isthmus.providers.transport import (
     ConnectError,
     ConnectionLostError,
@@ -28,6 +29,8 @@ from isthmus.providers.transport import (
     Origin,
     Outgoing,
     PoolExhaustedError,
+    Proxy,
+    ProxyError,
     Reply,
     ResponseTooLargeError,
     Stream,
@@ -900,26 +903,64 @@ async def test_closing_the_transport_ends_everything(open_transport: Open) -> No
 # -- what aiohttp is there for
 
 
-async def test_a_proxy_is_asked_where_one_is_given() -> None:
-    async with Peer(answers(OK)) as proxy:
-        transport = AiohttpTransport(Origin.from_url("http://upstream.invalid/v1"), proxy=proxy.url)
-        assert (await transport.send(ask("/v1/chat"))).body == b"ok"
+async def test_a_proxy_carries_requests_in_the_clear_and_is_told_the_login_each_time() -> None:
+    async def serves_one(talk: Conversation) -> None:
+        await talk.request()
+        await talk.write(OK)
+
+    async with Peer(serves_one) as peer, ForwardProxy("me:secret") as proxy:
+        upstream = peer.url.replace("127.0.0.1", "upstream.invalid")
+        transport = AiohttpTransport(Origin.from_url(upstream), proxy=Proxy(url=proxy.url, login="me:secret"))
+        for _ in range(2):
+            assert (await transport.send(ask("/v1/chat?x=%2F"))).body == b"ok"
         await transport.aclose()
-    seen = proxy.conversations[0].requests[0]
-    assert seen.line == "POST http://upstream.invalid/v1/chat HTTP/1.1"
-    assert seen.headers["host"] == "upstream.invalid"
+    assert proxy.asked == [(f"POST {upstream}/v1/chat?x=%2F HTTP/1.1", True)] * 2
+    assert proxy.connections == 1, "the second request was written on a connection that was used before"
+    for talk in peer.conversations:
+        assert "proxy-authorization" not in talk.requests[0].headers
 
 
-def test_the_environment_names_the_proxy_and_its_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    outside = Origin.from_url("https://models.example")
-    assert environment_proxy(outside) is None
-    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
-    monkeypatch.setenv("no_proxy", "inside.example")
-    assert environment_proxy(outside) == "http://proxy.example:3128"
-    assert environment_proxy(Origin.from_url("http://models.example")) is None
-    assert environment_proxy(Origin.from_url("https://vllm.inside.example")) is None
+async def test_a_proxy_tunnels_tls_and_is_told_the_login_once(
+    authorities: tuple[Authority, Authority],
+) -> None:
+    ours, _ = authorities
+    async with Peer(answers(OK), tls=ours.server_context) as peer, ForwardProxy("me:secret") as proxy:
+        origin = Origin.from_url(peer.url, ca_file=ours.ca_file)
+        transport = AiohttpTransport(origin, proxy=Proxy(url=proxy.url, login="me:secret"))
+        for _ in range(2):
+            assert (await transport.send(ask())).body == b"ok"
+        assert await rest_of(await transport.stream(ask())) == b"ok"
+        await transport.aclose()
+    assert proxy.asked == [(f"CONNECT {peer.url.removeprefix('https://')} HTTP/1.1", True)]
+    (talk,) = peer.conversations
+    assert len(talk.requests) == 3
+    assert not any("proxy-authorization" in request.headers for request in talk.requests)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("login", [None, "me:wrong"])
+async def test_a_proxy_that_refuses_is_not_taken_for_the_upstream(scheme: str, login: str | None) -> None:
+    async with ForwardProxy("me:secret") as proxy:
+        origin = Origin.from_url(f"{scheme}://upstream.invalid:9")
+        transport = AiohttpTransport(origin, proxy=Proxy(url=proxy.url, login=login))
+        with pytest.raises(ProxyError, match="407") as caught:
+            await transport.send(ask())
+        await transport.aclose()
+    assert (caught.value.code, caught.value.sent) == ("proxy_failed", False)
+    assert [asked.known for asked in proxy.asked] == [False]
+
+
+async def test_a_proxy_that_is_not_there_is_named() -> None:
+    async with ForwardProxy() as proxy:
+        gone = proxy.url
+    transport = AiohttpTransport(Origin.from_url("http://upstream.invalid"), proxy=Proxy(url=gone))
+    with pytest.raises(ProxyError, match="proxy cannot be reached"):
+        await transport.send(ask())
+    await transport.aclose()
+
+
+def test_a_proxys_login_is_shown_nowhere() -> None:
+    assert "secret" not in repr(Proxy(url="http://proxy.example:3128", login="me:secret"))
 
 
 async def test_a_reused_connection_that_dies_under_a_request_says_so() -> None:

@@ -49,6 +49,11 @@ CASES = [
         openai("the request exceeds the available context size", type="exceed_context_size_error"),
         Fault.CONTEXT_TOO_LONG,
     ),
+    (
+        500,
+        openai("input (3002 tokens) is too large to process. increase the physical batch size", code=500),
+        Fault.CONTEXT_TOO_LONG,
+    ),
     (429, openai("Rate limit reached. Please reduce the length of the messages."), Fault.RATE_LIMITED),
     (400, openai("Rate limit exceeded", type="rate_limit_error"), Fault.RATE_LIMITED),
     (429, gemini(429, "RESOURCE_EXHAUSTED", "You exceeded your current quota."), Fault.RATE_LIMITED),

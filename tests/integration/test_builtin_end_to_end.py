@@ -22,6 +22,8 @@ import pytest
 import pytest_asyncio
 from anthropic.types import Message
 
+from isthmus.core.errors import Fault
+
 from .gateway import Served, eventually, serving
 from .official import Clients, Said, clients_of
 
@@ -298,6 +300,16 @@ async def test_embeddings_have_length_one_however_they_are_sent(house: House) ->
     with pytest.raises(openai.BadRequestError) as chatted:
         await house.openai.chat.completions.create(model="embeddings", messages=HELLO)
     assert chatted.value.code == "no_model_allowed"
+
+
+@pytest.mark.parametrize("words", [600, 3000], ids=["beyond-the-context", "beyond-the-batch"])
+async def test_an_input_too_long_to_embed_is_the_callers_fault(house: House, words: int) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        await house.openai.embeddings.create(model="embeddings", input=["short", "word " * words])
+    assert refused.value.code == "context_length_exceeded"
+    record = (await house.served.records())[-1]
+    assert [attempt.fault for attempt in record.attempts] == ["context_too_long"], "and not tried again"
+    assert not Fault.CONTEXT_TOO_LONG.trips_breaker
 
 
 async def test_tokens_are_counted_by_the_models_own_tokenizer(house: House) -> None:

@@ -236,16 +236,30 @@ def test_help_is_instant_for_nothing_heavy_is_imported(desk: Desk) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=desk.environ({}), check=True
     )
     assert done.stderr.split() == []
-    for verb in ("serve", "chat", "explain", "models", "keys", "records", "check"):
+    for verb in (
+        "serve",
+        "chat",
+        "explain",
+        "label",
+        "fingerprint",
+        "topic",
+        "models",
+        "keys",
+        "records",
+        "check",
+    ):
         assert f"  {verb} " in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["serve", "chat", "explain", "models", "keys", "records", "check"])
+@pytest.mark.parametrize(
+    "verb",
+    ["serve", "chat", "explain", "label", "fingerprint", "topic", "models", "keys", "records", "check"],
+)
 def test_every_verb_explains_itself(desk: Desk, verb: str) -> None:
     ran = desk.run(verb, "--help")
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.startswith("Usage: ")
-    assert "..." not in ran.out.replace("[ARGS]...", ""), "no sentence is cut short"
+    assert "..." not in re.sub(r"[A-Z]+\]?\.\.\.", "", ran.out), "no sentence is cut short"
 
 
 def test_a_slip_of_the_pen_is_a_usage_error(desk: Desk) -> None:
@@ -656,7 +670,9 @@ def test_label_says_how_sensitive_files_are_and_never_what_was_found(desk: Desk)
 def test_explain_shows_the_label_each_finding_and_each_refusal(desk: Desk) -> None:
     (desk.folder / "isthmus.yaml").write_text(
         "providers: {out: {dialect: openai, base_url: 'http://127.0.0.1:9/v1', kind: closed}}\n"
-        "models: {far: {provider: out}}\nroutes: {r: far}\nperimeter: {}\n",
+        "models: {far: {provider: out}}\nroutes: {r: far}\n"
+        "perimeter:\n  labels:\n    - {when: secret, level: restricted}\n"
+        "    - when: pii\n      level: confidential\n",
         encoding="utf-8",
     )
     ran = desk.run("explain", "r", "Write to anna.of.the.strait@example.org")
@@ -666,6 +682,11 @@ def test_explain_shows_the_label_each_finding_and_each_refusal(desk: Desk) -> No
     assert (
         "refused   far by clearance: far is cleared for internal, and the request is confidential" in ran.out
     )
+    because = "          confidential, for pii.email (perimeter.labels[1] at isthmus.yaml:7)\n"
+    assert (
+        f"label     confidential\n          internal, where nobody vouches (by default)\n{because}" in ran.out
+    )
+    assert f"          far is closed, and is cleared for internal (by default)\n{because}" in ran.out
     assert "anna" not in ran.out
     assert desk.run("explain", "r", "Hello").status == 0
     assert desk.run("explain", "r", "Hello", "--label", "confidential").status == 1

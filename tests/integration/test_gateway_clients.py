@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from isthmus.core.record import Record
+from isthmus.gateway.server import LOOK_S
 from isthmus.testing import Script, Simulator
 
 from .gateway import (
@@ -193,6 +194,35 @@ async def test_the_line_moves_or_ends(tmp_path: Path) -> None:
             answer = await served.ask("r")
             assert (answer.status, answer.error["code"]) == (503, "gateway_overloaded")
             assert "0.02 s" in answer.error["message"], "the line had room, and did not move"
+        await inside.leave()
+
+
+@pytest.mark.parametrize("size", [100, 8_000_000], ids=["small", "large"])
+async def test_whoever_leaves_the_line_leaves_it_at_once(tmp_path: Path, size: int) -> None:
+    bounds = {"max_in_flight": 1, "max_queued": 1}
+    async with simulated({"r": "openai/sim-stall-before-first"}, tmp_path, gateway=bounds) as (sim, served):
+        inside = await Caller.ask(served, "r")
+        await sim.wait_held()
+        _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % size
+        writer.write(head + b"x" * size)
+        await eventually(lambda: served.house.gateway.tally.in_flight == 2)
+        async with asyncio.timeout(10):
+            await writer.drain()
+        writer.close()
+        await eventually(lambda: served.house.gateway.tally.in_flight == 1, within_s=LOOK_S / 2)
+        (record,) = await served.records()
+        assert (record.outcome, record.status) == ("cancelled", 499)
+        await inside.leave()
+
+
+async def test_whoever_sends_too_much_need_not_wait_to_be_told(tmp_path: Path) -> None:
+    bounds = {"max_in_flight": 1, "max_queued": 1, "max_body_mb": 0.001}
+    async with simulated({"r": "openai/sim-stall-before-first"}, tmp_path, gateway=bounds) as (sim, served):
+        inside = await Caller.ask(served, "r")
+        await sim.wait_held()
+        answer = await served.ask("r", messages=[{"role": "user", "content": "x" * 1000}])
+        assert (answer.status, answer.error["code"]) == (413, "body_too_large")
         await inside.leave()
 
 

@@ -189,7 +189,8 @@ async def test_new_bounds_count_at_once(tmp_path: Path) -> None:
         await sim.wait_held()
         bounds = {"max_in_flight": 1, "max_queued": 0, "max_body_mb": 0.0001}
         served.house.reload(config_of(config_text(sim.url, {"r": "openai/m"}, gateway=bounds)))
-        assert (await served.ask("r")).error["code"] == "gateway_overloaded"
+        assert (await served.post(OPENAI.path, b"{}")).error["code"] == "gateway_overloaded"
+        assert (await served.ask("r")).error["code"] == "body_too_large"
         sim.release()
         await inside.until(b"[DONE]")
         await eventually(lambda: served.house.gateway.admission.inside == 0)

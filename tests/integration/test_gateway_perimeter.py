@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from isthmus.cli.explain import explain
 from isthmus.cli.records import records
+from isthmus.core.errors import IsthmusError
 from isthmus.core.label import BOTTOM, Finding, Label
 from isthmus.perimeter import scanner
 from isthmus.perimeter.detectors.patterns import Patterns
@@ -201,6 +202,7 @@ async def test_explain_says_for_a_key_what_is_decided_for_it(
             ran = await _cli(tmp_path, explain, route, "hello", "--key", "team a", "--json")
             told = msgspec.json.decode(ran.stdout)
             assert (told.pop("found"), told.pop("blind"), told.pop("hidden")) == ([], [], None)
+            assert any("the key's floor" in ground["says"] for ground in told.pop("why")["label"])
             assert told == msgspec.json.decode(live)
         ran = await _cli(tmp_path, explain, "out", "hello", "--key", "team b")
         assert ran.exit_code == 0
@@ -221,6 +223,23 @@ async def test_a_label_binds_to_zones(tmp_path: Path) -> None:
         assert [it.rule for it in record.decision.refused] == ["zone"]
         assert (await it.ask("either", f"My card is {CARD}")).status == 200
         assert (await it.ask("out", f"Write to {CANARY}")).status == 200, "no rule is about that"
+
+
+async def test_a_label_needs_promises_of_whoever_is_outside(tmp_path: Path) -> None:
+    labels = [{"when": "pii", "level": "internal", "needs": {"no_training": True, "retention_days": 30}}]
+    async with walls(tmp_path, labels=labels) as it:
+        refused = await it.ask("out", f"Write to {CANARY}")
+        assert refused.status == 400
+        record = await it.served.record(refused)
+        assert [one.rule for one in record.decision.refused] == ["promises"]
+        assert it.outside.requests == []
+        assert (await it.ask("out", "hello")).status == 200, "nothing is found that needs them"
+        assert (await it.ask("either", f"Write to {CANARY}")).status == 200, "nobody else is inside"
+
+        document = msgspec.json.decode(_config(it.inside, it.outside, labels=labels))
+        document["providers"]["out"]["promises"] = {"no_training": True, "retention_days": 7}
+        it.served.house.reload(config_of(msgspec.json.encode(document).decode()))
+        assert (await it.ask("out", f"Write to {CANARY}")).status == 200
 
 
 @pytest.mark.parametrize(
@@ -337,6 +356,26 @@ async def test_where_nothing_looks_nothing_is_said_to_be_found(tmp_path: Path) -
         for headers in ({}, {"x-isthmus-label": "internal"}):
             answer = await it.ask("out", f"Write to {CANARY}", headers=headers)
             assert (await it.served.record(answer)).findings is None
+
+
+async def test_rules_that_are_not_those_of_the_config_are_not_taken(tmp_path: Path) -> None:
+    listed = tmp_path / "projects.txt"
+    listed.write_text("Blue Heron\n", encoding="utf-8")
+    rules = {"labels": [{"when": "term", "level": "restricted"}], "terms": {"projects": str(listed)}}
+    async with walls(tmp_path, **rules) as it:
+        house, before = it.served.house, it.served.house.gateway.snapshot
+        config = config_of(_config(it.inside, it.outside, **rules))
+        listed.write_text("Grey Seal\n", encoding="utf-8")
+        with pytest.raises(IsthmusError) as caught:
+            house.reload(config)
+        assert caught.value.code == "perimeter_file"
+        assert house.gateway.snapshot is before
+        assert (await it.ask("out", "When do we announce blue-heron?")).status == 400
+
+        house.reload(config_of(_config(it.inside, it.outside, **rules)))
+        answer = await it.ask("out", "A grey seal")
+        assert answer.status == 400
+        assert (await it.served.record(answer)).decision.perimeter != before.config.perimeter.hash
 
 
 async def test_a_reload_changes_no_request_that_has_begun(tmp_path: Path) -> None:

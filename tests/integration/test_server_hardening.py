@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from pathlib import Path
 
 import msgspec
@@ -90,6 +91,17 @@ async def test_a_head_too_long_does_not_speak_into_the_answer_before_it(tmp_path
         writer.close()
 
 
+async def test_half_a_head_that_comes_with_a_request_is_not_waited_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LOOK_S", 0.01)
+    async with simulated(ROUTES, tmp_path, Bounds(head_s=0.2)) as (_, served):
+        reader, writer = await _connected(served)
+        writer.write(HEALTH + b"GET /healthz HT")
+        assert (await _told(reader)).endswith(b'{"status":"ok"}')
+        writer.close()
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", HEALTH + b"\r\n", HEALTH + b"GET"])
 async def test_a_head_that_does_not_come_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
@@ -172,6 +184,21 @@ async def test_a_client_that_leaves_with_requests_in_line_is_missed(
             writer.write(_request("slow"))
         await eventually(lambda: heads == 2)
         writer.transport.abort()
+        await sim.wait_aborted()
+        await eventually(lambda: served.house.gateway.tally.in_flight == 0)
+        assert len(sim.requests) == 1, "whoever has left is not served"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a socket that is not read")
+async def test_a_client_that_leaves_with_more_in_line_than_is_read_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LOOK_S", 0.01)
+    async with simulated({"slow": "openai/sim-stall-before-first"}, tmp_path) as (sim, served):
+        _, writer = await _connected(served)
+        writer.write(_request("slow") * (server.BOUNDS.pipelined + 3))
+        await sim.wait_held()
+        writer.close()
         await sim.wait_aborted()
         await eventually(lambda: served.house.gateway.tally.in_flight == 0)
         assert len(sim.requests) == 1, "whoever has left is not served"
@@ -366,6 +393,23 @@ async def test_what_follows_the_last_request_of_a_connection_harms_it_not(tmp_pa
         told = await _told(reader)
         assert told.startswith(b"HTTP/1.1 200 ")
         assert told.count(b"\r\ndate: ") == 1
+        writer.close()
+
+
+@pytest.mark.parametrize("hosts", [b"", b"host: a\r\nHost: a\r\n"], ids=["none", "two"])
+async def test_a_request_names_its_host_once(tmp_path: Path, hosts: bytes) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        reader, writer = await _connected(served)
+        writer.write(b"GET /healthz HTTP/1.1\r\n" + hosts + b"\r\n")
+        assert (await _told(reader)).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
+
+async def test_an_old_client_need_not_name_a_host(tmp_path: Path) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        reader, writer = await _connected(served)
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert (await _told(reader)).startswith(b"HTTP/1.1 200 ")
         writer.close()
 
 

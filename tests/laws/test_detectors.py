@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from isthmus.core.label import Finding
 from isthmus.perimeter import checks
 from isthmus.perimeter.detectors import Detector
-from isthmus.perimeter.detectors.fingerprints import GUARANTEE, NOISE, Fingerprints, build, load
+from isthmus.perimeter.detectors.classifier import Classifier, Measured, Model
+from isthmus.perimeter.detectors.fingerprints import GUARANTEE, NOISE, Fingerprints, dump, load, prints_of
 from isthmus.perimeter.detectors.patterns import Patterns
 from isthmus.perimeter.detectors.secrets import credentials
 from isthmus.perimeter.detectors.terms import Terms
@@ -24,7 +25,8 @@ DETECTORS: list[Detector] = [
     PATTERNS,
     credentials(),
     Terms("projects", "Blue Bird\nC#\n例"),
-    Fingerprints(build({"plan": " ".join(f"word{number}" for number in range(40))})),
+    Classifier("odd", Model(3.0, [(-1.0) ** bucket for bucket in range(1 << 16)], Measured(0, 0, 0, 0))),
+    Fingerprints("plan", prints_of(" ".join(f"word{number}" for number in range(40)))),
 ]
 
 # What detectors look for, in pieces, so that random texts come near to it; and whatever Unicode has.
@@ -222,16 +224,16 @@ WORDS = st.lists(st.text("abcdefgh", min_size=1, max_size=4), min_size=GUARANTEE
 def test_a_run_of_the_guaranteed_length_is_always_found(words: list[str], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(words) - GUARANTEE))
     quoted = data.draw(st.sampled_from([" ", "\n", ", ", "_"])).join(words[start : start + GUARANTEE])
-    index = load(build({"plan": " ".join(words)}).dump())
-    found = Fingerprints(index).find(f"OTHER {quoted.upper()} WORDS")
-    assert {finding.kind for finding in found} == {"term.plan"}
+    prints = load(dump(prints_of(" ".join(words))))
+    found = Fingerprints("plan", prints).find(f"OTHER {quoted.upper()} WORDS")
+    assert {finding.kind for finding in found} == {"fingerprint.plan"}
 
 
 @given(WORDS, st.data())
 def test_a_run_below_the_noise_is_never_found(words: list[str], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(words) - NOISE))
     quoted = " ".join(words[start : start + NOISE - 1])
-    assert Fingerprints(build({"plan": " ".join(words)})).find(f"OTHERS {quoted} BESIDES") == []
+    assert Fingerprints("plan", prints_of(" ".join(words))).find(f"OTHERS {quoted} BESIDES") == []
 
 
 @given(PLAIN, st.sampled_from([" ", "-", "", "\n", " - "]), PLAIN)

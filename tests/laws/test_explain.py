@@ -147,4 +147,5 @@ def test_the_command_prints_the_live_decision(route: str, user: str, embeddings:
     assert said.exit_code == 0, said.output
     explained = msgspec.json.decode(said.stdout)
     assert (explained.pop("found"), explained.pop("blind"), explained.pop("hidden")) == ([], [], None)
+    assert explained.pop("why")["models"].keys() == {*live.allowed, *(it.model for it in live.refused)}
     assert explained == msgspec.json.decode(msgspec.json.encode(live))

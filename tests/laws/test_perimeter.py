@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from isthmus.core.label import BOTTOM, LEVELS, TOP, Finding, Label, Level, covers, join
 from isthmus.core.portfolio import Kind, Model
+from isthmus.core.promises import NO_PROMISES, Promises
 from isthmus.gateway.inspection import Inspection, floors_of
+from isthmus.perimeter import grounds
 from isthmus.perimeter.policy import SURE_ENOUGH, Clearance, Policy, Rule, by_kind
 from isthmus.perimeter.scanner import Scanner, Sighting, Sightings
 from isthmus.routing.route import Route
@@ -23,12 +25,19 @@ ZONES = ("eu", "us", "on-prem")
 
 levels = st.sampled_from(LEVELS)
 zones = st.one_of(st.none(), st.frozensets(st.sampled_from(ZONES)))
-labels = st.builds(Label, levels, st.frozensets(st.sampled_from(FOUND)), zones)
+promises = st.builds(
+    Promises,
+    no_training=st.booleans(),
+    retention_days=st.one_of(st.none(), st.integers(0, 60)),
+    dpa=st.booleans(),
+)
+labels = st.builds(Label, levels, st.frozensets(st.sampled_from(FOUND)), zones, promises)
 rules = st.builds(
     Rule,
     when=st.sampled_from(("pii", "pii.email", "pii.location", "secret", "term.projects")),
     level=levels,
     zones=zones,
+    needs=promises,
 )
 policies = st.builds(
     Policy,
@@ -56,6 +65,7 @@ models = st.builds(
     kind=st.sampled_from(KINDS),
     zone=st.one_of(st.none(), st.sampled_from(ZONES)),
     clearance=st.one_of(st.none(), levels),
+    promises=promises,
 )
 
 
@@ -77,6 +87,7 @@ def test_a_label_only_rises(one: Label, other: Label) -> None:
     assert covers(joined.level, one.level)
     assert joined.categories >= one.categories
     assert one.zones is None or (joined.zones is not None and joined.zones <= one.zones)
+    assert joined.needs.lacks(one.needs) == NO_PROMISES
 
 
 @given(policies, seen, st.lists(labels, max_size=3))
@@ -86,12 +97,12 @@ def test_a_request_is_labelled_at_least_as_each_of_its_reasons(
     label = policy.label(what, floors)
     assert _at_least(label, Label(policy.default))
     assert all(_at_least(label, floor) for floor in floors)
-    assert not what.blind or label.level == TOP.level
+    assert not what.blind or all(_at_least(label, it) for it in (TOP, *(rule.label for rule in policy.rules)))
     for sighting in what.found:
         if sighting.finding.score >= SURE_ENOUGH:
             assert sighting.finding.kind in label.categories
             fitting = [rule for rule in policy.rules if rule.fits(sighting.finding.kind)]
-            assert all(_at_least(label, Label(rule.level, zones=rule.zones)) for rule in fitting)
+            assert all(_at_least(label, rule.label) for rule in fitting)
 
 
 @given(policies, seen)
@@ -153,12 +164,52 @@ def test_who_is_refused_a_label_is_refused_every_higher_one(
 
 
 @given(policies, models, labels)
-def test_a_model_receives_only_what_its_clearance_and_zone_permit(
+def test_a_model_receives_only_what_its_clearance_zone_and_promises_permit(
     policy: Policy, model: Model, label: Label
 ) -> None:
     permitted = policy.refuses(model, label) is None
     cleared = model.clearance or getattr(policy.clearance, model.kind)
-    assert permitted == (covers(cleared, label.level) and (label.zones is None or model.zone in label.zones))
+    assert permitted == (
+        covers(cleared, label.level)
+        and (label.zones is None or model.zone in label.zones)
+        and (model.kind == "local" or model.promises.join(label.needs) == model.promises)
+    )
+
+
+@given(policies, models, seen, labels)
+def test_the_grounds_of_a_label_and_of_a_refusal_are_all_that_there_is(
+    policy: Policy, model: Model, what: Sightings, floor: Label
+) -> None:
+    label = policy.label(what, [floor])
+    because = [grounds.Ground("the floor", label=floor), *grounds.of_label(policy, what)]
+    joined = join(ground.label for ground in because)
+    assert (joined.level, joined.zones, joined.needs) == (label.level, label.zones, label.needs)
+    refused = policy.refuses(model, label)
+    fact, *reasons = grounds.of_model(policy, model, refused.rule if refused else None, because)
+    assert fact.paths
+    if refused is not None:
+        assert reasons
+        assert policy.refuses(model, join(ground.label for ground in reasons)) is not None
+
+
+@given(promises, promises)
+def test_what_is_missing_is_what_would_have_to_be_promised_too(one: Promises, asked: Promises) -> None:
+    missing = one.lacks(asked)
+    assert one.join(missing) == one.join(asked)
+    assert (missing == NO_PROMISES) == (one.join(asked) == one)
+    assert bool(missing.in_words()) == (missing != NO_PROMISES)
+
+
+def test_who_promises_nothing_is_asked_nothing_where_no_rule_asks() -> None:
+    stranger = Model(name="m", provider="p", id="m", kind="closed")
+    policy = Policy(rules=(Rule(when="pii", level="internal", needs=Promises(retention_days=0)),))
+    assert policy.refuses(stranger, Label("internal")) is None
+    refused = policy.refuses(stranger, Label("internal", needs=policy.rules[0].needs))
+    assert refused is not None
+    assert (refused.rule, refused.reason) == (
+        "promises",
+        "m comes without a promise that the request needs: nothing kept",
+    )
 
 
 def test_a_rule_for_a_family_does_not_mean_what_points_to_nobody() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+import isthmus
 from isthmus.bootstrap import House, in_background, open_house
 from isthmus.config.config import Config
 from isthmus.config.load import parse
@@ -99,3 +101,13 @@ async def test_cancelled_work_is_no_failure(caplog: pytest.LogCaptureFixture) ->
     await asyncio.wait([task])
     await asyncio.sleep(0)
     assert not caplog.records
+
+
+def test_only_the_composition_root_names_the_stores() -> None:
+    source = Path(isthmus.__file__).parent
+    elsewhere = [
+        file.relative_to(source).as_posix()
+        for file in sorted(source.rglob("*.py"))
+        if file.parent.name != "store" and re.search(r"\bSqlite[A-Z]", file.read_text("utf-8"))
+    ]
+    assert elsewhere == ["bootstrap.py"]

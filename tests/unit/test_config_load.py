@@ -194,13 +194,16 @@ def test_a_bare_word_is_the_ledgers_mode() -> None:
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("x")
     text = f"""
-    providers: {{p: {{preset: vllm, kind: open, base_url: https://h/v1, key: "file:key", ca_file: ca.pem}}}}
+    providers:
+      p: {{preset: vllm, kind: open, base_url: https://h/v1, key: "file:key", ca_file: ca.pem}}
+      q: {{preset: ollama, client: aiohttp, proxy: http://q, proxy_key: "file:q"}}
     models: {{m: {{provider: p}}}}
     routes: {{d: m}}
     ledger: {{path: {tmp_path.name}.db}}
     """
     config = sound(text, str(tmp_path / "isthmus.yaml"))
     assert config.providers["p"].key == SecretRef("file", str(tmp_path / "key"))
+    assert config.providers["q"].proxy_key == SecretRef("file", str(tmp_path / "q"))
     assert config.providers["p"].ca_file == str(tmp_path / "ca.pem")
     assert config.ledger.path == str(tmp_path / f"{tmp_path.name}.db")
 

@@ -10,8 +10,8 @@ import pytest
 from isthmus.config import reload
 from isthmus.config.config import Config
 from isthmus.config.faults import Code, ConfigFault
-from isthmus.config.load import load
-from isthmus.config.reload import Sighting, Watcher, look, sight, worth_reading
+from isthmus.config.load import Parsed, load
+from isthmus.config.reload import Sighting, Watcher, worth_reading
 
 ONE = "gateway: {port: 5001}\n"
 TWO = "gateway: {port: 5002}\n"
@@ -59,12 +59,16 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
+def spoil(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe")
+
+
 def test_what_is_worth_reading() -> None:
-    here = Sighting(1, 2, 3, 4, 5)
-    assert worth_reading(None, here)
-    assert worth_reading(Sighting(1, 9, 3, 4, 5), here)
-    assert not worth_reading(here, here)
-    assert not worth_reading(here, None)
+    file, here = Path("isthmus.yaml"), Sighting(1, 2, 3, 4, 5)
+    assert worth_reading({}, {file: here})
+    assert worth_reading({file: Sighting(1, 9, 3, 4, 5)}, {file: here})
+    assert not worth_reading({file: here}, {file: here})
+    assert not worth_reading({file: here}, {})
 
 
 async def test_an_unchanged_file_says_nothing(heard: Heard) -> None:
@@ -206,12 +210,95 @@ async def test_a_look_that_fails_is_told_of_by_its_kind_alone(
     assert heard.ports == [5002]
 
 
-def test_a_file_that_is_written_while_it_is_read_is_read_again(path: Path) -> None:
-    before = sight(path)
-    seen = look(path, None)
-    replace(path, TWO)
-    assert seen.sighting == before
-    again = look(path, seen.sighting).parsed
-    assert again is not None
-    assert again.config is not None
-    assert again.config.gateway.port == 5002
+async def test_a_file_that_is_written_while_it_is_read_is_read_again(
+    path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_slowly(of: Path) -> Parsed:
+        parsed = reload_read(of)
+        replace(path, TWO)
+        return parsed
+
+    reload_read = reload.read
+    with monkeypatch.context() as slow:
+        slow.setattr(reload, "read", read_slowly)
+        await heard.watcher.check()
+    assert not heard.configs
+    await heard.watcher.check()
+    assert heard.ports == [5002]
+
+
+WITH_TERMS = (
+    "perimeter: {terms: {projects: projects.txt}, labels: [{when: term.projects, level: restricted}]}\n"
+)
+
+
+@pytest.fixture
+def terms(path: Path) -> Path:
+    path.write_text(WITH_TERMS)
+    file = path.with_name("projects.txt")
+    file.write_text("Blue Heron\n")
+    return file
+
+
+async def test_a_change_of_a_file_that_the_config_names_is_a_change_of_the_config(
+    path: Path, terms: Path
+) -> None:
+    heard = Heard(path)
+    for _ in range(3):
+        await heard.watcher.check()
+    assert not heard.configs
+    replace(terms, "Blue Heron\nGrey Seal\n")
+    for _ in range(3):
+        await heard.watcher.check()
+    (changed,) = heard.configs
+    assert changed.perimeter.hash != load_hash(WITH_TERMS, terms, "Blue Heron\n")
+
+
+def load_hash(text: str, terms: Path, listed: str) -> str:
+    """The hash of the rules where the file of terms says so, in another folder."""
+    elsewhere = terms.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "isthmus.yaml").write_text(text)
+    (elsewhere / terms.name).write_text(listed)
+    return load(elsewhere / "isthmus.yaml").perimeter.hash
+
+
+async def test_a_file_that_cannot_be_used_keeps_the_last_config_until_it_is_mended(
+    path: Path, terms: Path
+) -> None:
+    heard = Heard(path)
+    await heard.watcher.check()
+    spoil(terms)
+    for _ in range(3):
+        await heard.watcher.check()
+    assert [[fault.code for fault in faults] for faults in heard.faults] == [[Code.UNUSABLE_FILE]]
+    assert not heard.configs
+    replace(terms, "Grey Seal\n")
+    for _ in range(3):
+        await heard.watcher.check()
+    assert len(heard.configs) == 1
+    assert len(heard.faults) == 1
+
+
+async def test_a_fault_is_mended_by_a_file_that_no_valid_config_has_named(path: Path, heard: Heard) -> None:
+    await heard.watcher.check()
+    replace(path, WITH_TERMS)
+    for _ in range(3):
+        await heard.watcher.check()
+    assert [[fault.code for fault in faults] for faults in heard.faults] == [[Code.FILE_NOT_FOUND]]
+    replace(path.with_name("projects.txt"), "Blue Heron\n")
+    await heard.watcher.check()
+    assert len(heard.configs) == 1
+
+
+async def test_a_vanished_file_of_terms_is_waited_for(path: Path, terms: Path) -> None:
+    heard = Heard(path)
+    await heard.watcher.check()
+    remove(terms)
+    await heard.watcher.check()
+    assert not heard.faults
+
+
+def test_the_hash_of_the_rules_is_of_what_their_files_say_wherever_they_are(path: Path, terms: Path) -> None:
+    assert load(path).perimeter.hash == load_hash(WITH_TERMS, terms, "Blue Heron\n")
+    assert load(path).hash == load(terms.parent / "elsewhere" / "isthmus.yaml").hash

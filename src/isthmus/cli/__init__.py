@@ -48,6 +48,10 @@ class _Isthmus(LazyGroup):
         "chat": Verb("isthmus.cli.chat", "Talk to a route in the terminal; shows model, cost and overhead."),
         "explain": Verb("isthmus.cli.explain", "Say where a request would go, and why. No model is called."),
         "label": Verb("isthmus.cli.label", "Label files and logs by sensitivity, on this machine."),
+        "fingerprint": Verb(
+            "isthmus.cli.fingerprint", "Make fingerprints of documents and code that must stay inside."
+        ),
+        "topic": Verb("isthmus.cli.topic", "Learn a topic from texts of your own, to find it in requests."),
         "models": Verb("isthmus.cli.models", "List the models of the portfolio."),
         "cost": Verb(
             "isthmus.cli.cost", "What models cost, what others would cost, and what shocks would do."

@@ -11,11 +11,11 @@ import click
 import msgspec
 
 from isthmus.accounting.budgets import Budget, window
+from isthmus.bootstrap import open_counters
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
-from isthmus.config.places import ledger_path
-from isthmus.store.counters import Count, Name, SqliteCounters
+from isthmus.store.counters import Count, Name
 
 
 @click.command()
@@ -31,7 +31,7 @@ def budgets(config_path: Path | None, as_json: bool) -> None:
     path = locate(config_path)
     config = load_or_exit(path)
     at_us = time.time_ns() // 1000
-    kept = SqliteCounters(ledger_path(config, path)).list(at_us)
+    kept = open_counters(config, path).list(at_us)
     accounts = [it for budget in config.budgets for it in _accounts(budget, kept, at_us)]
     if as_json:
         for account in accounts:

@@ -12,13 +12,16 @@ import msgspec
 
 from isthmus.bootstrap import inspection_of, router_of
 from isthmus.cli.keys import now_us, opened
-from isthmus.cli.labels import in_words
 from isthmus.cli.options import config_option, load_or_exit, told
-from isthmus.config.load import locate
+from isthmus.cli.why import Because, Why, why
+from isthmus.config.load import lines_of, locate
 from isthmus.core.decision import Decision
-from isthmus.gateway.inspection import Inspected, floors_of
+from isthmus.core.label import BOTTOM
+from isthmus.gateway.inspection import Inspected
 from isthmus.gateway.snapshot import route_of
-from isthmus.perimeter.policy import SURE_ENOUGH
+from isthmus.perimeter.grounds import Ground
+from isthmus.perimeter.policy import SURE_ENOUGH, Policy
+from isthmus.routing.route import Route
 from isthmus.store.keys import Key, named, require_valid
 from isthmus.strategies.plan.node import Circumstances
 
@@ -45,16 +48,19 @@ def explain(
     embeddings: bool,
     as_json: bool,
 ) -> None:
-    """Say where a request to ROUTE with PROMPT would go, and why. No model is called.
+    """Say where a request to ROUTE with PROMPT would go, why, and which lines of the config say so. No model
+    is called.
 
     A split without a known key or user is drawn from the prompt's text, so that the same question gives the
     same answer.
     """
-    config = load_or_exit(locate(config_path))
+    path = locate(config_path)
+    config = load_or_exit(path)
     asking = _valid_key(key, config_path) if key else None
     found = route_of(route, asking, config.routes)
     policy = config.perimeter
-    floors = [*floors_of(found, asking), *([policy.said(said)] if said else [])]
+    raised = _floors(policy, found, asking, said)
+    floors = [ground.label for ground in raised]
     known = inspection_of(policy, secrets.token_bytes(32)).look(_body(route, prompt, embeddings), floors)
     decision = router_of(config).decide(
         found.name,
@@ -64,10 +70,11 @@ def explain(
         known.hidden.label if known.hidden else None,
         thrifty,
     )
+    because = why(config, decision, known, raised, lines_of(path))
     if as_json:
-        click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | _as_data(known)))
+        click.echo(msgspec.json.encode(msgspec.to_builtins(decision) | _as_data(known, because)))
     else:
-        _print(decision, known)
+        _print(decision, known, because)
     if decision.plan is None:
         raise SystemExit(1)
 
@@ -79,10 +86,11 @@ def _valid_key(reference: str, config_path: Path | None) -> Key:
     return key
 
 
-def _as_data(known: Inspected) -> dict[str, Any]:
-    """What was found, and what a model would read that sees pseudonyms."""
+def _as_data(known: Inspected, because: Why) -> dict[str, Any]:
+    """What was found, what a model would read that sees pseudonyms, and why."""
     hidden = msgspec.json.decode(known.hidden.body) if known.hidden else None
-    return {"found": msgspec.to_builtins(known.seen.found), "blind": known.seen.blind, "hidden": hidden}
+    found = msgspec.to_builtins(known.seen.found)
+    return {"found": found, "blind": known.seen.blind, "hidden": hidden, "why": msgspec.to_builtins(because)}
 
 
 def _body(route: str, prompt: str, embeddings: bool) -> bytes:
@@ -90,14 +98,28 @@ def _body(route: str, prompt: str, embeddings: bool) -> bytes:
     return msgspec.json.encode({"model": route, **asked})
 
 
+def _floors(policy: Policy, route: Route, key: Key | None, said: str | None) -> list[Ground]:
+    floors = []
+    if route.floor != BOTTOM:
+        says = f"{route.floor.in_words()}, the route's floor"
+        floors.append(Ground(says, (("routes", route.name, "floor"),), route.floor))
+    if key is not None and key.floor != BOTTOM:
+        floors.append(Ground(f"{key.floor.in_words()}, the key's floor", label=key.floor))
+    if said:
+        label = policy.said(said)
+        floors.append(Ground(f"{label.in_words()}, as the caller says", label=label))
+    return floors
+
+
 def _draw(prompt: str) -> float:
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=6).digest()) / 2**48
 
 
-def _print(decision: Decision, known: Inspected) -> None:
+def _print(decision: Decision, known: Inspected, because: Why) -> None:
     seen = known.seen
     click.echo(f"route     {decision.route} ({decision.operation})")
-    click.echo(f"label     {in_words(decision.label)}")
+    click.echo(f"label     {decision.label.in_words()}")
+    _print_because(because.label)
     for sighting in seen.found:
         finding = sighting.finding
         place = f"{sighting.where}, characters {finding.start} to {finding.end}"
@@ -106,13 +128,21 @@ def _print(decision: Decision, known: Inspected) -> None:
     for where in seen.blind:
         click.echo(f"blind     {where} could not be looked into")
     click.echo(f"allowed   {', '.join(decision.allowed) or 'no model'}")
+    for name in decision.allowed:
+        _print_because(because.models[name])
     if decision.pseudonymised and known.hidden:
         click.echo(f"hidden    {', '.join(known.hidden.values)}, from {', '.join(decision.pseudonymised)}")
     for refused in decision.refused:
         click.echo(f"refused   {refused.model} by {refused.rule}: {refused.reason}")
+        _print_because(because.models[refused.model])
     if decision.plan is not None:
         click.echo(f"plan      {msgspec.json.encode(decision.plan).decode()}")
     for reason in decision.reasons:
         click.echo(f"because   {reason}")
     click.echo(f"odds      {decision.propensity:.3g}")
     click.echo(f"config    {decision.config_hash[:12]}")
+
+
+def _print_because(reasons: tuple[Because, ...]) -> None:
+    for reason in reasons:
+        click.echo(f"          {reason}")

@@ -9,7 +9,6 @@ import click
 
 from isthmus.bootstrap import House
 from isthmus.core.record import Record
-from isthmus.store.records import SqliteRecords
 
 QUESTION = "Write a Python function of one line that returns the larger of two numbers."
 
@@ -28,7 +27,7 @@ async def greet(url: str, house: House) -> None:
         click.echo(f"isthmus: the first request failed: {error.message}", err=True)
         return
     await house.ledger.flush()
-    record = await asyncio.to_thread(SqliteRecords(house.ledger_path).find, raw.headers["x-request-id"])
+    record = await asyncio.to_thread(house.records().find, raw.headers["x-request-id"])
     _show(raw, record)
 
 

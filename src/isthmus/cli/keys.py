@@ -11,13 +11,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from isthmus.cli.labels import in_words
+from isthmus.bootstrap import open_keys
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
-from isthmus.config.places import ledger_path
 from isthmus.core.label import BOTTOM, LEVELS, Label, Level
-from isthmus.store.keys import Key, NewKey, SqliteKeys
+from isthmus.store.keys import Key, Keys, NewKey
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 LONGEST_S = 36_525 * UNITS_S["d"]
@@ -149,10 +148,10 @@ def _warn_of_unknown(routes: tuple[str, ...], zones: tuple[str, ...], config_pat
             click.echo(f"Note: no model of the config runs in the zone {zone!r} now.", err=True)
 
 
-def opened(config_path: Path | None) -> SqliteKeys:
+def opened(config_path: Path | None) -> Keys:
     """The keys of the gateway with this config."""
     path = locate(config_path)
-    return SqliteKeys(ledger_path(load_or_exit(path), path))
+    return open_keys(load_or_exit(path), path)
 
 
 def _show_new(new: NewKey, as_json: bool) -> None:
@@ -171,7 +170,7 @@ def _row(key: Key, now_us: int) -> tuple[str, ...]:
         key.id,
         key.name,
         ", ".join(key.routes) or "all",
-        "-" if key.floor == BOTTOM else in_words(key.floor),
+        "-" if key.floor == BOTTOM else key.floor.in_words(),
         _day(key.created_us),
         _day(key.expires_us),
         state,

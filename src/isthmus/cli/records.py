@@ -10,16 +10,15 @@ from pathlib import Path
 import click
 import msgspec
 
+from isthmus.bootstrap import open_records
 from isthmus.cli.keys import Span
-from isthmus.cli.labels import in_words
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
-from isthmus.config.places import ledger_path
 from isthmus.core.money import format_usd
 from isthmus.core.record import AttemptRecord, Outcome, Record
 from isthmus.store.export import write_jsonl, write_parquet
-from isthmus.store.records import SqliteRecords, Where, parse_cursor
+from isthmus.store.records import Records, Where, parse_cursor
 
 
 @click.group()
@@ -101,9 +100,9 @@ def export(
     click.echo(f"{count:,} records", err=True)
 
 
-def _records(config_path: Path | None) -> SqliteRecords:
+def _records(config_path: Path | None) -> Records:
     path = locate(config_path)
-    return SqliteRecords(ledger_path(load_or_exit(path), path))
+    return open_records(load_or_exit(path), path)
 
 
 def _since(seconds: float | None) -> int | None:
@@ -141,7 +140,7 @@ def _story(record: Record) -> list[str]:
         found = ", ".join(f"{kind} ({count})" for kind, count in record.findings.items())
         lines.append(f"found      {found or 'nothing'}")
     if record.decision is not None:
-        lines.append(f"label      {in_words(record.decision.label)}")
+        lines.append(f"label      {record.decision.label.in_words()}")
         lines += [f"because    {reason}" for reason in record.decision.reasons]
     lines += [_attempt(attempt) for attempt in record.attempts]
     if record.charge is not None:

@@ -161,6 +161,7 @@ CODES = (
     ("shutting_down", Fault.UNAVAILABLE, "The gateway ends, and the time to drain is over."),
     ("connect_failed", Fault.UNREACHABLE, "The name does not resolve, or the port refuses."),
     ("connect_timeout", Fault.UNREACHABLE, "No connection within `timeouts.connect`."),
+    ("proxy_failed", Fault.UNREACHABLE, "The proxy cannot be reached, or does not let the request through."),
     ("tls_failed", Fault.UNREACHABLE, "No agreement on TLS; most often the certificate is not trusted."),
     ("pool_exhausted", Fault.UNAVAILABLE, "All of `max_connections` are busy, and the line is full."),
     ("first_byte_timeout", Fault.TIMEOUT, "No byte of an answer within `timeouts.first_token`."),

@@ -36,7 +36,7 @@ log = logging.getLogger("isthmus")
 def serve(config_path: Path | None, host: str | None, port: int | None, greeting: bool) -> None:
     """Start the gateway, and the engines of its local models, and serve until SIGINT or SIGTERM.
 
-    SIGHUP reads the config again; so does a change of the file.
+    SIGHUP reads the config again; so does a change of the file, or of one that its perimeter is made of.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)-7s %(name)s: %(message)s")
     # The client of --greet tells of each request: no news here.

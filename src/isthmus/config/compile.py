@@ -21,13 +21,14 @@ from isthmus.config.decode import DecodedPlan
 from isthmus.config.document import BudgetEntry, ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
 from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
+from isthmus.config.paths import absolute, is_file
+from isthmus.config.perimeter import compile_policy, warn_of_unheeded
 from isthmus.config.secrets import resolve
 from isthmus.config.tree import Mapping, Mark, Path, Scalar, Sequence, Tree, sounds_secret
 from isthmus.core.errors import IsthmusError
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.money import nanousd
 from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
-from isthmus.perimeter.policy import FAMILIES, Policy
 from isthmus.providers.transport import OWNED_HEADERS
 from isthmus.routing.route import Route
 from isthmus.strategies.plan import CallModel, Fallback
@@ -39,9 +40,10 @@ _ENGINE_CAPABILITIES: dict[str, frozenset[Capability]] = {
     "chat": frozenset({"chat", "tools", "json_schema", "logprobs"}),
     "embeddings": frozenset({"embeddings"}),
 }
-_NOT_FOR_ENGINES = ("base_url", "key", "auth", "headers", "query", "forward_headers", "ca_file", "prices")
+_OF_THE_WAY = ("ca_file", "proxy", "proxy_key")
+_NOT_FOR_ENGINES = ("base_url", "key", "auth", "headers", "query", "forward_headers", *_OF_THE_WAY, "prices")
 _FOR_ENGINES = ("context", "parallel", "threads")
-_NOT_FOR_ANYLLM = ("auth", "headers", "query", "forward_headers", "client", "ca_file")
+_NOT_FOR_ANYLLM = ("auth", "headers", "query", "forward_headers", "client", *_OF_THE_WAY)
 _ANYLLM_ID = re.compile(r"[a-z0-9_-]+:.+")
 _NOTHING_SAID = ProviderEntry()
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -99,7 +101,9 @@ class _Compiler:
             )
             for name, entry in self._sections.routes.items()
         }
-        policy = self._perimeter()
+        policy = compile_policy(self._sections.perimeter, self._folder, self._add)
+        if policy.key is not None:
+            self._check_secret(policy.key, ("perimeter", "key"))
         budgets = self._budgets()
         self._check_keys_of_anyllm(providers, models)
         self._check_plans()
@@ -108,6 +112,7 @@ class _Compiler:
         if self._findings.refused:
             return None
         self._warn_of_unused(models, routes)
+        warn_of_unheeded(policy, self._add)
         config = Config(
             providers=providers,
             models=models,
@@ -119,41 +124,6 @@ class _Compiler:
             hash="",
         )
         return _anchored(msgspec.structs.replace(config, hash=_meaning_hash(config)), self._folder)
-
-    # The perimeter
-
-    def _perimeter(self) -> Policy:
-        entry = self._sections.perimeter
-        if entry is None:
-            return Policy()
-        for index, rule in enumerate(entry.labels):
-            family = rule.when.partition(".")[0]
-            if family not in FAMILIES:
-                message = f"`{rule.when[:40]}` is no kind of finding."
-                hint = did_you_mean(family, FAMILIES) or "Kinds are `pii`, `secret`, or such as `pii.email`."
-                self._add(Code.UNKNOWN_NAME, message, hint, ("perimeter", "labels", index, "when"))
-            elif family == "term" and (listed := rule.when.partition(".")[2]) and listed not in entry.terms:
-                message = f"There is no list of terms `{listed}`."
-                hint = did_you_mean(listed, entry.terms) or "Name its file under `terms:`."
-                self._add(Code.UNKNOWN_NAME, message, hint, ("perimeter", "labels", index, "when"))
-        for name, file in entry.terms.items():
-            if not _is_file(file, self._folder):
-                self._add(Code.FILE_NOT_FOUND, f"There is no file {file}.", "", ("perimeter", "terms", name))
-        if entry.gitleaks is not None and not _is_file(entry.gitleaks, self._folder):
-            message = f"There is no file {entry.gitleaks}."
-            self._add(Code.FILE_NOT_FOUND, message, "", ("perimeter", "gitleaks"))
-        if entry.key is not None:
-            self._check_secret(entry.key, ("perimeter", "key"))
-        return Policy(
-            default=entry.default,
-            clearance=entry.clearance,
-            rules=entry.labels,
-            names=entry.names,
-            timeout=entry.timeout,
-            terms=entry.terms,
-            gitleaks=entry.gitleaks,
-            key=entry.key,
-        )
 
     # Budgets
 
@@ -214,7 +184,7 @@ class _Compiler:
             return None
         self._check_headers(entry, path)
         self._check_quirks(entry, path)
-        if entry.ca_file is not None and not _is_file(entry.ca_file, self._folder):
+        if entry.ca_file is not None and not is_file(entry.ca_file, self._folder):
             self._add(Code.FILE_NOT_FOUND, f"There is no file {entry.ca_file}.", "", (*path, "ca_file"))
         named = entry.engine or entry.preset
         preset = find_preset(named) if named is not None else None
@@ -264,6 +234,7 @@ class _Compiler:
         if not self._url_is_sound(base_url, path):
             return None
         self._check_key(entry, preset, base_url, auth, path)
+        self._check_proxy(entry, path)
         return Provider(
             name=name,
             wires=speech.wires,
@@ -279,6 +250,8 @@ class _Compiler:
             prices=entry.prices or (preset.prices if preset else None),
             client=entry.client,
             ca_file=entry.ca_file,
+            proxy=entry.proxy,
+            proxy_key=entry.proxy_key,
             forward_headers=_forwarded(entry, speech),
             **_as_said(entry),
         )
@@ -339,6 +312,29 @@ class _Compiler:
                 (*path, "base_url"),
             )
         self._check_secret(entry.key, (*path, "key"))
+
+    def _check_proxy(self, entry: ProviderEntry, path: Path) -> None:
+        if entry.proxy is not None:
+            place = (*path, "proxy")
+            if entry.client != "aiohttp":
+                self._add(
+                    Code.CONFLICT,
+                    "Only `client: aiohttp` goes through a proxy.",
+                    "Say `client: aiohttp`, too.",
+                    place,
+                )
+            if urls.has_credentials(entry.proxy):
+                message = "A URL with a user and a password in it is a secret in clear."
+                self._add(Code.SECRET_IN_CLEAR, message, "Put `user:password` behind `proxy_key:`.", place)
+            elif not urls.names_a_proxy(entry.proxy):
+                self._add(Code.BAD_URL, "A proxy is named like `http://HOST:PORT`.", "", place)
+        if entry.proxy_key is not None:
+            place = (*path, "proxy_key")
+            if entry.proxy is None:
+                self._add(
+                    Code.CONFLICT, "`proxy_key` is for a proxy, and there is none.", "Say `proxy:`.", place
+                )
+            self._check_secret(entry.proxy_key, place)
 
     def _check_secret(self, secret: SecretRef, path: Path) -> None:
         if self._check_secrets:
@@ -423,6 +419,7 @@ class _Compiler:
             weights=entry.weights or (weights.name if weights else None),
             price=prices,
             clearance=entry.clearance,
+            promises=provider.promises if entry.promises is None else entry.promises,
         )
         if provider.client == "anyllm" and _ANYLLM_ID.fullmatch(model.id) is None:
             message = f"`{model.id}` does not say which of any-llm's providers it belongs to."
@@ -459,7 +456,7 @@ class _Compiler:
         if row is None and not _is_path(entry.weights):
             hint = did_you_mean(entry.weights, (each.name for each in WEIGHTS))
             self._add(Code.UNKNOWN_NAME, f"The catalogue has no weights `{entry.weights}`.", hint, place)
-        elif row is None and not _is_file(entry.weights, self._folder):
+        elif row is None and not is_file(entry.weights, self._folder):
             hint = "Relative paths are relative to the config file."
             self._add(Code.FILE_NOT_FOUND, f"There is no file {entry.weights}.", hint, place)
         return row
@@ -556,7 +553,7 @@ def _compiled(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _as_said(entry: ProviderEntry) -> dict[str, Any]:
     """The fields that a provider takes over from its entry as they are."""
-    names = ("zone", "timeouts", "breaker", "max_connections", "max_waiting")
+    names = ("zone", "promises", "timeouts", "breaker", "max_connections", "max_waiting")
     return {name: getattr(entry, name) for name in names}
 
 
@@ -636,42 +633,30 @@ def _anchored(config: Config, folder: FilePath) -> Config:
     models = {name: _anchored_model(model, folder) for name, model in config.models.items()}
     ledger = config.ledger
     if ledger.path is not None:
-        ledger = msgspec.structs.replace(ledger, path=_absolute(ledger.path, folder))
-    policy = config.perimeter
-    policy = msgspec.structs.replace(
-        policy,
-        terms={name: _absolute(file, folder) for name, file in policy.terms.items()},
-        gitleaks=None if policy.gitleaks is None else _absolute(policy.gitleaks, folder),
-        key=None if policy.key is None else _anchored_secret(policy.key, folder),
-    )
+        ledger = msgspec.structs.replace(ledger, path=absolute(ledger.path, folder))
+    policy = config.perimeter.moved(lambda path: absolute(path, folder))
+    if policy.key is not None:
+        policy = msgspec.structs.replace(policy, key=_anchored_secret(policy.key, folder))
     return msgspec.structs.replace(
         config, providers=providers, models=models, ledger=ledger, perimeter=policy
     )
 
 
 def _anchored_provider(provider: Provider, folder: FilePath) -> Provider:
-    key = _anchored_secret(provider.key, folder) if provider.key is not None else None
-    ca_file = _absolute(provider.ca_file, folder) if provider.ca_file is not None else None
-    return msgspec.structs.replace(provider, key=key, ca_file=ca_file)
+    ca_file = absolute(provider.ca_file, folder) if provider.ca_file is not None else None
+    secrets = {
+        name: _anchored_secret(secret, folder)
+        for name in ("key", "proxy_key")
+        if (secret := getattr(provider, name)) is not None
+    }
+    return msgspec.structs.replace(provider, ca_file=ca_file, **secrets)
 
 
 def _anchored_secret(secret: SecretRef, folder: FilePath) -> SecretRef:
-    return secret if secret.source == "env" else SecretRef("file", _absolute(secret.name, folder))
+    return secret if secret.source == "env" else SecretRef("file", absolute(secret.name, folder))
 
 
 def _anchored_model(model: Model, folder: FilePath) -> Model:
     if model.weights is None or find_weights(model.weights) is not None:
         return model
-    return msgspec.structs.replace(model, weights=_absolute(model.weights, folder))
-
-
-def _absolute(path: str, folder: FilePath) -> str:
-    anchored = FilePath.home() / path[2:] if path.startswith("~/") else folder / path
-    return str(anchored.absolute())
-
-
-def _is_file(path: str, folder: FilePath) -> bool:
-    try:
-        return FilePath(_absolute(path, folder)).is_file()
-    except OSError:
-        return False
+    return msgspec.structs.replace(model, weights=absolute(model.weights, folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -58,3 +59,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     perimeter: Policy = Policy()
     budgets: tuple[Budget, ...] = ()
     hash: str
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files besides its own whose content is a part of what it means."""
+        return tuple(Path(file.path) for file in self.perimeter.files)

@@ -29,6 +29,8 @@ from isthmus.core.portfolio import (
     SecretRef,
     Timeouts,
 )
+from isthmus.core.promises import Promises
+from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import RULES, Clearance, Rule
 from isthmus.routing.route import Thrift
 from isthmus.strategies.plan import Node
@@ -45,12 +47,15 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     `env:NAME` or `file:PATH`, never the credential itself. `auth` is the header that carries the key.
     `zone` is where the provider's machines are, such as `eu`. `kind` is what its models are unless they say
     otherwise: `closed`, `open` (open weights on rented machines) or `local` (inside your own walls).
+    `promises` is what your contract with the provider says of what it is sent.
     `headers` are sent with every call. `query` is added to every URL. `forward_headers` names headers of
     the caller that are passed on, instead of the preset's. `quirks` names departures from the dialect,
     instead of the preset's. `prices` is the provider's id in genai-prices. `timeouts` says how long to wait.
     `breaker` says when a model is left alone. `max_connections` is how many connections are open at once.
     `max_waiting` is how many requests may wait for one. `client` is the HTTP client. `ca_file` is a PEM file
-    of certificate authorities to trust instead of the system's. `context` is an engine's longest request and
+    of certificate authorities to trust instead of the system's. `proxy` is an HTTP proxy on the way to the
+    endpoint, such as `http://proxy.internal:3128`; it goes with `client: aiohttp`. `proxy_key` is where the
+    proxy's `user:password` is found, `env:NAME` or `file:PATH`. `context` is an engine's longest request and
     answer together, in tokens, for each request at once. `parallel` is how many requests an engine works on
     at once. `threads` is how many CPU threads an engine takes, by default all cores but one.
     """
@@ -63,6 +68,7 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     auth: Auth | None = None
     zone: str | None = None
     kind: Kind | None = None
+    promises: Promises = Promises()
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
     forward_headers: tuple[str, ...] | None = None
@@ -74,6 +80,8 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: Annotated[int, Meta(ge=0)] = 1024
     client: Literal["http1", "aiohttp"] = "http1"
     ca_file: str | None = None
+    proxy: str | None = None
+    proxy_key: SecretRef | None = None
     context: EngineContext | None = None
     parallel: EngineParallel | None = None
     threads: EngineThreads | None = None
@@ -88,9 +96,14 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     `x-isthmus-label`, such as the ids of Microsoft Purview's labels. `timeout` is how many seconds a request
     may be looked at; what takes longer is `restricted`. `terms` are files of your own words by the name of
     the list, one term a line: a customer or a code name of `projects: terms/projects.txt` is found as
-    `term.projects`. `gitleaks` is a file of rules for secrets in gitleaks' format, added to those built in.
-    `key` is a secret from which pseudonyms are made, `env:NAME` or `file:PATH`; without it they last as long
-    as the process, and differ between replicas.
+    `term.projects`. `fingerprints` are files that `isthmus fingerprint` has made of your documents and source
+    code, by a name of yours: a piece of what `designs: designs.fp` was made of is found as
+    `fingerprint.designs`. `topics` are classifiers that `isthmus topic` has trained on your texts, by a name
+    of yours: what is about `contracts: contracts.topic` is found as `topic.contracts`. `gitleaks` is a file
+    of rules for secrets in gitleaks' format, added to those built in. `engines` are recognisers of others'
+    making that look, too, where what they may find would still raise the label. `key` is a secret from which
+    pseudonyms are made, `env:NAME` or `file:PATH`; without it they last as long as the process, and differ
+    between replicas.
     """
 
     default: Level = "internal"
@@ -99,7 +112,10 @@ class PerimeterEntry(msgspec.Struct, frozen=True, kw_only=True):
     names: dict[str, Level] = {}
     timeout: Seconds = 2.0
     terms: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
+    topics: dict[str, str] = {}
     gitleaks: str | None = None
+    engines: tuple[Engine, ...] = ()
     key: SecretRef | None = None
 
 
@@ -113,8 +129,9 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     weights' licence. `weights` is what an engine loads: a name of the catalogue, or the path of a GGUF file
     relative to the config. `price` is what you pay, where it is not the list price: one price, or several
     with the days on which they are valid. `max_output` is its longest answer in tokens; by it a budget knows
-    what a call may cost at most. `clearance` is the highest level that it may receive, where that is
-    not what its kind may.
+    what a call may cost at most. `clearance` is the highest level that it may receive, where that is not what
+    its kind may. `promises` is what the contract says of what this model is sent, by default what it says of
+    all of the provider's.
     """
 
     provider: str
@@ -128,6 +145,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     weights: str | None = None
     price: PriceOverride | tuple[PriceOverride, ...] | None = None
     clearance: Level | None = None
+    promises: Promises | None = None
 
 
 class BudgetEntry(msgspec.Struct, frozen=True, kw_only=True):

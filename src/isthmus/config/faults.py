@@ -33,6 +33,8 @@ class Code(StrEnum):
     NOT_IN_THIS_VERSION = "C017"
     UNREADABLE = "C018"
     UNUSUAL_YAML = "C019"
+    UNUSABLE_FILE = "C020"
+    NOT_INSTALLED = "C021"
     UNUSED = "C101"
     KEY_IN_THE_OPEN = "C102"
 
@@ -67,7 +69,9 @@ _MEANINGS = {
     Code.NOT_IN_THIS_VERSION: "A key of a later version: no protection may be promised that is not there.",
     Code.UNREADABLE: "The config file does not exist, cannot be read, or is not UTF-8.",
     Code.UNUSUAL_YAML: "Valid YAML that no config needs: anchors, tags, several documents, deep nesting.",
-    Code.UNUSED: "A model that no route calls, or a provider that no model uses.",
+    Code.UNUSABLE_FILE: "A file that the config names says something else than it should, or is unreadable.",
+    Code.NOT_INSTALLED: "Something that the config chooses comes in a package that is not installed.",
+    Code.UNUSED: "A model that no route calls, a provider that no model uses, a file that no label is about.",
     Code.KEY_IN_THE_OPEN: "A key would travel over the network unencrypted.",
 }
 

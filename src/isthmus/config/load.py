@@ -12,6 +12,7 @@ from isthmus.config.config import Config, GatewaySettings, LedgerSettings
 from isthmus.config.decode import INVALID, Decoder
 from isthmus.config.faults import Code, ConfigError, ConfigFault
 from isthmus.config.findings import Findings
+from isthmus.config.lines import Lines
 from isthmus.config.tree import Mapping, Mark, read_tree
 
 DEFAULT_FILE = Path(__file__).with_name("default.yaml")
@@ -81,6 +82,15 @@ def _text(path: Path) -> str | Parsed:
         return _unreadable(
             path, f"The config is not UTF-8: byte {error.start} is wrong.", "Save it as UTF-8."
         )
+
+
+def lines_of(path: Path | None) -> Lines:
+    """Where it stands what the config of a file says; the file has been loaded before."""
+    trees = {DEFAULT_FILE.name: _default_tree()}
+    if path is not None:
+        own = read_tree(path.read_text(encoding="utf-8"), Findings(str(path)).add).tree
+        trees = {str(path): own, **trees} if own is not None else trees
+    return Lines(trees)
 
 
 def parse(text: str, file: str, *, check_secrets: bool = True) -> Parsed:

@@ -30,6 +30,8 @@ from isthmus.config.faults import Code
 from isthmus.config.load import DEFAULT_FILE
 from isthmus.config.schema import describe, json_schema
 from isthmus.core.portfolio import BreakerSettings, PriceOverride, SecretRef, Timeouts
+from isthmus.core.promises import Promises
+from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Clearance, Rule
 from isthmus.routing.route import Thrift
 from isthmus.strategies.plan import STRATEGIES, Node
@@ -39,11 +41,13 @@ _SECTIONS: tuple[tuple[str, Any], ...] = (
     ("A provider", ProviderEntry),
     ("`timeouts`", Timeouts),
     ("`breaker`", BreakerSettings),
+    ("`promises`, and `needs` of a label", Promises),
     ("A model", ModelEntry),
     ("`price`", PriceOverride),
     ("`perimeter`", PerimeterEntry),
     ("`clearance`", Clearance),
     ("`labels`", Rule),
+    ("`engines`", Engine),
     ("A route", RouteEntry),
     ("`thrift`", Thrift),
     ("`budgets`", BudgetEntry),
@@ -220,6 +224,7 @@ def _struct_in_words(cls: Any) -> str:
         RouteEntry: "route",
         PriceOverride: "price",
         Rule: "label",
+        Engine: "engine",
         BudgetEntry: "budget",
         Thrift: "strategy, with its share beside it",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -42,27 +42,15 @@ def sight(path: Path) -> Sighting | None:
     return Sighting(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def worth_reading(last: Sighting | None, now: Sighting | None) -> bool:
-    """True where the file may say something new. A vanished file says nothing: it may be on its way back."""
-    return now is not None and now != last
+def sightings(paths: Iterable[Path]) -> dict[Path, Sighting]:
+    """What those of the files look like that are there."""
+    seen = ((path, sight(path)) for path in paths)
+    return {path: sighting for path, sighting in seen if sighting is not None}
 
 
-class Look(msgspec.Struct, frozen=True):
-    """What a look at the file brought: what it looked like, and what it said, None where it was not read."""
-
-    sighting: Sighting | None
-    parsed: Parsed | None
-
-
-def look(path: Path, last: Sighting | None, *, anyway: bool = False) -> Look:
-    """Read the file if it may say something new, or `anyway`.
-
-    The sighting is taken before the file is read: one that is written meanwhile looks different next time.
-    """
-    now = sight(path)
-    if not anyway and not worth_reading(last, now):
-        return Look(last, None)
-    return Look(now, read(path))
+def worth_reading(last: dict[Path, Sighting], now: dict[Path, Sighting]) -> bool:
+    """True where a file may say something new. A vanished file says nothing: it may be on its way back."""
+    return any(last.get(path) != sighting for path, sighting in now.items())
 
 
 def log_kind(error: Exception) -> None:
@@ -72,7 +60,7 @@ def log_kind(error: Exception) -> None:
 
 
 class Watcher:
-    """Keeps a running gateway's config up to date with its file.
+    """Keeps a running gateway's config up to date with its file, and with the files that it names.
 
     `on_config` gets every new valid config, `on_faults` all that is wrong with an invalid one, `on_error`
     whatever a look at the file or `on_config` raised; they run in the event loop and should be quick. A file
@@ -96,7 +84,9 @@ class Watcher:
         self._on_error = on_error
         self._interval_s = interval_s
         self._hash = current.hash if current is not None else None
-        self._last = sight(path) if current is None else None
+        self._named = current.files if current is not None else ()
+        self._last = sightings([path]) if current is None else {}
+        self._faults: tuple[ConfigFault, ...] = ()
         self._faulty = False
         self._woken = asyncio.Event()
 
@@ -115,28 +105,35 @@ class Watcher:
         self._woken.set()
 
     async def check(self) -> None:
-        """Look once. The file is read in a thread, so that a slow disk delays nobody."""
+        """Look once. Files are read in a thread, so that a slow disk delays nobody."""
         woken = self._woken.is_set()
         self._woken.clear()
+        # Taken before the file is read: one that is written meanwhile looks different next time.
+        now = await asyncio.to_thread(sightings, (self._path, *self._named))
+        if not woken and not self._may_be_new(now):
+            return
+        self._last |= now
         try:
-            await self._look(woken)
+            self._take(await asyncio.to_thread(read, self._path), woken)
         except Exception as error:
             # The same content would fail in the same way: only another one is looked at again.
-            self._last = await asyncio.to_thread(sight, self._path)
-            self._faulty = True
+            self._faulty, self._faults = True, ()
             self._on_error(error)
 
-    async def _look(self, woken: bool) -> None:
-        seen = await asyncio.to_thread(look, self._path, self._last, anyway=woken)
-        self._last = seen.sighting
-        if seen.parsed is None:
-            return
-        config, faults = seen.parsed
+    def _may_be_new(self, now: dict[Path, Sighting]) -> bool:
+        # What mends a fault may be any file that a config names, and only a valid config tells which.
+        return self._path in now and (bool(self._faults) or worth_reading(self._last, now))
+
+    def _take(self, parsed: Parsed, woken: bool) -> None:
+        config, faults = parsed
         if config is None:
-            self._faulty = True
-            self._on_faults(faults)
-        elif woken or self._faulty or config.hash != self._hash:
+            told, self._faults, self._faulty = self._faults, faults, True
+            if woken or faults != told:
+                self._on_faults(faults)
+            return
+        self._named = config.files
+        if woken or self._faulty or config.hash != self._hash:
             # A file that was mended is told of, even where it says again what it said before.
-            self._faulty = False
+            self._faulty, self._faults = False, ()
             self._hash = config.hash
             self._on_config(config)

@@ -33,6 +33,11 @@ def what_is_wrong(url: str) -> tuple[str, str] | None:
     return None
 
 
+def names_a_proxy(url: str) -> bool:
+    """True for `http://HOST:PORT`: there is no more to say of a proxy."""
+    return what_is_wrong(url) is None and url.startswith("http://") and urlsplit(url).path in ("", "/")
+
+
 def has_credentials(url: str) -> bool:
     """True for `https://user:password@host`."""
     return "@" in url.partition("://")[2].partition("/")[0]

@@ -98,6 +98,12 @@ class Opaque(msgspec.Struct, frozen=True, tag="opaque"):
     dialect: str
     value: Any
 
+    @property
+    def kind(self) -> str:
+        """What its dialect calls it, as reports name it."""
+        kind = self.value.get("type") if isinstance(self.value, dict) else None
+        return kind if isinstance(kind, str) else f"{self.dialect}_block"
+
 
 Part: TypeAlias = Text | Image | Document | Audio | ToolUse | ToolResult | Reasoning | Refusal | Opaque
 

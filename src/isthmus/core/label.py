@@ -1,7 +1,8 @@
 """What is known of a text's sensitivity: findings in it, and the label that they add up to.
 
-Labels form a lattice: a level, the categories that were found, and the zones where it may be processed. They
-are joined upward only, so that no step of a request's way can make it less sensitive than it was.
+Labels form a lattice: a level, the categories that were found, the zones where it may be processed, and the
+promises that it needs of whoever receives it. They are joined upward only, so that no step of a request's way
+can make it less sensitive than it was.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from functools import reduce
 from typing import Literal, TypeAlias
 
 import msgspec
+
+from isthmus.core.promises import NO_PROMISES, Promises
 
 Level: TypeAlias = Literal["public", "internal", "confidential", "restricted"]
 
@@ -45,11 +48,13 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Label(msgspec.Struct, frozen=True):
-    """How sensitive something is. `zones` None means anywhere; an empty set means nowhere at all."""
+    """How sensitive something is. `zones` None means anywhere; an empty set means nowhere at all. `needs` is
+    what those must promise who receive it."""
 
     level: Level = "public"
     categories: frozenset[str] = frozenset()
     zones: frozenset[str] | None = None
+    needs: Promises = NO_PROMISES
 
     def join(self, other: Label) -> Label:
         """The least label that is at least as strict as both: associative, commutative, idempotent."""
@@ -59,7 +64,14 @@ class Label(msgspec.Struct, frozen=True):
             higher(self.level, other.level),
             self.categories | other.categories,
             _both(self.zones, other.zones),
+            self.needs.join(other.needs),
         )
+
+    def in_words(self) -> str:
+        """The label without its categories, as people say it."""
+        where = "" if self.zones is None else f", only in {', '.join(sorted(self.zones)) or 'no zone at all'}"
+        needs = "" if self.needs == NO_PROMISES else f", with the promise of {self.needs.in_words()}"
+        return f"{self.level}{where}{needs}"
 
 
 BOTTOM = Label()

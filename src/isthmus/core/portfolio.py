@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from isthmus.core.label import Level
+from isthmus.core.promises import NO_PROMISES, Promises
 
 Kind: TypeAlias = Literal["closed", "open", "local"]
 Capability: TypeAlias = Literal["chat", "embeddings", "tools", "vision", "json_schema", "logprobs"]
@@ -74,7 +75,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     the engine, one process a model, and there is no `base_url` then; nor need there be one where `client` is
     `anyllm`, which knows the addresses itself. `prices` is the provider's id in genai-prices. `quirks` names
     the known departures from the dialect (see `isthmus.catalog.presets`). `headers` and `query` are sent with
-    every call.
+    every call. `proxy_key` refers to the `user:password` of `proxy`, through which `client: aiohttp` can go.
+    `promises` is what its terms promise of what it is sent.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     auth: Auth = "bearer"
     zone: str | None = None
     kind: Kind | None = None
+    promises: Promises = NO_PROMISES
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
     quirks: frozenset[str] = frozenset()
@@ -94,6 +97,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int = 1024
     client: Client = "http1"
     ca_file: str | None = None
+    proxy: str | None = None
+    proxy_key: SecretRef | None = None
     forward_headers: tuple[str, ...] = ()
     engine: EngineSettings | None = None
 
@@ -122,6 +127,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A callable target: a provider, the provider's model id, and facts.
 
     `clearance` is the highest level that it may receive, None where its kind decides.
+    `promises` is what those who run it promise of what they are sent.
     `weights` is what a local engine loads: a name of `isthmus.catalog.weights`, or the path of a GGUF file.
     `context` is in tokens, and so is `max_output`, the longest answer. `capabilities` None means "assume
     all": it is the provider who refuses then.
@@ -139,3 +145,4 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     weights: str | None = None
     price: tuple[PriceOverride, ...] = ()
     clearance: Level | None = None
+    promises: Promises = NO_PROMISES

@@ -22,6 +22,7 @@ MAX_RETRY_AFTER_S = 3600.0
 
 _CONTEXT = re.compile(
     r"context[_ ]length|context[_ ]size|context window|(prompt|input) is too long|too many (input )?tokens"
+    r"|tokens\) is too large to process"
     r"|maximum (number of )?(context|tokens allowed|prompt length)|exceeds the maximum number of tokens"
     r"|reduce the length of (the|your) (messages|prompt)|model_max_prompt_tokens",
     re.IGNORECASE,

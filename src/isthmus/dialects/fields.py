@@ -129,6 +129,11 @@ class Fields:
         self.rest: dict[str, Any] = dict(value)
         self._at = at
 
+    @property
+    def unread(self) -> dict[str, Any]:
+        """`rest` without nulls: clients send back a whole answer, with null in every field not used there."""
+        return {name: value for name, value in self.rest.items() if value is not None}
+
     def path(self, name: str) -> str:
         """The field's path from the top of the request, such as `messages[2].content`."""
         return f"{self._at}.{name}" if self._at else name

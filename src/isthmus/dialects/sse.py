@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.dialects.faults import malformed
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 MAX_STRAY_BYTES = 64 * 1024
@@ -25,6 +28,26 @@ class Event(NamedTuple):
 
     event: str
     data: bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """True for JSON to its end: of a stream's last bytes, an event that lacks only its blank line, and
+        False for half an event, which is the cut itself."""
+        try:
+            msgspec.json.decode(self.data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        return True
+
+    def value(self) -> dict[str, Any]:
+        """The data as a JSON object; raises IsthmusError(MALFORMED_ANSWER) where it is none."""
+        try:
+            value = msgspec.json.decode(self.data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise malformed("a stream event that is not JSON in UTF-8") from None
+        if not isinstance(value, dict):
+            raise malformed("a stream event that is not a JSON object")
+        return value
 
 
 class Splitter:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-import msgspec
-
 from isthmus.core.codec import Reading
 from isthmus.core.errors import IsthmusError
 from isthmus.dialects import sse
@@ -50,11 +48,11 @@ class EventWatch(ABC):
         rest = self._gatherer.close()
         if self.reading.error is not None or self.reading.ended:
             return b""
-        if any(event is not None and _is_whole(event) for _, event in sse.parse(rest)):
+        if any(event is not None and event.is_whole for _, event in sse.parse(rest)):
             last = self._look(rest)
             return last + b"\n\n" if last else b""
         if not self._seen_event:
-            self._refuse_page(b"".join(self._held) + rest)
+            self.reading.error = page_error(b"".join(self._held) + rest)
         return b""
 
     def _look(self, whole: bytes) -> bytes:
@@ -91,19 +89,10 @@ class EventWatch(ABC):
             self.reading.error = error
         return self.reading.error is None
 
-    def _refuse_page(self, received: bytes) -> None:
-        """Sets the error for a page or a JSON error that came in place of any event."""
-        splitter = sse.Splitter()
-        splitter.feed(received)
-        splitter.close()
-        if splitter.stray:
-            self.reading.error = not_a_stream(splitter.stray)
 
-
-def _is_whole(event: sse.Event) -> bool:
-    """False for half an event, which is the cut itself."""
-    try:
-        msgspec.json.decode(event.data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
+def page_error(received: bytes) -> IsthmusError | None:
+    """The error for a page or a JSON error that came in place of any event; None where nothing did."""
+    splitter = sse.Splitter()
+    splitter.feed(received)
+    splitter.close()
+    return not_a_stream(splitter.stray) if splitter.stray else None

@@ -76,6 +76,7 @@ class Exchange:
             else:
                 began = clock()
                 try:
+                    self._request.accept(self._snapshot.max_body)
                     await admission.wait()
                 finally:
                     self._story.queued = clock() - began

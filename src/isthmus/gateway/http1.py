@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -78,6 +80,7 @@ class Request:
         "_limit",
         "_size",
         "_spoilt",
+        "_unasked",
         "_upload_ends",
         "_waiter",
         "answered",
@@ -117,11 +120,22 @@ class Request:
         self._size = 0
         self._body_whole = False
         self._limit = -1
+        self._unasked = _MOST_UNREAD
         self._spoilt = False
         self._waiter: asyncio.Future[None] | None = None
         self.due = self._upload_ends = _NEVER
 
     # -- the handler's side
+
+    def accept(self, limit: int) -> None:
+        """Reads the body on while its handler waits for something else: a client that leaves is noticed only
+        while it is read.
+
+        Raises IsthmusError(TOO_LARGE) where more than `limit` bytes are announced.
+        """
+        self._refuse_beyond(limit)
+        self._unasked = limit
+        self._connection.read_on()
 
     async def body(self, limit: int) -> bytes:
         """The request's body.
@@ -129,8 +143,7 @@ class Request:
         Raises IsthmusError: TOO_LARGE beyond `limit` bytes, INVALID_REQUEST (`upload_stalled`) for a client
         that pauses too long.
         """
-        if int(self.headers.get(b"content-length", b"0")) > limit:
-            raise _too_large(limit)
+        self._refuse_beyond(limit)
         self._connection.read_on()
         if self._spoilt:
             raise _malformed()
@@ -191,7 +204,7 @@ class Request:
             self._body += part
         self._size += len(part)
         if self._limit < 0:
-            return self._size <= _MOST_UNREAD
+            return self._size <= self._unasked
         self.due = min(self._connection.now() + self._connection.bounds.upload_idle_s, self._upload_ends)
         if self._size > self._limit:
             self._wake()
@@ -239,6 +252,10 @@ class Request:
     def expects_continue(self) -> bool:
         """True where the client waits to be asked for the body."""
         return self.headers.get(b"expect", b"").lower() == b"100-continue" and not self._body_whole
+
+    def _refuse_beyond(self, limit: int) -> None:
+        if int(self.headers.get(b"content-length", b"0")) > limit:
+            raise _too_large(limit)
 
     async def _rest_of_body(self, limit: int) -> None:
         connection = self._connection
@@ -379,6 +396,8 @@ class Connection(asyncio.Protocol):
             transport.abort()
         if now >= self._due or (self._receiving is not None and not self._receiving.look(now)):
             transport.close()
+        elif self._read_paused and not transport.is_closing() and _hung_up(transport):
+            transport.abort()
 
     # -- asyncio's side
 
@@ -502,6 +521,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """httptools: a head begins."""
+        # Its first bytes may have come with a request before it, and were counted as that one's.
+        self._pending = self._pending or 1
         self._headers = {}
         self._url = b""
 
@@ -512,7 +533,10 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a header, or a trailer where the head is complete; trailers are dropped."""
         if self._receiving is None:
-            self._headers[name.lower()] = value
+            name = name.lower()
+            if name == b"host" and name in self._headers:
+                raise ValueError("two hosts")
+            self._headers[name] = value
             if len(self._headers) > _MOST_HEADERS:
                 raise ValueError("too many headers")
 
@@ -522,6 +546,8 @@ class Connection(asyncio.Protocol):
         self._due = _NEVER
         parser = self._parser
         recent = parser.get_http_version() == "1.1"
+        if recent and b"host" not in self._headers:
+            raise ValueError("no host")
         request = self._receiving = Request(
             self,
             parser.get_method().decode("latin-1"),
@@ -598,6 +624,15 @@ class Connection(asyncio.Protocol):
         if not self._read_paused:
             self._read_paused = True
             self._transport.pause_reading()
+
+
+def _hung_up(transport: asyncio.Transport) -> bool:
+    """True where the peer is known to send no more; of a socket that is not read, only Linux tells."""
+    if sys.platform != "linux":
+        return False
+    socket = select.poll()
+    socket.register(transport.get_extra_info("socket"), select.POLLRDHUP)
+    return bool(socket.poll(0))
 
 
 def _path_of(url: bytes) -> str:

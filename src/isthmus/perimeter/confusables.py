@@ -18,9 +18,11 @@ _LETTERS = {
     for strange, plain in zip(*table, strict=True)
 }
 _PUNCTUATION = dict(zip(*_MARKS, strict=True))
-_ANY_LETTER = re.compile(f"[{''.join(map(chr, _LETTERS))}]")
+_LOOK_ALIKE = "".join(map(chr, _LETTERS))
+_ANY_LETTER = re.compile(f"[{_LOOK_ALIKE}]")
 _ANY_PUNCTUATION = re.compile(f"[{''.join(_PUNCTUATION)}]")
-_WORD = re.compile(r"\S+")
+# A word that has such a letter; most words of most texts have none.
+_WORD = re.compile(rf"(?<!\S)[^\s{_LOOK_ALIKE}]*[{_LOOK_ALIKE}]\S*")
 _ASCII = re.compile(r"[0-9A-Za-z]")
 
 
@@ -31,9 +33,7 @@ def folded(text: str) -> str:
     Greek throughout stays as it is.
     """
     text = _ANY_PUNCTUATION.sub(lambda match: _PUNCTUATION[match[0]], text)
-    if _ANY_LETTER.search(text):
-        text = _WORD.sub(_folded_word, text)
-    return text
+    return _WORD.sub(_folded_word, text) if _ANY_LETTER.search(text) else text
 
 
 def _folded_word(match: re.Match[str]) -> str:

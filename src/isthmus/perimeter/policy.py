@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -12,13 +12,17 @@ from isthmus.core.decision import Refused
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import LEVELS, TOP, Label, Level, covers, join
 from isthmus.core.portfolio import Kind, Model, SecretRef
+from isthmus.core.promises import NO_PROMISES, Promises
+from isthmus.perimeter.engines import Engine
+from isthmus.perimeter.files import RuleFile
 from isthmus.perimeter.scanner import Sighting, Sightings
 
-FAMILIES = ("pii", "secret", "term")
+FAMILIES = ("pii", "secret", "term", "fingerprint", "topic")
 """What the kinds of findings begin with."""
 
 FAINT = frozenset(
     {"pii.url", "pii.date", "pii.age", "pii.location", "pii.group", "pii.organisation", "pii.title"}
+    | {"pii.uuid"}
 )
 """Kinds that by themselves point to nobody. A rule means them only where it names them."""
 
@@ -50,18 +54,25 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     `when` is a kind of finding such as `pii.email`, or a family such as `pii` or `secret`. `level` is the
     least level of a request in which it is found. `zones` are the only zones to which such a request may go;
-    without them it is not bound to any. `pseudonymise` lets the request go, with pseudonyms in place of what
-    was found, to models that may not receive it as it is.
+    without them it is not bound to any. `needs` is what must be promised of it by whoever receives it outside
+    your own walls. `pseudonymise` lets the request go, with pseudonyms in place of what was found, to models
+    that may not receive it as it is.
     """
 
     when: str
     level: Level
     zones: frozenset[str] | None = None
+    needs: Promises = NO_PROMISES
     pseudonymise: bool = False
 
     def fits(self, kind: str) -> bool:
         """True where the rule means this kind."""
         return kind == self.when or (kind not in FAINT and kind.startswith(self.when + "."))
+
+    @property
+    def label(self) -> Label:
+        """What a request is at least in which such a thing is found."""
+        return Label(self.level, zones=self.zones, needs=self.needs)
 
 
 RULES = (Rule(when="pii", level="confidential"), Rule(when="secret", level="restricted"))
@@ -73,9 +84,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     `default` is the level of what nobody vouches for, `clearance` what models may receive, `rules` say what
     findings mean, and `names` are other names of levels that callers may send. What takes longer than
-    `timeout` seconds to look at counts as not looked into. `terms` are the files of the operator's own terms
-    by the name of the list, `gitleaks` a file of further rules for secrets. `key` is what pseudonyms are made
-    with.
+    `timeout` seconds to look at counts as not looked into. `files` say what else to look for, and `engines`
+    who else looks. `key` is what pseudonyms are made with.
     """
 
     default: Level = "internal"
@@ -83,14 +93,24 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...] = ()
     names: dict[str, Level] = {}
     timeout: float = 2.0
-    terms: dict[str, str] = {}
-    gitleaks: str | None = None
+    files: tuple[RuleFile, ...] = ()
+    engines: tuple[Engine, ...] = ()
     key: SecretRef | None = None
 
     @property
     def hash(self) -> str:
-        """The SHA-256 of the rules, in hexadecimal."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+        """The SHA-256 of the rules, in hexadecimal: of what their files say, wherever they are."""
+        rules = msgspec.structs.replace(self.moved(lambda _: ""), key=None)
+        return hashlib.sha256(msgspec.json.encode(rules, order="deterministic")).hexdigest()
+
+    def moved(self, to: Callable[[str], str]) -> Policy:
+        """The same policy with another path for each file and folder."""
+        files = tuple(msgspec.structs.replace(file, path=to(file.path)) for file in self.files)
+        engines = tuple(
+            msgspec.structs.replace(engine, folder=to(engine.folder)) if engine.folder is not None else engine
+            for engine in self.engines
+        )
+        return msgspec.structs.replace(self, files=files, engines=engines)
 
     def said(self, name: str) -> Label:
         """The label that a caller says by a level's name. Raises IsthmusError(INVALID_REQUEST)."""
@@ -111,7 +131,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def hideable(self, seen: Sightings) -> list[Sighting]:
         """Of what was seen, that for which pseudonyms may go out: every rule that is about it says so."""
-        return [it for it in _counted(seen) if self._is_hideable(it.finding.kind)]
+        return [it for it in counted(seen) if self._is_hideable(it.finding.kind)]
 
     def _is_hideable(self, kind: str) -> bool:
         fitting = [rule for rule in self.rules if rule.fits(kind)]
@@ -123,13 +143,18 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def label(self, seen: Sightings, floors: Iterable[Label] = ()) -> Label:
         """The label of a request in which this was seen: at least the default, and at least each floor."""
-        blind = [TOP] if seen.blind else []
-        kinds = frozenset(it.finding.kind for it in _counted(seen))
+        blind = [self.unknown] if seen.blind else []
+        kinds = frozenset(it.finding.kind for it in counted(seen))
         meanings = map(self._meaning_of, sorted(kinds))
         return join([Label(self.default, kinds), *floors, *blind, *meanings])
 
+    @property
+    def unknown(self) -> Label:
+        """The label of what could not be looked into: it may hold whatever any rule is about."""
+        return join([TOP, *(rule.label for rule in self.rules)])
+
     def _meaning_of(self, kind: str) -> Label:
-        return join(Label(rule.level, zones=rule.zones) for rule in self.rules if rule.fits(kind))
+        return join(rule.label for rule in self.rules if rule.fits(kind))
 
     def refuses(self, model: Model, label: Label) -> Refused | None:
         """Why this model may not receive what is so labelled, or None where it may."""
@@ -142,6 +167,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             where = f"runs in {model.zone}" if model.zone else "runs nobody knows where"
             allowed = ", ".join(sorted(label.zones)) or "no zone at all"
             return Refused(model.name, "zone", f"{model.name} {where}, and the request may go to {allowed}")
+        # Inside your own walls nobody else receives anything of which they could promise something.
+        missing = NO_PROMISES if model.kind == "local" else model.promises.lacks(label.needs)
+        if missing != NO_PROMISES:
+            reason = f"{model.name} comes without a promise that the request needs: {missing.in_words()}"
+            return Refused(model.name, "promises", reason)
         return None
 
 
@@ -149,10 +179,11 @@ def by_kind(seen: Sightings) -> dict[str, int]:
     """In how many places each kind was found, by the findings that count."""
     places = {
         (sighting.where, sighting.finding.start, sighting.finding.end, sighting.finding.kind)
-        for sighting in _counted(seen)
+        for sighting in counted(seen)
     }
     return dict(sorted(Counter(kind for *_, kind in places).items()))
 
 
-def _counted(seen: Sightings) -> Iterable[Sighting]:
+def counted(seen: Sightings) -> Iterable[Sighting]:
+    """What was seen that is sure enough to count."""
     return (sighting for sighting in seen.found if sighting.finding.score >= SURE_ENOUGH)

@@ -49,12 +49,13 @@ class Pseudonyms:
 
 
 class Hidden(NamedTuple):
-    """A request without the values that may not be seen: its `body` as JSON, its `label`, and the `values` by
-    their pseudonyms."""
+    """A request without the values that may not be seen: its `body` as JSON, its `label`, the `values` by
+    their pseudonyms, and what is seen of what is `left`."""
 
     label: Label
     body: bytes
     values: dict[str, str]
+    left: Sightings
 
 
 def session_of(value: Any) -> bytes:
@@ -104,7 +105,7 @@ def hide(
         left = look(hidden, _Own(hidden, values).without)
     if not values:
         return None
-    return Hidden(policy.label(left, floors), json.dumps(hidden).encode(), values)
+    return Hidden(policy.label(left, floors), json.dumps(hidden).encode(), values, left)
 
 
 def _values(

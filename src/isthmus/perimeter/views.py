@@ -35,7 +35,7 @@ _LETTER = re.compile(_UNSETTLED)
 _MARK = re.compile(f"[{_COMBINING}]")
 _CLUSTER = re.compile(f"[^{_COMBINING}][{_COMBINING}]+|{_UNSETTLED}[{_COMBINING}]*")
 _CONTROL = shapes.compiled(r"[\x00-\x08\x0e-\x1f\x7f]")
-_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
+_FOREIGN_DIGIT = re.compile(r"[^\D0-9]")
 
 # What is decoded stands in lines of its own, so far apart that nothing is read across them.
 _GAP = "\n" * 8
@@ -72,6 +72,11 @@ def views(text: str) -> list[View]:
     if not text.isascii():
         parts += hidden(text)
     return [normal, _joined(parts)] if parts else [normal]
+
+
+def normalised(text: str) -> str:
+    """The text as detectors see it before anything is decoded: what is to be found in one must be so, too."""
+    return _normalised(text).text
 
 
 def findings(text: str, detectors: Iterable[Detector]) -> list[Finding]:

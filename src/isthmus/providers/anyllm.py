@@ -38,9 +38,9 @@ from isthmus.providers.transport import (
     PoolExhaustedError,
     Reply,
     ResponseTooLargeError,
+    Stream,
     TotalTimeoutError,
     TransportError,
-    first_header,
 )
 
 CHAT_FIELDS = frozenset(
@@ -316,7 +316,7 @@ class _RefusedError(Exception):
         )
 
 
-class _Exchange:
+class _Exchange(Stream):
     """One call and its answer; a `Stream` to its caller.
 
     It lives on the gateway's loop but for `_converse`, which runs on the annex's and hands over with
@@ -343,10 +343,6 @@ class _Exchange:
 
     # -- the caller's side
 
-    def header(self, name: str) -> str | None:
-        """The first value of a header; see `Stream.header`."""
-        return first_header(self.headers, name)
-
     async def next_chunk(self) -> bytes:
         """What has come since the last call; see `Stream.next_chunk`."""
         while not self._buffer:
@@ -356,22 +352,10 @@ class _Exchange:
                     raise self._failure
                 self.complete = True
                 return b""
-            await self._wait(self._timeouts.idle_s, IdleTimeoutError, "fell silent for")
+            await self._wait(self._timeouts.idle_s, IdleTimeoutError)
         data = bytes(self._buffer)
         self._buffer.clear()
         return data
-
-    async def read(self, limit: int) -> bytes:
-        """The rest of the body; see `Stream.read`."""
-        chunks = []
-        room = limit
-        while chunk := await self.next_chunk():
-            room -= len(chunk)
-            if room < 0:
-                self.close()
-                raise ResponseTooLargeError(self.origin, limit)
-            chunks.append(chunk)
-        return b"".join(chunks)
 
     def close(self) -> None:
         """End it now; see `Stream.close`."""
@@ -396,7 +380,7 @@ class _Exchange:
         self._work = asyncio.run_coroutine_threadsafe(self._converse(annex), annex.loop)
         first_s = self._timeouts.total_s if self._whole else self._timeouts.first_byte_s
         while not self.status and self._failure is None:
-            await self._wait(first_s, FirstByteTimeoutError, "sent no answer within")
+            await self._wait(first_s, FirstByteTimeoutError)
         if self._failure is not None:
             self.close()
             raise self._failure
@@ -406,7 +390,7 @@ class _Exchange:
         self._failed(self._lost("was cut off: its transport is closed"))
         self.close()
 
-    async def _wait(self, seconds: float, late: type[TransportError], what: str) -> None:
+    async def _wait(self, seconds: float, late: type[FirstByteTimeoutError | IdleTimeoutError]) -> None:
         deadline = min(self._loop.time() + seconds, self._total_at)
         self._news.clear()
         try:
@@ -414,10 +398,9 @@ class _Exchange:
                 await self._news.wait()
         except TimeoutError:
             if deadline >= self._total_at:
-                total_s = self._timeouts.total_s
-                self._failure = TotalTimeoutError(self.origin, f"did not end its answer within {total_s:g} s")
+                self._failure = TotalTimeoutError(self.origin, self._timeouts.total_s)
             else:
-                self._failure = late(self.origin, f"{what} {seconds:g} s")
+                self._failure = late(self.origin, seconds)
             self.close()
             raise self._failure from None
         except BaseException:

@@ -32,6 +32,7 @@ from isthmus.core.record import AttemptRecord, Outcome, milliseconds
 from isthmus.core.usage import Charge, Usage
 from isthmus.dialects.constrained_tools import ToolReader, constrain
 from isthmus.dialects.counting import BYTES_PER_TOKEN, estimate_tokens
+from isthmus.dialects.issuers import Marker, MarkingWatch, holds_marks, marked_body, told_to
 from isthmus.perimeter.restore import Restorer
 from isthmus.providers.transport import FirstByteTimeoutError, ResponseTooLargeError, Stream, TransportError
 from isthmus.providers.upstream import Upstream, as_error
@@ -340,7 +341,8 @@ class Attempt:
         if spoken.shared is not None:
             self._read_whole(spoken.shared, reply.body)
             self.committed = True
-            return Delta(data=reply.body, last=True)
+            body = marked_body(reply.body, self.upstream.provider.name) if self.upstream.marks else reply.body
+            return Delta(data=body, last=True)
         pieces = wire.decode_answer(reply.body)
         pieces = _last(spoken.readers, pieces)
         self._note(pieces)
@@ -369,8 +371,9 @@ class Attempt:
         self.status = stream.status
         await _check_stream(stream, wire)
         if spoken.shared is not None:
-            self._watch = spoken.shared.watch(strip_usage=not question.envelope.include_usage)
-            self.reading = self._watch.reading
+            watch = spoken.shared.watch(strip_usage=not question.envelope.include_usage)
+            self._watch = MarkingWatch(watch, self.upstream.provider.name) if self.upstream.marks else watch
+            self.reading = watch.reading
             self._next = self._relay
         else:
             self._decoder, self._readers = wire.stream_decoder(), spoken.readers
@@ -484,16 +487,26 @@ class Attempt:
         if shared is not None:
             # Bytes pass on the way there. On the way back they do where nothing must be put in place of them.
             self.passthrough = not restorers
-            body = shared.patch(envelope, upstream.model.id)
-            return _Spoken(shared, body, None if restorers else shared, restorers)
+            marked = holds_marks(envelope)
+            body = self._encoded(shared) if marked else shared.patch(envelope, upstream.model.id)
+            return _Spoken(shared, body, None if restorers else shared, (*restorers, *self._markers()))
         wire = upstream.wire_for(envelope.operation)
         if wire is None:
             return None
-        call = question.call
+        body = self._encoded(wire, constrained=constrained)
+        readers: tuple[Reader, ...] = (*restorers, *self._markers())
+        return _Spoken(wire, body, readers=(ToolReader(question.call), *readers) if constrained else readers)
+
+    def _encoded(self, wire: EndpointWire, *, constrained: bool = False) -> bytes:
+        """The request as the wire says it; what it cannot say is noted."""
+        upstream = self.upstream
+        call = told_to(upstream.provider.name, self._question.call)
         encoded = wire.encode_call(constrain(call) if constrained else call, upstream.model.id)
         self.dropped = encoded.dropped
-        readers: tuple[Reader, ...] = (ToolReader(call), *restorers) if constrained else restorers
-        return _Spoken(wire, encoded.body, readers=readers)
+        return encoded.body
+
+    def _markers(self) -> tuple[Marker, ...]:
+        return (Marker(self.upstream.provider.name),) if self.upstream.marks else ()
 
     def _bound(self, body: bytes) -> Bound:
         question, upstream = self._question, self.upstream

@@ -34,6 +34,7 @@ from isthmus.providers.transport import (
     PoolExhaustedError,
     Reply,
     ResponseTooLargeError,
+    Stream,
     TlsError,
     TotalTimeoutError,
     TransportError,
@@ -313,7 +314,7 @@ class Http1Transport:
             self.ring_at(max(nearest, now + _ALARM_GRAIN_S), loop)
 
 
-class _Exchange:
+class _Exchange(Stream):
     """One request and its answer: what has come and was not taken yet, and how it ended. A `Stream` to its
     caller."""
 
@@ -327,6 +328,7 @@ class _Exchange:
         "flowing",
         "headers",
         "loop",
+        "origin",
         "pool",
         "received",
         "status",
@@ -340,6 +342,7 @@ class _Exchange:
         self, pool: Http1Transport, loop: asyncio.AbstractEventLoop, outgoing: Outgoing, whole: bool
     ) -> None:
         self.pool = pool
+        self.origin = pool.origin
         self.loop = loop
         self.timeouts = outgoing.timeouts
         self.total_at = loop.time() + outgoing.timeouts.total_s
@@ -359,10 +362,6 @@ class _Exchange:
 
     # -- the caller's side
 
-    def header(self, name: str) -> str | None:
-        """The first value of a header; see `Stream.header`."""
-        return first_header(self.headers, name)
-
     async def next_chunk(self) -> bytes:
         """What has come since the last call; see `Stream.next_chunk`."""
         while not self._unread:
@@ -372,18 +371,6 @@ class _Exchange:
                 raise self.failure
             await self.change()
         return self._take()
-
-    async def read(self, limit: int) -> bytes:
-        """The rest of the body; see `Stream.read`."""
-        chunks = []
-        room = limit
-        while chunk := await self.next_chunk():
-            room -= len(chunk)
-            if room < 0:
-                self.close()
-                raise ResponseTooLargeError(self.pool.origin, limit)
-            chunks.append(chunk)
-        return b"".join(chunks)
 
     def close(self) -> None:
         """End it now; see `Stream.close`."""
@@ -518,15 +505,11 @@ class _Connection(asyncio.Protocol):
         if exchange is None:
             self.close()
         elif now >= exchange.total_at:
-            self.fail(
-                TotalTimeoutError(origin, f"did not end its answer within {exchange.timeouts.total_s:g} s")
-            )
+            self.fail(TotalTimeoutError(origin, exchange.timeouts.total_s))
         elif exchange.flowing:
-            self.fail(IdleTimeoutError(origin, f"fell silent for {exchange.timeouts.idle_s:g} s"))
+            self.fail(IdleTimeoutError(origin, exchange.timeouts.idle_s))
         else:
-            self.fail(
-                FirstByteTimeoutError(origin, f"sent no answer within {exchange.timeouts.first_byte_s:g} s")
-            )
+            self.fail(FirstByteTimeoutError(origin, exchange.timeouts.first_byte_s))
 
     def close(self) -> None:
         """End in good order: nothing is in flight."""

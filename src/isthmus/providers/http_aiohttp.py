@@ -9,13 +9,13 @@ connection was reset.
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
@@ -33,12 +33,13 @@ from isthmus.providers.transport import (
     Origin,
     Outgoing,
     PoolExhaustedError,
+    Proxy,
+    ProxyError,
     Reply,
-    ResponseTooLargeError,
+    Stream,
     TlsError,
     TotalTimeoutError,
     TransportError,
-    first_header,
     trust,
 )
 
@@ -50,13 +51,8 @@ _PLAIN_BODY_BYTES = 1024 * 1024
 _AIOHTTP_ADDS = ("user-agent", "accept", "accept-encoding", "content-type")
 
 
-def environment_proxy(origin: Origin) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for an origin, or None."""
-    return None if proxy_bypass(origin.host) else getproxies().get(origin.scheme)
-
-
 class AiohttpTransport:
-    """A `Transport` on aiohttp, through `proxy` (a URL) where one is given.
+    """A `Transport` on aiohttp, through `proxy` where one is given.
 
     The limits are those of `Http1Transport`. After `retire`, idle connections are closed once nothing is in
     flight. Raises TlsError where the origin's `ca_file` cannot be used.
@@ -70,11 +66,12 @@ class AiohttpTransport:
         max_waiting: int = 1024,
         keep_alive_s: float = 30.0,
         max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
-        proxy: str | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         self.origin = origin
         self.max_body_bytes = max_body_bytes
         self.proxy = proxy
+        self.login = {} if proxy is None or proxy.login is None else _login(proxy.login)
         self.slots = asyncio.Semaphore(max_connections)
         self._max_connections = max_connections
         self._max_waiting = max_waiting
@@ -199,14 +196,14 @@ class _Phase(Enum):
     IDLE = "idle"
 
 
-class _Exchange:
+class _Exchange(Stream):
     """One request and its answer; a `Stream` to its caller."""
 
     def __init__(self, transport: AiohttpTransport, outgoing: Outgoing, *, whole: bool) -> None:
         self.status = 0
         self.headers: Headers = ()
         self._transport = transport
-        self._origin = transport.origin
+        self.origin = transport.origin
         self._timeouts = outgoing.timeouts
         self._whole = whole
         self._loop = asyncio.get_running_loop()
@@ -221,10 +218,6 @@ class _Exchange:
         self._failure: TransportError | None = None
 
     # -- the caller's side
-
-    def header(self, name: str) -> str | None:
-        """The first value of a header; see `Stream.header`."""
-        return first_header(self.headers, name)
 
     async def next_chunk(self) -> bytes:
         """What has come since the last call; see `Stream.next_chunk`."""
@@ -245,18 +238,6 @@ class _Exchange:
             self.close()
         return chunk
 
-    async def read(self, limit: int) -> bytes:
-        """The rest of the body; see `Stream.read`."""
-        chunks = []
-        room = limit
-        while chunk := await self.next_chunk():
-            room -= len(chunk)
-            if room < 0:
-                self.close()
-                raise ResponseTooLargeError(self._origin, limit)
-            chunks.append(chunk)
-        return b"".join(chunks)
-
     def close(self) -> None:
         """End it now; see `Stream.close`."""
         response, self._response = self._response, None
@@ -274,21 +255,27 @@ class _Exchange:
         async with self._guarded():
             session = await transport.enter(self, outgoing.queued)
             self._phase = _Phase.CONNECT
+            # Within TLS the proxy reads what opens the tunnel alone; otherwise it reads each request.
+            tunnelled = self.origin.scheme == "https"
             self._response = response = await session.request(
                 outgoing.method.decode("ascii"),
                 transport.url(outgoing.target),
                 data=_payload(outgoing),
-                headers=_headers(outgoing),
+                headers=_headers(outgoing) + ([] if tunnelled else [*transport.login.items()]),
                 allow_redirects=False,
-                proxy=transport.proxy,
+                proxy=None if transport.proxy is None else transport.proxy.url,
+                proxy_headers=transport.login if tunnelled else None,
                 trace_request_ctx=self,
             )
         self.status = response.status
         self.headers = [(name.lower(), value) for name, value in response.raw_headers]
         self._received = sum(len(name) + len(value) for name, value in self.headers)
+        if response.status == 407 and transport.proxy is not None:
+            self.close()
+            raise self._refused_by_proxy(407)
         if response.status == 101:
             self.close()
-            raise MalformedResponseError(self._origin, "switched protocols, which nobody asked for")
+            raise MalformedResponseError(self.origin, "switched protocols, which nobody asked for")
         if self._whole:
             self._phase = _Phase.IDLE
 
@@ -326,45 +313,52 @@ class _Exchange:
         return isinstance(fault, TimeoutError) and self._clock is not None and self._clock.expired()
 
     def _late(self) -> TransportError:
-        origin, timeouts = self._origin, self._timeouts
+        origin, timeouts = self.origin, self._timeouts
         if self._phase is _Phase.QUEUE:
             return PoolExhaustedError(origin, "freed none of its connections within connect_s")
         if self._phase is _Phase.CONNECT:
             return ConnectTimeoutError(origin, "accepted no connection within connect_s")
         # The deadline says it, not the clock: uvloop's timers may ring a fraction of a millisecond early.
         if self._deadline >= self._total_at:
-            return TotalTimeoutError(origin, f"did not end its answer within {timeouts.total_s:g} s")
+            return TotalTimeoutError(origin, timeouts.total_s)
         if self._phase is _Phase.FIRST_BYTE:
-            return FirstByteTimeoutError(origin, f"sent no answer within {timeouts.first_byte_s:g} s")
-        return IdleTimeoutError(origin, f"fell silent for {timeouts.idle_s:g} s")
+            return FirstByteTimeoutError(origin, timeouts.first_byte_s)
+        return IdleTimeoutError(origin, timeouts.idle_s)
 
     def _translate(self, fault: Exception) -> TransportError:
         match fault:
             case aiohttp.ClientConnectorCertificateError():
-                return TlsError(self._origin, "did not agree on TLS (its certificate is not trusted)")
+                return TlsError(self.origin, "did not agree on TLS (its certificate is not trusted)")
             case aiohttp.ClientSSLError():
                 return TlsError(
-                    self._origin, f"did not agree on TLS ({fault.strerror or 'the handshake failed'})"
+                    self.origin, f"did not agree on TLS ({fault.strerror or 'the handshake failed'})"
+                )
+            case aiohttp.ClientProxyConnectionError():
+                return ProxyError(
+                    self.origin, f"was not called: its proxy cannot be reached ({fault.strerror})"
                 )
             case aiohttp.ClientConnectorError():
                 return ConnectError(
-                    self._origin, f"cannot be connected to ({fault.strerror or fault.os_error})"
+                    self.origin, f"cannot be connected to ({fault.strerror or fault.os_error})"
                 )
             case aiohttp.ClientHttpProxyError():
-                return ConnectError(self._origin, f"is refused by the proxy (status {fault.status})")
+                return self._refused_by_proxy(fault.status)
             case aiohttp.ClientResponseError() | HttpProcessingError():
                 return MalformedResponseError(
-                    self._origin, "sent what is not an answer in HTTP/1.1, or too long a head"
+                    self.origin, "sent what is not an answer in HTTP/1.1, or too long a head"
                 )
             case aiohttp.ServerDisconnectedError() if not isinstance(fault.message, str):
                 # aiohttp hands over the head as far as it came.
                 self._received = max(self._received, 1)
         if self._phase in (_Phase.QUEUE, _Phase.CONNECT):
-            return ConnectError(self._origin, "hung up before the request was written")
+            return ConnectError(self.origin, "hung up before the request was written")
         return self._lost("closed the connection before the end of its answer")
 
+    def _refused_by_proxy(self, status: int) -> ProxyError:
+        return ProxyError(self.origin, f"was not called: its proxy refuses (status {status})")
+
     def _lost(self, what: str) -> ConnectionLostError:
-        return ConnectionLostError(self._origin, what, reused=self._reused, received=self._received)
+        return ConnectionLostError(self.origin, what, reused=self._reused, received=self._received)
 
 
 def _payload(outgoing: Outgoing) -> bytes | io.BytesIO | None:
@@ -379,6 +373,10 @@ def _headers(outgoing: Outgoing) -> list[tuple[str, str]]:
         name, _, value = line.partition(": ")
         headers.append((name, value))
     return headers
+
+
+def _login(login: str) -> dict[str, str]:
+    return {"proxy-authorization": f"Basic {base64.b64encode(login.encode()).decode('ascii')}"}
 
 
 async def _on_created(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:

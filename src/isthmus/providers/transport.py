@@ -136,6 +136,17 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """A proxy on the way to an origin: its URL, and the `user:password` that it wants, if any."""
+
+    url: str
+    login: str | None = None
+
+    def __repr__(self) -> str:
+        """The URL: the login is a secret."""
+        return f"Proxy({self.url})"
+
+
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """How long each phase may last, in seconds.
 
@@ -194,23 +205,20 @@ class Stream(Protocol):
     """An answer whose head has come and whose body is still coming. One task reads it.
 
     Whoever holds it calls `close` in the end. Cancelling a task that waits in `next_chunk` or `read` closes
-    it too.
+    it too. `headers` have lower-case names; `complete` is True once the body has come to its clean end: its
+    connection serves others already.
     """
 
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
+    __slots__ = ()
 
-    @property
-    def headers(self) -> Headers:
-        """The headers with lower-case names."""
-
-    @property
-    def complete(self) -> bool:
-        """True once the body has come to its clean end: its connection serves others already."""
+    origin: Origin
+    status: int
+    headers: Headers
+    complete: bool
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None where it is absent. `name` is in lower case."""
+        return first_header(self.headers, name)
 
     async def next_chunk(self) -> bytes:
         """All bytes that have come since the last call, waiting for at least one; b"" at a clean end, and
@@ -223,6 +231,15 @@ class Stream(Protocol):
     async def read(self, limit: int) -> bytes:
         """The rest of the body. Raises ResponseTooLargeError, and closes, where it is longer than `limit`
         bytes."""
+        chunks = []
+        room = limit
+        while chunk := await self.next_chunk():
+            room -= len(chunk)
+            if room < 0:
+                self.close()
+                raise ResponseTooLargeError(self.origin, limit)
+            chunks.append(chunk)
+        return b"".join(chunks)
 
     def close(self) -> None:
         """End it now; may be called again. A body read to its end leaves its connection for the next request;
@@ -280,6 +297,14 @@ class ConnectTimeoutError(TransportError):
     sent = False
 
 
+class ProxyError(TransportError):
+    """The proxy cannot be reached, or does not let the request through."""
+
+    code = "proxy_failed"
+    hint = "check proxy and proxy_key, and that the proxy lets this host through"
+    sent = False
+
+
 class TlsError(TransportError):
     """The two sides did not agree on TLS; most often the certificate is not trusted."""
 
@@ -302,6 +327,9 @@ class FirstByteTimeoutError(TransportError):
     code = "first_byte_timeout"
     hint = "the upstream is overloaded or thinks for long; raise first_byte_s if that is its way"
 
+    def __init__(self, origin: Origin, seconds: float) -> None:
+        super().__init__(origin, f"sent no answer within {seconds:g} s")
+
 
 class IdleTimeoutError(TransportError):
     """The answer began, then fell silent for `idle_s`."""
@@ -309,12 +337,18 @@ class IdleTimeoutError(TransportError):
     code = "idle_timeout"
     hint = "the upstream hangs, or raise idle_s if such pauses are its way"
 
+    def __init__(self, origin: Origin, seconds: float) -> None:
+        super().__init__(origin, f"fell silent for {seconds:g} s")
+
 
 class TotalTimeoutError(TransportError):
     """The answer did not end within `total_s`."""
 
     code = "total_timeout"
     hint = "ask for less at a time, or raise total_s"
+
+    def __init__(self, origin: Origin, seconds: float) -> None:
+        super().__init__(origin, f"did not end its answer within {seconds:g} s")
 
 
 class ConnectionLostError(TransportError):

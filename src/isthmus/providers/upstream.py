@@ -50,6 +50,7 @@ SETTINGS = {
 class Upstream:
     """Everything that one attempt at one model needs, prepared once when the config is read.
 
+    `marks` tells that its reasoning is marked as its provider's, since another provider speaks its wire.
     `unready` says why the model cannot be called just now (its engine is starting, say), or None.
     `name_in_headers` is the model's name as a header may hold it.
     """
@@ -66,6 +67,7 @@ class Upstream:
         breaker: Breaker,
         price: Price,
         unready: Callable[[], IsthmusError | None] = lambda: None,
+        marks: bool = False,
     ) -> None:
         self.model = model
         self.provider = provider
@@ -74,6 +76,7 @@ class Upstream:
         self.breaker = breaker
         self.price = price
         self.unready = unready
+        self.marks = marks
         self.name_in_headers = quote(model.name, safe="/:@ ").encode("ascii")
         self._base_path = urlsplit(base_url).path.rstrip("/")
         self._headers = _static_headers(provider, key)

@@ -55,6 +55,7 @@ from isthmus.dialects.anthropic.models import Limits, limits
 from isthmus.dialects.anthropic.schema import closed
 from isthmus.dialects.arguments import as_object
 from isthmus.dialects.fields import data_url, invalid
+from isthmus.dialects.writing import unsupported
 
 Json = dict[str, Any]
 
@@ -182,7 +183,7 @@ def _foreign_blocks(message: Message, where: str, dropped: list[str]) -> Iterabl
             case Opaque():
                 yield _block(part)
             case Document() if part.file_id is not None:
-                raise _unsupported("A file of another provider cannot be read by Anthropic.", at)
+                raise unsupported("A file of another provider cannot be read by Anthropic.", at)
             case ToolResult():
                 inner = tuple(_bare(one) for one in part.parts)
                 yield _block(msgspec.structs.replace(_bare(part), parts=inner), at)
@@ -232,7 +233,7 @@ def _block(part: Part, where: str = "messages") -> Json:
             value: Json = part.value
             return value
         case Audio():
-            raise _unsupported("Anthropic models take no audio.", where)
+            raise unsupported("Anthropic models take no audio.", where)
 
 
 def _image_source(image: Image, where: str) -> Json:
@@ -242,7 +243,7 @@ def _image_source(image: Image, where: str) -> Json:
     if (found := data_url(url)) is not None:
         return _base64(*found)
     if not url.startswith(("https://", "http://")):
-        raise _unsupported("The image has neither data nor an HTTP URL.", where)
+        raise unsupported("The image has neither data nor an HTTP URL.", where)
     return {"type": "url", "url": url}
 
 
@@ -272,7 +273,7 @@ def _document_source(document: Document, where: str) -> Json:
     if (media_type or "").startswith("text/"):
         return {"type": "text", "media_type": "text/plain", "data": _decoded(data, where)}
     if not data:
-        raise _unsupported("The document has no data.", where)
+        raise unsupported("The document has no data.", where)
     return _base64(media_type or "application/pdf", data)
 
 
@@ -309,7 +310,7 @@ def _tool(tool: Tool, index: int, own: bool) -> Json:
     where = f"tools[{index}]"
     if tool.opaque is not None:
         if tool.opaque.dialect != DIALECT:
-            raise _unsupported(f"Anthropic has no built-in tool {tool.name!r}.", where)
+            raise unsupported(f"Anthropic has no built-in tool {tool.name!r}.", where)
         value: Json = tool.opaque.value
         return value
     body: Json = {"name": tool.name}
@@ -341,9 +342,9 @@ def _tool_choice(choice: ToolChoice | None, parallel: bool | None, own: bool) ->
 def _refuse_or_drop(call: Call) -> list[str]:
     """The names of hints that Messages has no field for; raises for what is more than a hint."""
     if call.n is not None and call.n > 1:
-        raise _unsupported("Anthropic gives one answer to a call, so `n` cannot be more than 1.", "n")
+        raise unsupported("Anthropic gives one answer to a call, so `n` cannot be more than 1.", "n")
     if call.logprobs or call.top_logprobs:
-        raise _unsupported("Anthropic tells no log-probabilities.", "logprobs")
+        raise unsupported("Anthropic tells no log-probabilities.", "logprobs")
     hints = ("seed", "frequency_penalty", "presence_penalty", "logit_bias", "metadata")
     dropped = [name for name in hints if getattr(call, name) is not None]
     return dropped if call.dialect == DIALECT else dropped + list(call.extra)
@@ -461,8 +462,3 @@ def _format(form: ResponseFormat, own: bool) -> Json:
             param="response_format",
         )
     return {"type": "json_schema", "schema": form.schema if own else closed(form.schema, "response_format")}
-
-
-def _unsupported(message: str, param: str) -> IsthmusError:
-    hint = "Leave it out, or choose a model of another provider."
-    return IsthmusError(Fault.UNSUPPORTED, message, hint=hint, param=param)

@@ -46,6 +46,7 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.dialects.arguments import as_object
 from isthmus.dialects.fields import data_url, invalid
 from isthmus.dialects.gemini.models import is_older, thinking_config
+from isthmus.dialects.writing import unsupported
 
 Json = dict[str, Any]
 
@@ -198,14 +199,14 @@ def _media(part: Image | Document | Audio, where: str) -> Json:
         case Document() if part.text is not None:
             return {"text": part.text}
         case Document() if part.file_id is not None:
-            raise _unsupported("A file of another provider cannot be read by Gemini.", where)
+            raise unsupported("A file of another provider cannot be read by Gemini.", where)
     fallback = "image/png" if isinstance(part, Image) else "application/pdf"
     if (found := data_url(part.url or part.data or "")) is not None:
         return _inline(*found)
     if part.data:
         return _inline(part.media_type or fallback, part.data)
     if part.url is None or "://" not in part.url:
-        raise _unsupported("The part has neither data nor a URL.", where)
+        raise unsupported("The part has neither data nor a URL.", where)
     ending = part.url.partition("?")[0].rpartition(".")[2].lower()
     media_type = part.media_type or _MEDIA_TYPES.get(ending)
     typed = {} if media_type is None else {"mimeType": media_type}
@@ -218,7 +219,7 @@ def _inline(media_type: str, data: str) -> Json:
 
 def _declaration(tool: Tool, index: int) -> Json:
     if tool.opaque is not None:
-        raise _unsupported(f"Gemini has no built-in tool {tool.name!r} of that form.", f"tools[{index}]")
+        raise unsupported(f"Gemini has no built-in tool {tool.name!r} of that form.", f"tools[{index}]")
     said: Json = {"name": tool.name}
     if tool.description is not None:
         said["description"] = tool.description
@@ -273,8 +274,3 @@ def _format(form: ResponseFormat | None) -> Json:
         return {}
     said: Json = {"responseMimeType": "application/json"}
     return said if form.schema is None else said | {"responseJsonSchema": _schema(form.schema)}
-
-
-def _unsupported(message: str, param: str) -> IsthmusError:
-    hint = "Leave it out, or choose a model of another provider."
-    return IsthmusError(Fault.UNSUPPORTED, message, hint=hint, param=param)

@@ -25,7 +25,7 @@ from isthmus.core.pieces import (
 )
 from isthmus.core.usage import Usage
 from isthmus.dialects.faults import decode_stream_error, malformed, not_an_answer
-from isthmus.dialects.openai.decode_call import DIALECT
+from isthmus.dialects.openai.decode_call import DIALECT, thought_signature
 from isthmus.dialects.reported import Count, believable, served, whole
 
 ABSENT = msgspec.Raw(b"")
@@ -332,7 +332,7 @@ class _ToolCalls:
         index = delta.get("index")
         index = index if isinstance(index, int) else None
         call = self._call_of(wire_id, index, position, name, arguments or "")
-        call.signature = call.signature or _signature(delta)
+        call.signature = call.signature or thought_signature(delta)
         if not call.name:
             call.name = name
         if arguments:
@@ -382,14 +382,6 @@ def _begins_another(current: _OpenCall, wire_id: str, name: str, arguments: str)
     if wire_id:
         return bool(current.wire_id) or current.announced
     return (bool(current.name) and name != current.name) or (arguments.startswith("{") and current.whole)
-
-
-def _signature(call: dict[str, Any]) -> str | None:
-    match call.get("extra_content"):
-        case {"google": {"thought_signature": str(signature)}}:
-            return signature
-        case _:
-            return None
 
 
 def _start(chunk: dict[str, Any]) -> Start:

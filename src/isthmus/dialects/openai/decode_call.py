@@ -112,9 +112,7 @@ def _message(message: Fields, role: str) -> Message:
             param=message.path("role"),
         )
     parts = _assistant_parts(message) if role == "assistant" else _content(message, required=True)
-    return Message(
-        role=_ROLES[role], parts=parts, name=message.text("name"), extra=_without_nulls(message.rest)
-    )
+    return Message(role=_ROLES[role], parts=parts, name=message.text("name"), extra=message.unread)
 
 
 def _assistant_parts(message: Fields) -> tuple[Part, ...]:
@@ -207,7 +205,7 @@ def _tool_use(call: Fields) -> ToolUse | Opaque:
         return Opaque(DIALECT, call.rest)
     call.take("type")
     function = _inner(call, "function")
-    signature = _thought_signature(call.rest)
+    signature = thought_signature(call.rest)
     if signature is not None:
         call.take("extra_content")
     return ToolUse(
@@ -219,7 +217,7 @@ def _tool_use(call: Fields) -> ToolUse | Opaque:
     )
 
 
-def _thought_signature(call: dict[str, Any]) -> str | None:
+def thought_signature(call: dict[str, Any]) -> str | None:
     """Gemini's opaque token, where Google's own Chat Completions endpoint puts it."""
     match call.get("extra_content"):
         case {"google": {"thought_signature": str(signature)}}:
@@ -244,7 +242,7 @@ def _tool_result(message: Fields) -> ToolResult:
         id=message.required_text("tool_call_id"),
         parts=tuple(parts),
         name=message.text("name"),
-        extra=_without_nulls(message.rest),
+        extra=message.unread,
     )
 
 
@@ -346,11 +344,6 @@ def _further_stream_options(options: dict[str, Any] | None) -> dict[str, Any]:
     """What `stream_options` says besides `include_usage`, under the name it came with."""
     further = {name: value for name, value in (options or {}).items() if name != "include_usage"}
     return {"stream_options": further} if further else {}
-
-
-def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
-    """Clients send back a whole answer message, with null in every field that it did not use."""
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _legacy(at: str) -> IsthmusError:

@@ -6,8 +6,6 @@ import hashlib
 import string
 from typing import Any
 
-import msgspec
-
 from isthmus.core.call import (
     Audio,
     Call,
@@ -29,10 +27,9 @@ from isthmus.core.codec import Encoded
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.dialects.openai.decode_call import DIALECT
 from isthmus.dialects.openai.quirks import Quirks
+from isthmus.dialects.writing import RequestWriter, effort_of, written
 
 _ALPHANUMERIC = string.ascii_letters + string.digits
-# Budgets of thinking, in tokens, up to which an effort in words is meant.
-_EFFORTS = ((2_048, "low"), (12_288, "medium"))
 
 
 def encode_call(call: Call, model_id: str, quirks: Quirks) -> Encoded:
@@ -53,14 +50,12 @@ def short_tool_id(tool_id: str) -> str:
     return "".join(digits)
 
 
-class _Writer:
-    """One request in the making; `dropped` collects the hints that were left out."""
+class _Writer(RequestWriter):
+    """One request in the making."""
 
     def __init__(self, call: Call, quirks: Quirks) -> None:
-        self._call = call
+        super().__init__(call, DIALECT)
         self._quirks = quirks
-        self._native = call.dialect == DIALECT
-        self.dropped: list[str] = []
 
     def write(self, model_id: str) -> Encoded:
         call, quirks = self._call, self._quirks
@@ -93,7 +88,7 @@ class _Writer:
             body["stream_options"] = {**call.extra.get("stream_options", {}), "include_usage": True}
         if not quirks.stream_options:
             body.pop("stream_options", None)
-        return Encoded(body=_json(body), dropped=tuple(dict.fromkeys(self.dropped)))
+        return Encoded(body=written(body), dropped=tuple(dict.fromkeys(self.dropped)))
 
     def _messages(self) -> list[dict[str, Any]]:
         wire: list[dict[str, Any]] = []
@@ -221,7 +216,7 @@ class _Writer:
             case Reasoning():
                 self.dropped.append("messages.reasoning")
             case Opaque():
-                self.dropped.append(f"messages.{_opaque_name(part)}")
+                self.dropped.append(f"messages.{part.kind}")
             case _:
                 raise _unsupported(at, "a tool call or result in this place")
         return None
@@ -280,21 +275,13 @@ class _Writer:
         if not thinking.enabled or thinking.budget is None:
             self.dropped.append("thinking")
             return None
-        return next((effort for limit, effort in _EFFORTS if thinking.budget <= limit), "high")
+        return effort_of(thinking.budget)
 
     def _top_k(self) -> int | None:
         if self._quirks.top_k or self._call.top_k is None:
             return self._call.top_k
         self.dropped.append("top_k")
         return None
-
-    def _extra(self, extra: dict[str, Any], prefix: str) -> dict[str, Any]:
-        """The caller's unknown fields where they are of this dialect; elsewhere nothing, and they are
-        reported."""
-        if self._native or not extra:
-            return extra
-        self.dropped += [f"{prefix}{name}" for name in extra]
-        return {}
 
 
 def _response_format(form: ResponseFormat | None) -> dict[str, Any] | None:
@@ -312,11 +299,6 @@ def _response_format(form: ResponseFormat | None) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": said}
 
 
-def _opaque_name(part: Opaque) -> str:
-    kind = part.value.get("type") if isinstance(part.value, dict) else None
-    return kind if isinstance(kind, str) else f"{part.dialect}_block"
-
-
 def _unsupported(at: str, what: str) -> IsthmusError:
     return IsthmusError(
         Fault.UNSUPPORTED,
@@ -324,12 +306,3 @@ def _unsupported(at: str, what: str) -> IsthmusError:
         hint="Route this request to a model of the dialect that it was written for.",
         param=at,
     )
-
-
-def _json(body: dict[str, Any]) -> bytes:
-    try:
-        return msgspec.json.encode(body)
-    except UnicodeEncodeError:
-        raise IsthmusError(
-            Fault.INVALID_REQUEST, "The request holds a lone surrogate.", code="malformed_json"
-        ) from None

@@ -39,6 +39,7 @@ from isthmus.dialects.openai.answer import (
     write_usage,
 )
 from isthmus.dialects.openai.errors import error_event
+from isthmus.dialects.watching import page_error
 
 DONE = b"data: [DONE]\n\n"
 
@@ -84,30 +85,12 @@ class ChatStreamDecoder:
                 continue
             if event.event == "error":
                 raise decode_stream_error(event.data)
-            self.salvage += self._reader.read(_chunk(event.data))
+            self.salvage += self._reader.read(event.value())
         return self.salvage
 
 
 def _is_whole(event: sse.Event) -> bool:
-    """True where the last event of a stream lacks only its blank line; False for half an event, the cut
-    itself."""
-    if event.data.strip() == b"[DONE]":
-        return True
-    try:
-        msgspec.json.decode(event.data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
-
-
-def _chunk(data: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise malformed("a stream event that is not JSON in UTF-8") from None
-    if not isinstance(value, dict):
-        raise malformed("a stream event that is not a JSON object")
-    return value
+    return event.data.strip() == b"[DONE]" or event.is_whole
 
 
 class ChatStreamEncoder:
@@ -295,18 +278,10 @@ class ChatWatch:
             self._held.extend(self._look(rest))
             last = b"".join(self._held) if reading.committed else b""
         elif not self._seen_event:
-            self._refuse_page(b"".join(self._held) + rest)
+            reading.error = page_error(b"".join(self._held) + rest)
         if self._finished and self._finished >= self._choices and reading.error is None:
             reading.ended = True
         return last + b"\n\n" if last else b""
-
-    def _refuse_page(self, received: bytes) -> None:
-        """Sets the error for a page or a JSON error that came in place of any event."""
-        splitter = sse.Splitter()
-        splitter.feed(received)
-        splitter.close()
-        if splitter.stray:
-            self.reading.error = not_a_stream(splitter.stray)
 
     def _look_for_content(self, block: bytes) -> bytes:
         """Reads and holds the events up to the first content; returns those after it."""

@@ -82,7 +82,7 @@ def decode_call(envelope: Envelope) -> Call:
         thinking=thinking,
         user=_user(top),
         metadata=top.mapping("metadata"),
-        extra=_without_nulls(top.rest) | extra,
+        extra=top.unread | extra,
     )
 
 
@@ -213,7 +213,7 @@ def _part(part: Fields) -> Part:
 
 def _image(part: Fields) -> Image | Document:
     url, file_id, detail = part.text("image_url"), part.text("file_id"), part.text("detail")
-    extra = _without_nulls(part.rest)
+    extra = part.unread
     if url is None:
         if file_id is None:
             raise invalid(part.path("image_url"), "a string where `file_id` is missing", None)
@@ -229,7 +229,7 @@ def _image(part: Fields) -> Image | Document:
 def _document(part: Fields) -> Document:
     data, url, file_id = part.text("file_data"), part.text("file_url"), part.text("file_id")
     name = part.text("filename")
-    extra = _without_nulls(part.rest)
+    extra = part.unread
     if data is None:
         if url is None and file_id is None:
             raise invalid(part.path("file_data"), "a string where `file_url` and `file_id` are missing", None)
@@ -292,16 +292,12 @@ def _fields_of(item: Fields) -> dict[str, Any]:
     """The fields of an item that nobody has read, without those that speak of its storage."""
     for name in ("id", "status"):
         item.take(name)
-    return _without_nulls(item.rest)
+    return item.unread
 
 
 def _said(fields: dict[str, Any]) -> dict[str, Any]:
     """Clients send back whole output texts, whose annotations and log-probabilities are mostly empty."""
     return {name: value for name, value in fields.items() if value not in (None, [])}
-
-
-def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _tools(top: Fields) -> tuple[tuple[Tool, ...], ToolChoice | None]:
@@ -338,7 +334,7 @@ def _tool(tool: Fields) -> Tool:
         description=tool.text("description"),
         parameters=tool.mapping("parameters"),
         strict=tool.flag("strict"),
-        extra=_without_nulls(tool.rest),
+        extra=tool.unread,
     )
 
 
@@ -353,7 +349,7 @@ def _text(top: Fields, extra: dict[str, Any]) -> ResponseFormat | None:
     if text is None:
         return None
     form = text.fields("format")
-    if rest := _without_nulls(text.rest):
+    if rest := text.unread:
         extra["text"] = rest
     return None if form is None else _format(form)
 
@@ -386,7 +382,7 @@ def _thinking(top: Fields, extra: dict[str, Any]) -> Thinking | None:
     if reasoning is None:
         return None
     effort, summary = reasoning.text("effort"), reasoning.text("summary")
-    if rest := _without_nulls(reasoning.rest):
+    if rest := reasoning.unread:
         extra["reasoning"] = rest
     if effort is None and summary is None:
         return None

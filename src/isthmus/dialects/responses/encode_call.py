@@ -14,8 +14,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import msgspec
-
 from isthmus.core.call import (
     Audio,
     Call,
@@ -37,6 +35,7 @@ from isthmus.core.call import (
 from isthmus.core.codec import Encoded
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.dialects.responses.decode_call import DIALECT, LOGPROBS, is_item
+from isthmus.dialects.writing import RequestWriter, effort_of, written
 
 Json = dict[str, Any]
 
@@ -47,22 +46,15 @@ _LONGEST_USER = 64
 _NO_WORD_FOR = ("top_k", "seed", "frequency_penalty", "presence_penalty", "logit_bias")
 # Fields that Chat Completions and Responses have in common.
 _SHARED = frozenset(["prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier"])
-# Budgets of thinking, in tokens, up to which an effort in words is meant.
-_EFFORTS = ((2_048, "low"), (12_288, "medium"))
 
 
 def encode_call(call: Call, model_id: str) -> Encoded:
     """The request for the endpoint; raises IsthmusError(UNSUPPORTED, param=path) for what cannot be said."""
-    return _Writer(call).write(model_id)
+    return _Writer(call, DIALECT).write(model_id)
 
 
-class _Writer:
-    """One request in the making; `dropped` collects the hints that were left out."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._native = call.dialect == DIALECT
-        self.dropped: list[str] = []
+class _Writer(RequestWriter):
+    """One request in the making."""
 
     def write(self, model_id: str) -> Encoded:
         call = self._call
@@ -91,7 +83,7 @@ class _Writer:
         body: Json = {"model": model_id, "input": self._input(rest, len(call.messages) - len(rest))}
         body.update((name, value) for name, value in hints.items() if value is not None)
         return Encoded(
-            body=_json({**body, "store": False, **extra}), dropped=tuple(dict.fromkeys(self.dropped))
+            body=written({**body, "store": False, **extra}), dropped=tuple(dict.fromkeys(self.dropped))
         )
 
     def _refuse(self) -> None:
@@ -161,7 +153,7 @@ class _Writer:
             case Opaque(dialect="responses", value=dict(value)):
                 return [value]
             case Opaque():
-                self.dropped.append(f"messages.{_opaque_name(part)}")
+                self.dropped.append(f"messages.{part.kind}")
         return []
 
     def _tool_result(self, result: ToolResult, at: str) -> Json:
@@ -258,8 +250,7 @@ class _Writer:
             return {}
         effort = thinking.effort
         if effort is None and thinking.budget is not None:
-            budget = thinking.budget
-            effort = next((word for limit, word in _EFFORTS if budget <= limit), "high")
+            effort = effort_of(thinking.budget)
         if effort is None and thinking.enabled is not None:
             # Whether a model can be told to think, or not to, without an effort is its own affair.
             self.dropped.append("thinking")
@@ -304,12 +295,6 @@ class _Writer:
         if self._native:
             return {name: value for name, value in extra.items() if name != "message"}
         return self._extra(extra, "messages.content.")
-
-    def _extra(self, extra: Json, prefix: str) -> Json:
-        if self._native or not extra:
-            return extra
-        self.dropped += [f"{prefix}{name}" for name in extra]
-        return {}
 
 
 def _instructions(messages: tuple[Message, ...]) -> tuple[str | None, tuple[Message, ...]]:
@@ -361,11 +346,6 @@ def _format(form: ResponseFormat | None) -> Json:
     return {"format": {"type": "json_schema"} | said}
 
 
-def _opaque_name(part: Opaque) -> str:
-    kind = part.value.get("type") if isinstance(part.value, dict) else None
-    return kind if isinstance(kind, str) else f"{part.dialect}_block"
-
-
 def _unsupported(at: str, what: str) -> IsthmusError:
     return IsthmusError(
         Fault.UNSUPPORTED,
@@ -373,12 +353,3 @@ def _unsupported(at: str, what: str) -> IsthmusError:
         hint="Route this request to a model of the dialect that it was written for.",
         param=at,
     )
-
-
-def _json(body: Json) -> bytes:
-    try:
-        return msgspec.json.encode(body)
-    except UnicodeEncodeError:
-        raise IsthmusError(
-            Fault.INVALID_REQUEST, "The request holds a lone surrogate.", code="malformed_json"
-        ) from None

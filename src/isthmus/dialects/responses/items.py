@@ -24,6 +24,7 @@ from isthmus.core.pieces import (
     ToolCallStart,
 )
 from isthmus.dialects import seals
+from isthmus.dialects.arguments import is_object
 from isthmus.dialects.faults import malformed
 from isthmus.dialects.responses.decode_call import DIALECT
 
@@ -167,22 +168,14 @@ class _Call(_Item):
 
     def is_whole(self) -> bool:
         """Whether the arguments so far are a whole JSON object."""
-        if not self._arguments or not self._arguments[-1].rstrip().endswith("}"):
-            return False
-        try:
-            _OBJECT.decode("".join(self._arguments))
-        except (msgspec.DecodeError, RecursionError):
-            return False
-        return True
+        ended = bool(self._arguments) and self._arguments[-1].rstrip().endswith("}")
+        return ended and is_object("".join(self._arguments))
 
     def end(self, status: Status) -> list[Json]:
         arguments = "".join(self._arguments)
         self.item |= {"status": status, "arguments": arguments}
         done = self.event("function_call_arguments.done", name=self.item["name"], arguments=arguments)
         return [done, *super().end(status)]
-
-
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Output:

@@ -71,7 +71,7 @@ class ResponsesStreamDecoder:
     def close(self) -> list[Piece]:
         """The last pieces; raises BROKEN_STREAM where the terminal event is missing."""
         self.salvage = []
-        self._read([event for event in self._splitter.close() if _is_whole(event)])
+        self._read([event for event in self._splitter.close() if event.is_whole])
         if self._splitter.stray and not self._started:
             raise not_a_stream(self._splitter.stray)
         if not self.ended:
@@ -85,7 +85,7 @@ class ResponsesStreamDecoder:
         return self.salvage
 
     def _decode(self, event: sse.Event) -> list[Piece]:
-        said = _object(event.data)
+        said = event.value()
         kind = said.get("type") or event.event
         if kind == "error" or ("error" in said and "type" not in said):
             raise decode_failure(event.data)
@@ -160,26 +160,6 @@ class ResponsesStreamDecoder:
             pieces += read_output([item for item in output if isinstance(item, dict)])
         pieces.append(finish_of(ending, any(reader.calls for reader in self._readers)))
         return pieces + reported_usage(ending)
-
-
-def _is_whole(event: sse.Event) -> bool:
-    """True for an event without its blank line that is complete all the same; half an event is the cut
-    itself."""
-    try:
-        msgspec.json.decode(event.data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise malformed("a stream event that is not JSON in UTF-8") from None
-    if not isinstance(value, dict):
-        raise malformed("a stream event that is not a JSON object")
-    return value
 
 
 def _number(said: dict[str, Any], field: str) -> int:

