@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from isthmus.accounting.breaker import Breaker
 from isthmus.catalog.pipelines import ENGLISH
-from isthmus.catalog.prices import OWN_ENGINE, PriceBook
+from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
 from isthmus.config.config import Config
 from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.secrets import resolve
@@ -135,7 +135,7 @@ class Workshop:
                 wires=wires,
                 transport=engine.transport,
                 breaker=breaker,
-                price=OWN_ENGINE,
+                price=price_of(model, provider, prices),
                 unready=engine.unready,
             )
         if provider.client == "anyllm":
@@ -148,7 +148,7 @@ class Workshop:
             wires=wires,
             transport=self._transport(provider, number),
             breaker=breaker,
-            price=prices.price(provider.prices, model.id, model.price),
+            price=price_of(model, provider, prices),
             marks=provider.name in told_apart,
         )
 
@@ -266,6 +266,19 @@ def _transport_of(client: Client) -> Callable[..., Transport]:
             return anyllm.AnyLlmTransport
 
 
+def facts_of(config: Config) -> Facts:
+    """What routing knows of a config."""
+    policy = config.perimeter
+    return Facts(
+        providers=config.providers,
+        models=config.models,
+        routes=config.routes,
+        config_hash=config.hash,
+        outside=policy.refuses,
+        perimeter=policy.hash,
+    )
+
+
 def issuers_of(config: Config) -> frozenset[str]:
     """The providers whose reasoning could be sent to another one: they share a wire that binds it."""
     called = [config.providers[model.provider] for model in config.models.values()]
@@ -278,17 +291,22 @@ def issuers_of(config: Config) -> frozenset[str]:
 
 def router_of(config: Config) -> Router:
     """What decides by this config, for live requests and for `explain`."""
-    policy = config.perimeter
-    return Router(
-        Facts(
-            providers=config.providers,
-            models=config.models,
-            routes=config.routes,
-            config_hash=config.hash,
-            outside=policy.refuses,
-            perimeter=policy.hash,
-        )
-    )
+    return Router(facts_of(config))
+
+
+def price_of(model: Model, provider: Provider, prices: PriceBook) -> Price:
+    """What a model's tokens cost."""
+    if provider.engine is not None:
+        return OWN_ENGINE
+    return prices.price(provider.prices, model.id, model.price)
+
+
+def prices_of(config: Config) -> dict[str, Price]:
+    """What the tokens of each model of a config cost."""
+    book = PriceBook()
+    return {
+        name: price_of(model, config.providers[model.provider], book) for name, model in config.models.items()
+    }
 
 
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -10,10 +11,13 @@ from urllib.parse import unquote
 import pytest
 from ruamel.yaml import YAML
 
+from isthmus.catalog.prices import PriceBook
 from isthmus.cli.reference import CODES, pages
 from isthmus.config.document import Document
 from isthmus.config.faults import Code
-from isthmus.config.load import parse
+from isthmus.config.load import load_as, parse
+from isthmus.economics.case import Case, check
+from isthmus.economics.listed import priced
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -96,6 +100,19 @@ def test_configs_in_the_documents_work(page: Path, text: str, tmp_path: Path) ->
     config, faults = parse(_completed(text), str(tmp_path / "isthmus.yaml"), check_secrets=False)
     assert config is not None, [f"{fault.line}: {fault.message}" for fault in faults]
     assert {fault.code for fault in faults} <= {Code.UNUSED, Code.KEY_IN_THE_OPEN}, faults
+
+
+def _cases() -> list[str]:
+    """Every YAML block that is a case of `isthmus cost tco`."""
+    blocks = [it for page in PAGES for it in BLOCK.findall(page.read_text(encoding="utf-8"))]
+    return [text for _, language, text in blocks if language == "yaml" and "\nstacks:" in text]
+
+
+@pytest.mark.parametrize("text", _cases())
+def test_cases_in_the_documents_hold_together(text: str, tmp_path: Path) -> None:
+    (tmp_path / "case.yaml").write_text(text, encoding="utf-8")
+    case = load_as(tmp_path / "case.yaml", Case)
+    check(priced(case, PriceBook().price, dt.date(2026, 11, 27)))
 
 
 def _completed(text: str) -> str:

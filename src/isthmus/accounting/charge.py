@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from isthmus.catalog.prices import Price, PriceList, Rates
+from isthmus.catalog.prices import Price, Rates
 from isthmus.core.usage import Charge, Usage
 
 
@@ -16,7 +16,8 @@ def charge(price: Price, usage: Usage | None, at_us: int) -> Charge:
     prices than those of the list.
     Audio counts as part of the uncached prompt; providers do not say how much of it was cached.
     """
-    listed, rates = _in_force(price, usage, at_us)
+    listed, period = price.in_force(at_us) or (None, None)
+    rates = None if usage is None or period is None else period.rates(usage.prompt)
     amount = None if usage is None or rates is None or usage.ran_tools else _nanousd(rates, usage)
     return Charge(
         nanousd=amount,
@@ -24,6 +25,16 @@ def charge(price: Price, usage: Usage | None, at_us: int) -> Charge:
         snapshot="" if listed is None else listed.snapshot,
         estimated=usage is not None and (usage.estimated or bool(usage.beyond)),
     )
+
+
+def charge_together(price: Price, usage: Usage, requests: int, at_us: int) -> int | None:
+    """What many requests cost together in nano-dollars, at the tier of their mean; None where not known."""
+    found = price.in_force(at_us)
+    if found is None or requests == 0:
+        return None
+    rates = found[1].rates(round(usage.prompt / requests))
+    amount = _nanousd(rates, usage)
+    return None if amount is None else amount + _rounded((requests - 1) * rates.request, rates.scale)
 
 
 def total(charges: Iterable[Charge | None]) -> Charge | None:
@@ -43,14 +54,6 @@ def total(charges: Iterable[Charge | None]) -> Charge | None:
         snapshot=_joined(part.snapshot for part in parts),
         estimated=any(part.estimated for part in parts),
     )
-
-
-def _in_force(price: Price, usage: Usage | None, at_us: int) -> tuple[PriceList | None, Rates | None]:
-    for listed in price.lists:
-        for period in reversed(listed.periods):
-            if period.holds(at_us):
-                return listed, None if usage is None else period.rates(usage.prompt)
-    return None, None
 
 
 def _nanousd(rates: Rates, usage: Usage) -> int | None:

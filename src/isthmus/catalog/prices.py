@@ -111,6 +111,14 @@ class Price(msgspec.Struct, frozen=True):
 
     lists: tuple[PriceList, ...] = ()
 
+    def in_force(self, at_us: int) -> tuple[PriceList, Period] | None:
+        """The list and the period that count at that time, None where the price is unknown then."""
+        for listed in self.lists:
+            for period in reversed(listed.periods):
+                if period.holds(at_us):
+                    return listed, period
+        return None
+
 
 UNKNOWN = Price()
 """The price of a model that nobody has told us."""

@@ -53,6 +53,9 @@ class _Isthmus(LazyGroup):
         ),
         "topic": Verb("isthmus.cli.topic", "Learn a topic from texts of your own, to find it in requests."),
         "models": Verb("isthmus.cli.models", "List the models of the portfolio."),
+        "cost": Verb(
+            "isthmus.cli.cost", "What models cost, what others would cost, and what shocks would do."
+        ),
         "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
         "budgets": Verb("isthmus.cli.budgets", "Say what is used of each budget, and what is left."),
         "workload": Verb(

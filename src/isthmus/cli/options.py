@@ -13,10 +13,11 @@ import click
 
 from isthmus.config.config import Config
 from isthmus.config.faults import ConfigError
-from isthmus.config.load import load
+from isthmus.config.load import load, load_as
 from isthmus.config.report import render
 from isthmus.core.errors import IsthmusError
 
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -35,6 +36,15 @@ def load_or_exit(path: Path | None) -> Config:
     """The config; where it has faults they are shown and the process ends with status 1."""
     try:
         return load(path)
+    except ConfigError as error:
+        click.echo(render(error.faults, colour=use_colour(sys.stderr)), err=True, nl=False)
+        raise SystemExit(1) from None
+
+
+def load_as_or_exit(path: Path, kind: type[T]) -> T:
+    """A file as a struct of that kind; where it has faults the process ends as by `load_or_exit`."""
+    try:
+        return load_as(path, kind)
     except ConfigError as error:
         click.echo(render(error.faults, colour=use_colour(sys.stderr)), err=True, nl=False)
         raise SystemExit(1) from None

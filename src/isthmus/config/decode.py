@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 from functools import cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import inspect as mi
@@ -37,6 +37,9 @@ def name_pattern(kind: mi.DictType) -> str:
     """The form of the names of a section: those of routes may be glob patterns."""
     value = kind.value_type
     return ROUTE_PATTERN if isinstance(value, mi.StructType) and value.cls is RouteEntry else NAME_PATTERN
+
+
+T = TypeVar("T")
 
 
 class _Invalid:
@@ -84,6 +87,11 @@ class Decoder:
             else:
                 self._unknown_key(name, key, fields, (name,))
         return sections
+
+    def whole(self, tree: Mapping, cls: type[T]) -> T | None:
+        """The document as one struct, None where anything of it does not fit."""
+        value = self._struct(tree, cls, ())
+        return None if value is INVALID else value
 
     def _section(self, tree: Tree, kind: mi.Type, path: Path) -> Any:
         if not isinstance(kind, mi.DictType):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from isthmus.config.compile import Sections, compile_config
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings
@@ -20,6 +20,8 @@ DEFAULT_FILE = Path(__file__).with_name("default.yaml")
 
 _PORTFOLIO = ("providers", "models", "routes")
 _TOP = Mark(0, 0)
+
+T = TypeVar("T")
 
 
 class Parsed(NamedTuple):
@@ -50,8 +52,27 @@ def load(path: Path | None) -> Config:
 def read(path: Path | None, *, check_secrets: bool = True) -> Parsed:
     """The config of a file with its warnings, or its faults. An unreadable file is a fault, too."""
     path = path or DEFAULT_FILE
+    text = _text(path)
+    return text if isinstance(text, Parsed) else parse(text, str(path), check_secrets=check_secrets)
+
+
+def load_as(path: Path, kind: type[T]) -> T:
+    """A file that is written as a config is, as a struct of that kind; raises ConfigError with all faults."""
+    text = _text(path)
+    if isinstance(text, Parsed):
+        raise ConfigError(text.faults)
+    findings = Findings(str(path))
+    reading = read_tree(text, findings.add)
+    value = None if reading.tree is None else Decoder(findings).whole(reading.tree, kind)
+    if value is None or findings.refused:
+        raise ConfigError(findings.faults(reading.lines))
+    return value
+
+
+def _text(path: Path) -> str | Parsed:
+    """The text of a file, or the fault that it cannot be read."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except OSError as error:
         reason = error.strerror or "unknown error"
         return _unreadable(
@@ -61,7 +82,6 @@ def read(path: Path | None, *, check_secrets: bool = True) -> Parsed:
         return _unreadable(
             path, f"The config is not UTF-8: byte {error.start} is wrong.", "Save it as UTF-8."
         )
-    return parse(text, str(path), check_secrets=check_secrets)
 
 
 def lines_of(path: Path | None) -> Lines:

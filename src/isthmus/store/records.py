@@ -171,7 +171,8 @@ def the_one(prefix: str, candidates: Sequence[str]) -> str:
     )
 
 
-def _meant(where: Where) -> Select[Any]:
+def conditions(where: Where) -> list[ColumnElement[bool]]:
+    """What must hold of a row of `records` that is meant."""
     column = records.c
     wanted: list[ColumnElement[bool]] = []
     if where.since_us is not None:
@@ -185,7 +186,11 @@ def _meant(where: Where) -> Select[Any]:
     if where.outcome not in (None, "ok"):
         # Implied, but said: it lets the planner use the index of failures.
         wanted.append(column.outcome != "ok")
-    return select(records).where(*wanted)
+    return wanted
+
+
+def _meant(where: Where) -> Select[Any]:
+    return select(records).where(*conditions(where))
 
 
 def _place() -> ColumnElement[Any]:

@@ -1,0 +1,1 @@
+"""From data to pages: Markdown, HTML, SVG. Pure, and without knowledge of what the data are about."""
