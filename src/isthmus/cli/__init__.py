@@ -49,6 +49,9 @@ class _Isthmus(LazyGroup):
         "explain": Verb("isthmus.cli.explain", "Say where a request would go, and why. No model is called."),
         "label": Verb("isthmus.cli.label", "Label files and logs by sensitivity, on this machine."),
         "models": Verb("isthmus.cli.models", "List the models of the portfolio."),
+        "cost": Verb(
+            "isthmus.cli.cost", "What models cost, what others would cost, and what shocks would do."
+        ),
         "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
         "budgets": Verb("isthmus.cli.budgets", "Say what is used of each budget, and what is left."),
         "workload": Verb(
