@@ -48,7 +48,7 @@ def read(path: Path) -> Read:
             why = _unusable(line)
             if why is None:
                 row = _row(line)
-                same = _identity(row.point)
+                same = identity(row.point)
                 why = _implausible(row) or ("the same measurement again" if same in seen else None)
                 seen.add(same)
             if why is None:
@@ -129,7 +129,8 @@ def _implausible(row: Row) -> str | None:
     return None
 
 
-def _identity(point: Point) -> tuple[object, ...]:
+def identity(point: Point) -> tuple[object, ...]:
+    """What makes two lines the same measurement: model, GPU, load, and what came out to three digits."""
     setting = point.setting
     load = (setting.input, setting.output, setting.concurrency)
     return (kin(setting.model), setting.gpu.gpu, *load, f"{point.ttft_s:.3g}", f"{point.tpot_s:.3g}")

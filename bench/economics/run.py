@@ -24,24 +24,26 @@ import msgspec
 import numpy as np
 
 from bench.economics.fit import Fitter, Kind
-from bench.economics.points import DATA, Line, Row, memory, read
-from bench.gateway.run import BENCH, commit
-from isthmus.catalog.architectures import architectures
+from bench.economics.points import DATA, Line, Row, identity, memory, read
+from bench.gateway.peers import BENCH
+from bench.gateway.run import commit
+from isthmus import economics
+from isthmus.catalog.architectures import Precision, architectures
 from isthmus.catalog.hardware import gpus
-from isthmus.economics import estimate
 from isthmus.economics.calibrate import Point, sharpened
 from isthmus.economics.estimate import (
     Efficiencies,
     Quantity,
     Spread,
     estimate_of,
+    fitted,
     group,
     kin,
 )
 from isthmus.economics.memory import GIB, weights_bytes, working_bytes
 
 QUANTITIES: tuple[Quantity, ...] = ("throughput", "tpot", "ttft")
-SHIPPED = Path(estimate.__file__).with_name("efficiencies.json")
+SHIPPED = Path(economics.__file__).with_name("efficiencies.json")
 NOT_FITTED = frozenset({"gpustack_perf_lab"})
 """Sources that publish no engine settings: they are judged, and not learned from."""
 
@@ -65,18 +67,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     began = datetime.now(UTC)
-    trained, judged = read(arguments.train), read(arguments.data)
-    fits = Fits(trained.rows)
+    judged = read(arguments.data)
+    trained = read(arguments.train).rows if arguments.train.exists() else []
+    fits: Fits | Shipped = Fits(trained) if trained else Shipped()
     runs = {
         "unseen model": _judged(judged.rows, lambda row: fits.without(kin, row)),
         "unseen GPU": _judged(judged.rows, lambda row: fits.without(_gpu, row)),
         "two points": list(_after_two_points(judged.rows, fits)),
     }
-    folded = list(_folded(judged.rows, fits))
+    folded = list(_folded(judged.rows, trained, fits))
     runs["seen model"] = [first for first, _ in folded]
     runs["neighbours"] = [second for _, second in folded]
     accounts = _accounts(DATA / "memory_vllm.csv")
-    line = _headline(runs, accounts)
+    own = arguments.data == arguments.train
+    line = _headline(runs, accounts, None if own else fitted().unseen["throughput"])
     results = {
         "began_at": began.isoformat(timespec="seconds"),
         "commit": commit(),
@@ -88,13 +92,31 @@ def main() -> None:
         "sources": _by(runs["unseen model"], lambda row: row.source),
         "headline": line,
     }
-    if arguments.write:
+    if arguments.write and isinstance(fits, Fits):
         SHIPPED.write_bytes(
             msgspec.json.format(msgspec.json.encode(_shipped(fits, runs, line, began)), indent=1)
         )
     output = arguments.output or BENCH / f"results/economics-{began:%Y-%m-%d}.json"
     output.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     print(_table(runs, results), json.dumps(line), sep="\n\n")
+
+
+class Shipped:
+    """What the package holds, where there is nothing to fit to."""
+
+    def without(self, of: Callable[[Any], str], row: Row) -> Efficiencies:
+        """The factors without what is the model's own."""
+        mine = kin(row.point.setting.model)
+        shipped = fitted()
+        tpot, ttft = (
+            {name: value for name, value in factors.items() if mine not in name}
+            for factors in (shipped.tpot, shipped.ttft)
+        )
+        return msgspec.structs.replace(shipped, tpot=tpot, ttft=ttft)
+
+    def without_points(self, points: Iterable[Point]) -> Efficiencies:
+        """The factors as they are: they came of other points."""
+        return fitted()
 
 
 class Fits:
@@ -120,8 +142,8 @@ class Fits:
 
     def without_points(self, points: Iterable[Point]) -> Efficiencies:
         """The fit to the rows of other points."""
-        hidden = set(map(_identity, points))
-        return self._fit(self._usable & np.array([_identity(row.point) not in hidden for row in self._rows]))
+        hidden = set(map(identity, points))
+        return self._fit(self._usable & np.array([identity(row.point) not in hidden for row in self._rows]))
 
     def _fit(self, chosen: Any) -> Efficiencies:
         key = tuple(chosen.tolist())
@@ -149,11 +171,6 @@ def _gpu(setting: Any) -> str:
     return str(setting.gpu.gpu)
 
 
-def _identity(point: Point) -> tuple[object, ...]:
-    setting = point.setting
-    return (group(setting), setting.gpus, setting.groups, setting.input, setting.output, setting.concurrency)
-
-
 def _judged(rows: Iterable[Row], efficiencies: Callable[[Row], Efficiencies]) -> list[Judged]:
     return [_judge(row, efficiencies(row), ()) for row in rows]
 
@@ -171,7 +188,7 @@ def _judge(row: Row, efficiencies: Efficiencies, points: Sequence[Point]) -> Jud
     )
 
 
-def _after_two_points(rows: Sequence[Row], fits: Fits) -> Iterator[Judged]:
+def _after_two_points(rows: Sequence[Row], fits: Fits | Shipped) -> Iterator[Judged]:
     """Each machine's other rows, told a light and a busy load of it; the model itself is unseen."""
     for members in _by_machine(rows):
         if len(members) < 5:
@@ -184,10 +201,16 @@ def _after_two_points(rows: Sequence[Row], fits: Fits) -> Iterator[Judged]:
                 yield _judge(row, efficiencies, [ordered[place].point for place in told])
 
 
-def _folded(rows: Sequence[Row], fits: Fits) -> Iterator[tuple[Judged, Judged]]:
-    """Each row without and with the measured points of the other nine tenths."""
+def _folded(
+    rows: Sequence[Row], trained: Sequence[Row], fits: Fits | Shipped
+) -> Iterator[tuple[Judged, Judged]]:
+    """Each row without and with the measured points of the other nine tenths, and of what was fitted to."""
     for fold in range(FOLDS):
-        hidden, others = rows[fold::FOLDS], [row for nth, row in enumerate(rows) if nth % FOLDS != fold]
+        hidden = rows[fold::FOLDS]
+        measured = {identity(row.point): row for row in (*trained, *rows)}
+        for row in hidden:
+            measured.pop(identity(row.point), None)
+        others = list(measured.values())
         efficiencies = fits.without_points(row.point for row in hidden)
         for row in hidden:
             alike = [
@@ -220,12 +243,12 @@ def _spread(judged: Iterable[Judged], quantity: Quantity) -> Spread:
     return Spread(round(cuts[0], 4), round(cuts[-1], 4))
 
 
-def _coverage(judged: Sequence[Judged]) -> float:
-    """The share of throughputs inside an interval that was made from other models' errors."""
+def _coverage(judged: Sequence[Judged], shipped: Spread | None) -> float:
+    """The share of throughputs inside the interval: the shipped one, or one of other models' errors."""
     inside = 0
     for model in {kin(one.row.point.setting.model) for one in judged}:
         mine = [one for one in judged if kin(one.row.point.setting.model) == model]
-        spread = _spread((one for one in judged if one not in mine), "throughput")
+        spread = shipped or _spread((one for one in judged if one not in mine), "throughput")
         inside += sum(spread.low <= -one.errors["throughput"] <= spread.high for one in mine)
     return inside / len(judged)
 
@@ -237,7 +260,7 @@ def _accounts(path: Path) -> list[dict[str, Any]]:
 
 def _account(line: Line) -> dict[str, Any]:
     model, parallel = architectures()[line["model"]], int(line["tp"])
-    precision = msgspec.convert(line["precision"], estimate.Precision)
+    precision = msgspec.convert(line["precision"], Precision)
     weights = weights_bytes(model, precision) / parallel / GIB
     taken = weights + working_bytes(model, parallel) / GIB
     measured = float(line["weights_gib_per_gpu"])
@@ -251,12 +274,14 @@ def _account(line: Line) -> dict[str, Any]:
     }
 
 
-def _headline(runs: dict[str, list[Judged]], accounts: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _headline(
+    runs: dict[str, list[Judged]], accounts: Sequence[dict[str, Any]], shipped: Spread | None
+) -> dict[str, float]:
     unseen = runs["unseen model"]
     line = {f"{quantity}_mdape_unseen": _error(unseen, quantity) for quantity in QUANTITIES}
     line["calibrated_mdape"] = _error(runs["two points"], "throughput")
     line["neighbours_mdape"] = _error(runs["neighbours"], "throughput")
-    line["coverage80"] = _coverage(unseen)
+    line["coverage80"] = _coverage(unseen, shipped)
     line["memory_error"] = max(max(abs(one["error"]), abs(one["weights_error"])) for one in accounts)
     return {name: round(value, 4) for name, value in line.items()}
 

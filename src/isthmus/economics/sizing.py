@@ -145,7 +145,7 @@ def simulated(question: Question, replica: Replica, rate: float, draws: Draws) -
 def replica_of(setting: Setting, question: Question, efficiencies: Efficiencies) -> Replica:
     """The replica of a setting as its queue sees it: prefills happen where the simulation puts them."""
     places = min(setting.places, _LARGEST_BATCH)
-    loads = sorted({*(2.0**power for power in range(9) if 2**power < places), float(places)})
+    loads = _loads(places)
     paces = []
     for load in loads:
         busy = msgspec.structs.replace(setting, concurrency=load)
@@ -154,6 +154,11 @@ def replica_of(setting: Setting, question: Question, efficiencies: Efficiencies)
     ttft_s = sharpened(setting, efficiencies, question.points).ttft_s.middle
     prefill_s = ttft_s * prefill_share(setting, efficiencies)
     return Replica(interpolated(loads, paces), prefill_s, ttft_s - prefill_s, places)
+
+
+def _loads(places: int) -> list[float]:
+    """Loads from one to full, each twice the one before."""
+    return sorted({*(2.0**power for power in range(places.bit_length())), float(places)})
 
 
 def _settings(question: Question) -> Iterator[tuple[Hardware, Setting]]:
@@ -191,8 +196,10 @@ def _bounded(question: Question, efficiencies: Efficiencies) -> Iterator[tuple[f
 
 def _ceiling(question: Question, replica: Replica) -> float:
     """The rate beyond which the replica cannot keep up, whoever waits."""
-    full = replica.places
-    return full / (full * replica.prefill_s + question.traffic.output * replica.step_s(full))
+    return max(
+        running / (running * replica.prefill_s + question.traffic.output * replica.step_s(running))
+        for running in _loads(replica.places)
+    )
 
 
 def _option(
