@@ -6,7 +6,18 @@ from isthmus.economics.sizing import Option
 
 _PORTS = {"vllm": 8000, "sglang": 30_000, "trtllm": 8000, "llamacpp": 8080}
 _PRESETS = {"vllm": "preset: vllm", "sglang": "preset: sglang", "llamacpp": "preset: llama-cpp"}
-_QUANTIZED = {"fp8": "fp8", "int8": "compressed-tensors"}
+_AT_START = ("fp8",)
+"""Precisions to which engines bring a model while they load it; the others need weights made beforehand."""
+
+
+_FORMS = {
+    "vllm": "vllm serve {model} --tensor-parallel-size {gpus} --max-model-len {longest}"
+    " --max-num-seqs {places} --gpu-memory-utilization 0.9",
+    "sglang": "python -m sglang.launch_server --model-path {model} --tp-size {gpus}"
+    " --context-length {longest} --max-running-requests {places} --port 30000",
+    "trtllm": "trtllm-serve {model} --tp_size {gpus} --max_seq_len {longest}"
+    " --max_batch_size {places} --port 8000",
+}
 
 
 def command(option: Option, model: str, native: str, longest: int) -> str:
@@ -16,22 +27,17 @@ def command(option: Option, model: str, native: str, longest: int) -> str:
             f"llama-server -m MODEL.gguf -ngl 999 -np {option.places}"
             f" -c {option.places * longest} --port 8080"
         )
-    if option.engine == "sglang":
-        return (
-            f"python -m sglang.launch_server --model-path {model} --tp-size {option.gpus}"
-            f" --context-length {longest} --max-running-requests {option.places} --port 30000"
-        )
-    if option.engine == "trtllm":
-        return (
-            f"trtllm-serve {model} --tp_size {option.gpus} --max_seq_len {longest}"
-            f" --max_batch_size {option.places} --port 8000"
-        )
-    quantized = _QUANTIZED.get(option.precision) if option.precision != native else None
-    quantization = f" --quantization {quantized}" if quantized else ""
-    return (
-        f"vllm serve {model} --tensor-parallel-size {option.gpus} --max-model-len {longest}"
-        f" --max-num-seqs {option.places} --gpu-memory-utilization 0.9{quantization}"
-    )
+    return _FORMS[option.engine].format(
+        model=model, gpus=option.gpus, longest=longest, places=option.places
+    ) + _quantized(option, native)
+
+
+def _quantized(option: Option, native: str) -> str:
+    if option.precision == native:
+        return ""
+    if option.precision in _AT_START and option.engine != "trtllm":
+        return f" --quantization {option.precision}"
+    return f"  # with weights that were quantized to {option.precision}"
 
 
 def rows(option: Option, model: str) -> str:

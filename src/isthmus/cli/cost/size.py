@@ -6,7 +6,7 @@ import difflib
 import json
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -136,16 +136,17 @@ def size(model: str, as_json: bool, seed: int, most: int, config_path: Path | No
     measurements; a load test of your own machine sharpens it.
     """
     shape = _shape(model, config_path)
+    own = {} if given["gpu_file"] is None else _own_gpus(given["gpu_file"])
     question = Question(
         model=shape,
         traffic=Traffic(
             rate=given["rate"], input=given["input_"], output=given["output"], arrivals=given["arrivals"]
         ),
         target=Target(given["ttft"], given["tpot"], given["percentile"]),
-        hardware=_hardware(given["gpu_names"], given["gpu_file"]),
+        hardware=_hardware(given["gpu_names"], own),
         engine=given["engine"],
         precisions=given["precisions"] or _usual(shape),
-        points=tuple(_points(shape, given)),
+        points=tuple(_points(shape, gpus() | own, given)),
         derate=given["derate"],
         spare=given["spare"],
     )
@@ -188,17 +189,15 @@ def _usual(model: Architecture) -> tuple[Precision, ...]:
     return (model.native,) if BITS[model.native] <= 8 else (model.native, "fp8")
 
 
-def _hardware(names: Iterable[str], path: Path | None) -> tuple[Hardware, ...]:
-    own = [] if path is None else _own_gpus(path)
-    table_of = {gpu.gpu: gpu for gpu in own} | gpus()
-    prices = {gpu.gpu: gpu.usd_per_hour for gpu in own}
-    chosen = tuple(names) or tuple(prices) or tuple(dict.fromkeys(rent.gpu for rent in rents()))
-    return tuple(_priced(_known_gpu(name, table_of), prices) for name in chosen)
+def _hardware(names: Iterable[str], own: dict[str, OwnGpu]) -> tuple[Hardware, ...]:
+    chosen = tuple(names) or tuple(own) or tuple(dict.fromkeys(rent.gpu for rent in rents()))
+    return tuple(
+        Hardware(own[name], own[name].usd_per_hour) if name in own else _rented(_known_gpu(name, gpus()))
+        for name in chosen
+    )
 
 
-def _priced(gpu: Gpu, prices: dict[str, float]) -> Hardware:
-    if gpu.gpu in prices:
-        return Hardware(gpu, prices[gpu.gpu])
+def _rented(gpu: Gpu) -> Hardware:
     rent = typical_rent(gpu.gpu)
     if rent is None:
         raise click.BadParameter(
@@ -207,20 +206,21 @@ def _priced(gpu: Gpu, prices: dict[str, float]) -> Hardware:
     return Hardware(gpu, rent.usd_per_hour)
 
 
-def _known_gpu(name: str, known: dict[str, Gpu]) -> Gpu:
+def _known_gpu(name: str, known: Mapping[str, Gpu]) -> Gpu:
     if name not in known:
         raise click.BadParameter(f"{name} is not known{_did_you_mean(name, known)}", param_hint="--gpu")
     return known[name]
 
 
-def _own_gpus(path: Path) -> list[OwnGpu]:
+def _own_gpus(path: Path) -> dict[str, OwnGpu]:
     try:
-        return msgspec.convert(YAML(typ="safe").load(path.read_bytes()), list[OwnGpu])
+        listed = msgspec.convert(YAML(typ="safe").load(path.read_bytes()), list[OwnGpu])
     except (YAMLError, msgspec.ValidationError) as error:
         raise click.BadParameter(f"{path}: {error}", param_hint="--gpu-file") from None
+    return {gpu.gpu: gpu for gpu in listed}
 
 
-def _points(model: Architecture, given: dict[str, Any]) -> Iterable[Point]:
+def _points(model: Architecture, known: Mapping[str, Gpu], given: dict[str, Any]) -> Iterable[Point]:
     if not given["reports"]:
         return
     if not given["calibrated_on"]:
@@ -234,7 +234,7 @@ def _points(model: Architecture, given: dict[str, Any]) -> Iterable[Point]:
             yield Point(
                 Setting(
                     model=model,
-                    gpu=_known_gpu(name, gpus()),
+                    gpu=_known_gpu(name, known),
                     gpus=int(count or 1),
                     engine=given["engine"],
                     precision=msgspec.convert(precision or model.native, Precision),
