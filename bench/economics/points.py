@@ -69,7 +69,7 @@ def _unusable(line: Line) -> str | None:
         return "called wrong by its authors"
     if line["mode"] == "burst_all_at_once":
         return "one burst, no steady load"
-    if "UNCERTAIN" in line["notes"] and not _COUNTED.search(line["source_ref"]):
+    if not line["n_gpus"] or ("UNCERTAIN" in line["notes"] and not _COUNTED.search(line["source_ref"])):
         return "number of GPUs uncertain"
     return None
 

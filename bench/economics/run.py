@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from math import exp, log
+from math import exp, isnan, log, nan
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, NamedTuple
@@ -68,6 +68,8 @@ def main() -> None:
     arguments = parser.parse_args()
     began = datetime.now(UTC)
     judged = read(arguments.data)
+    if not judged.rows:
+        raise SystemExit(f"bench: no usable row in {arguments.data}: {dict(judged.left_out)}")
     trained = read(arguments.train).rows if arguments.train.exists() else []
     fits: Fits | Shipped = Fits(trained) if trained else Shipped()
     runs = {
@@ -229,12 +231,12 @@ def _by_machine(rows: Iterable[Row]) -> list[list[Row]]:
 
 
 def _error(judged: Iterable[Judged], quantity: Quantity) -> float:
-    """The median of the absolute relative errors."""
-    return median(abs(exp(one.errors[quantity]) - 1) for one in judged)
+    """The median of the absolute relative errors; not a number where nothing was judged."""
+    return median([abs(exp(one.errors[quantity]) - 1) for one in judged] or [nan])
 
 
 def _within(judged: Sequence[Judged], quantity: Quantity) -> float:
-    return sum(abs(exp(one.errors[quantity]) - 1) <= 0.25 for one in judged) / len(judged)
+    return sum(abs(exp(one.errors[quantity]) - 1) <= 0.25 for one in judged) / max(1, len(judged))
 
 
 def _spread(judged: Iterable[Judged], quantity: Quantity) -> Spread:
@@ -245,10 +247,13 @@ def _spread(judged: Iterable[Judged], quantity: Quantity) -> Spread:
 
 def _coverage(judged: Sequence[Judged], shipped: Spread | None) -> float:
     """The share of throughputs inside the interval: the shipped one, or one of other models' errors."""
+    by_model: dict[str, list[Judged]] = {}
+    for one in judged:
+        by_model.setdefault(kin(one.row.point.setting.model), []).append(one)
     inside = 0
-    for model in {kin(one.row.point.setting.model) for one in judged}:
-        mine = [one for one in judged if kin(one.row.point.setting.model) == model]
-        spread = shipped or _spread((one for one in judged if one not in mine), "throughput")
+    for model, mine in by_model.items():
+        others = [one for name, some in by_model.items() if name != model for one in some]
+        spread = shipped or _spread(others, "throughput")
         inside += sum(spread.low <= -one.errors["throughput"] <= spread.high for one in mine)
     return inside / len(judged)
 
@@ -276,18 +281,19 @@ def _account(line: Line) -> dict[str, Any]:
 
 def _headline(
     runs: dict[str, list[Judged]], accounts: Sequence[dict[str, Any]], shipped: Spread | None
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     unseen = runs["unseen model"]
     line = {f"{quantity}_mdape_unseen": _error(unseen, quantity) for quantity in QUANTITIES}
     line["calibrated_mdape"] = _error(runs["two points"], "throughput")
     line["neighbours_mdape"] = _error(runs["neighbours"], "throughput")
     line["coverage80"] = _coverage(unseen, shipped)
-    line["memory_error"] = max(max(abs(one["error"]), abs(one["weights_error"])) for one in accounts)
-    return {name: round(value, 4) for name, value in line.items()}
+    errors = [abs(one[name]) for one in accounts for name in ("error", "weights_error")]
+    line["memory_error"] = max(errors, default=nan)
+    return {name: None if isnan(value) else round(value, 4) for name, value in line.items()}
 
 
 def _shipped(
-    fits: Fits, runs: dict[str, list[Judged]], line: dict[str, float], began: datetime
+    fits: Fits, runs: dict[str, list[Judged]], line: dict[str, float | None], began: datetime
 ) -> Efficiencies:
     fit = fits.of_all()
     return msgspec.structs.replace(
@@ -295,7 +301,7 @@ def _shipped(
         fitted_on=f"{began:%Y-%m-%d}",
         how="python -m bench.economics.run --write",
         points=len(runs["unseen model"]),
-        errors=line,
+        errors={name: value for name, value in line.items() if value is not None},
         tpot=_rounded(fit.tpot),
         ttft=_rounded(fit.ttft),
         unseen={quantity: _spread(runs["unseen model"], quantity) for quantity in QUANTITIES},
