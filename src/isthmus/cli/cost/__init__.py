@@ -14,6 +14,7 @@ class _Cost(LazyGroup):
         "report": Verb("isthmus.cli.cost.report", "Report what was spent, for what, and what is to come."),
         "tco": Verb("isthmus.cli.cost.tco", "Compare self-hosting with an API."),
         "stress": Verb("isthmus.cli.cost.stress", "Say what shocks would do to routes and costs."),
+        "size": Verb("isthmus.cli.cost.size", "Say which GPUs a model needs for a traffic, and how many."),
     }
 
 
