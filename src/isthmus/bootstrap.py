@@ -44,6 +44,7 @@ from isthmus.store.counters import Counters, SqliteCounters
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.store.records import Records, SqliteRecords
+from isthmus.store.traffic import SqliteTraffic
 from isthmus.telemetry.metrics import Tally
 
 log = logging.getLogger("isthmus")
@@ -307,6 +308,11 @@ def prices_of(config: Config) -> dict[str, Price]:
     return {
         name: price_of(model, config.providers[model.provider], book) for name, model in config.models.items()
     }
+
+
+def traffic_of(ledger: Path) -> SqliteTraffic:
+    """The sums of the ledger at that path."""
+    return SqliteTraffic(ledger)
 
 
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:

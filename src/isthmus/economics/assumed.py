@@ -75,6 +75,7 @@ SPREADS: Mapping[str, Spread] = {
 """How far off numbers may be whose case says nothing of it, by their last name; others are `CERTAIN`."""
 
 _SHARES = frozenset({"cache_share", "utilisation", "lost", "escalated", "retried", "residual", "derate"})
+_MOST_LOST = 0.95
 _AT_LEAST_ONE = frozenset({"burst", "pue"})
 
 
@@ -128,7 +129,8 @@ def _stated(name: str, it: Assumed) -> Stated:
     low = it.value * spread.low if it.low is None else it.low
     high = it.value * spread.high if it.high is None else it.high
     if last in _SHARES:
-        high = max(it.value, min(high, 1.0))
+        # Who may lose all machines all of the time has no fleet.
+        high = max(it.value, min(high, _MOST_LOST if last == "lost" else 1.0))
     if last in _AT_LEAST_ONE:
         low = min(it.value, max(low, 1.0))
     return Stated(

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from isthmus.bootstrap import prices_of
+from isthmus.bootstrap import prices_of, traffic_of
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.config.load import locate
@@ -20,7 +20,6 @@ from isthmus.economics.spend_report import spend_report
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 from isthmus.store.records import Where
-from isthmus.store.traffic import SqliteTraffic
 
 
 @click.command()
@@ -59,7 +58,7 @@ def report(
     first = (now - dt.timedelta(seconds=since)).date()
     # The forecast needs the month so far and four weeks, whatever is reported.
     earliest = min(first, now.date().replace(day=1), now.date() - dt.timedelta(days=2 * LOOK_BACK))
-    traffic = SqliteTraffic(ledger_path(config, path))
+    traffic = traffic_of(ledger_path(config, path))
 
     def since_day(day: dt.date) -> Where:
         midnight = dt.datetime.combine(day, dt.time(), tzinfo=dt.UTC)

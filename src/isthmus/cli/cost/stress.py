@@ -11,7 +11,7 @@ from typing import Literal
 import click
 import msgspec
 
-from isthmus.bootstrap import facts_of, prices_of
+from isthmus.bootstrap import facts_of, prices_of, traffic_of
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.config.config import Config
@@ -27,7 +27,6 @@ from isthmus.economics.stress_report import stress_report
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 from isthmus.store.records import Where
-from isthmus.store.traffic import SqliteTraffic
 
 
 @click.command()
@@ -91,7 +90,7 @@ def _flows(ledger: Path, where: Where) -> tuple[Sequence[Flow], float]:
     """The flows, and the seconds in which they came."""
     if not ledger.exists():
         return (), SECONDS_PER_MONTH
-    traffic = SqliteTraffic(ledger)
+    traffic = traffic_of(ledger)
     now_us = time.time_ns() // 1000
     first_us = traffic.since_us(where)
     return traffic.flows(where), max((now_us - (first_us or now_us)) / 1e6, 1.0)

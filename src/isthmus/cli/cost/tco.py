@@ -13,6 +13,7 @@ import click
 import msgspec
 from ruamel.yaml import YAML
 
+from isthmus.bootstrap import traffic_of
 from isthmus.catalog.prices import PriceBook
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_as_or_exit, load_or_exit, told
@@ -28,7 +29,6 @@ from isthmus.economics.uncertainty import DRAWS
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 from isthmus.store.records import Where
-from isthmus.store.traffic import SqliteTraffic
 
 
 @click.command()
@@ -96,7 +96,7 @@ def tco(
 
 def _from_ledger(where: Where, config_path: Path | None) -> Workload:
     path = locate(config_path)
-    traffic = SqliteTraffic(ledger_path(load_or_exit(path), path))
+    traffic = traffic_of(ledger_path(load_or_exit(path), path))
     now_us = time.time_ns() // 1000
     first_us = traffic.since_us(where)
     seconds = (now_us - (first_us or now_us)) / 1e6
