@@ -116,12 +116,13 @@ def test_rotation_never_prolongs_a_key(keys: Keys) -> None:
     "floor", [BOTTOM, Label("confidential"), Label(zones=frozenset({"eu", "on-prem"})), Label("restricted")]
 )
 def test_a_floor_stays_with_the_key_and_its_successors(keys: Keys, floor: Label) -> None:
-    old = keys.create("team a", (), NOW_US, floor=floor)
+    old = keys.create("team a", (), NOW_US, floor=floor, team="a")
     new = keys.rotate("team a", NOW_US + 5, grace_s=60.0)
     assert [key.floor for key in keys.list()] == [floor, floor]
     keys.revoke(old.key.id, NOW_US + 6)
     ring = KeyRing(keys)
     assert ring.verify(new.secret.encode(), NOW_US + 6).floor == floor
+    assert [key.team for key in keys.list()] == ["a", "a"]
 
 
 def test_a_dead_key_is_not_rotated(keys: Keys) -> None:

@@ -17,6 +17,7 @@ import pytest
 from isthmus.accounting.budgets import window
 from isthmus.core.record import Record
 from isthmus.store.counters import SqliteCounters
+from isthmus.store.keys import SqliteKeys
 from isthmus.store.schema import unavailable
 from isthmus.testing import Fault, Refusal, Script, Simulator
 
@@ -172,6 +173,26 @@ async def test_each_has_a_budget_of_its_own(tmp_path: Path) -> None:
         ]
         assert told == [200, 200, 429, 200, 200, 429, 200, 429], "the route's own budget holds for all"
         assert (await served.ask("either", user="mary", max_tokens=9)).status == 200
+
+
+async def test_a_team_spends_together_and_a_key_by_itself(tmp_path: Path) -> None:
+    budgets = [{"team": "red", "requests": 3, "per": "day"}, {"each": "key", "requests": 2, "per": "day"}]
+    async with budgeted(tmp_path, *budgets) as (served, _):
+        ring, keys = served.house.gateway.ring, SqliteKeys(served.house.ledger_path)
+        made = {
+            name: keys.create(name, (), 0, team=team)
+            for name, team in (("a", "red"), ("b", "red"), ("c", None))
+        }
+        ring.refresh()
+
+        async def ask(name: str) -> int:
+            headers = {"authorization": f"Bearer {made[name].secret}"}
+            return (await served.ask("r", headers=headers, max_tokens=9)).status
+
+        assert [await ask(name) for name in "aaabbcc"] == [200, 200, 429, 200, 429, 200, 200]
+        made["c"] = keys.rotate("c", 1, 0)
+        ring.refresh()
+        assert await ask("c") == 429, "the key's successor spends from the same account"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ from isthmus.core.money import format_usd
 
 Unit: TypeAlias = Literal["usd", "tokens", "requests"]
 Period: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
-Subject: TypeAlias = Literal["key", "user", "route", "model"]
+Subject: TypeAlias = Literal["key", "team", "user", "route", "model"]
+
+_ABOUT = ("key", "team", "route", "model")
 
 PORTIONS = 64
 """An account is drawn by at least so small a part of its budget, as long as so much is left."""
@@ -32,10 +34,12 @@ _WEEK_US = 7 * 86_400_000_000
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Who uses something, and by which way.
 
-    `key` is the name of a key, which outlives the key's rotation; empty where there are no keys.
+    `key` is the name of a key, which outlives the key's rotation, and `team` the team that it belongs to;
+    empty where there are none.
     """
 
     key: str = ""
+    team: str = ""
     user: str = ""
     route: str
     model: str = ""
@@ -44,15 +48,16 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """So much of a unit in every window of time, in UTC: nano-USD, tokens, or requests.
 
-    `key`, `route` and `model` are names or glob patterns of what it is about; where none is said it is about
-    everything. It holds for all of that together or, with `each`, for each of that kind by itself. From
-    `warn_at`, a share of it, on, callers are warned.
+    `key`, `team`, `route` and `model` are names or glob patterns of what it is about; where none is said it
+    is about everything. It holds for all of that together or, with `each`, for each of that kind by itself.
+    From `warn_at`, a share of it, on, callers are warned.
     """
 
     amount: int
     unit: Unit
     per: Period
     key: str | None = None
+    team: str | None = None
     route: str | None = None
     model: str | None = None
     each: Subject | None = None
@@ -61,7 +66,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """What it is called in errors, metrics and lists; two budgets of one name are one."""
-        about = [f"{word} {said}" for word in ("key", "route", "model") if (said := getattr(self, word))]
+        about = [f"{word} {said}" for word in _ABOUT if (said := getattr(self, word))]
         each = [f"each {self.each}"] if self.each else []
         return f"{self.unit} per {self.per}" + (f" for {', '.join([*about, *each])}" if about or each else "")
 
@@ -72,21 +77,15 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
     def subject(self, caller: Caller) -> str | None:
         """Whose account it is that this caller uses; None where the budget is not about them."""
-        for pattern, said in ((self.key, caller.key), (self.route, caller.route), (self.model, caller.model)):
-            if pattern is not None and not fnmatchcase(said, pattern):
+        for word in _ABOUT:
+            pattern = getattr(self, word)
+            if pattern is not None and not fnmatchcase(getattr(caller, word), pattern):
                 return None
-        match self.each:
-            case None:
-                return ""
-            case "key":
-                return caller.key
-            case "user":
-                return caller.user
-            case "route":
-                return caller.route
-            case "model":
-                # Before a model is asked there is none.
-                return caller.model or None
+        if self.each is None:
+            return ""
+        said: str = getattr(caller, self.each)
+        # Before a model is asked there is none.
+        return None if self.each == "model" and not said else said
 
     def share(self, used: int) -> float:
         """The share of it that so much is."""

@@ -55,6 +55,7 @@ def keys() -> None:
 @click.option(
     "--route", "routes", multiple=True, help="A route (or pattern) it may use; repeat. Default: all."
 )
+@click.option("--team", help="Whose budgets it spends from.")
 @click.option("--expires", type=Span(), help="How long it is valid, e.g. 90d. Default: until it is revoked.")
 @click.option(
     "--floor", type=click.Choice(LEVELS), default="public", help="How sensitive what it sends is at least."
@@ -68,6 +69,7 @@ def keys() -> None:
 def create(
     name: str,
     routes: tuple[str, ...],
+    team: str | None,
     expires: float | None,
     floor: Level,
     zones: tuple[str, ...],
@@ -81,7 +83,7 @@ def create(
     _warn_of_unknown(routes, zones, config_path)
     expires_us = None if expires is None else now + int(expires * 1_000_000)
     least = Label(floor, zones=frozenset(zones) if zones else None)
-    _show_new(opened(config_path).create(name, routes, now, expires_us, least), as_json)
+    _show_new(opened(config_path).create(name, routes, now, expires_us, least, team), as_json)
 
 
 @keys.command("list")
@@ -95,7 +97,7 @@ def list_(config_path: Path | None, as_json: bool) -> None:
         click.echo(msgspec.json.encode(found))
         return
     now = now_us()
-    heads = ("ID", "NAME", "ROUTES", "FLOOR", "CREATED", "EXPIRES", "STATE")
+    heads = ("ID", "NAME", "TEAM", "ROUTES", "FLOOR", "CREATED", "EXPIRES", "STATE")
     click.echo(table(heads, [_row(key, now) for key in found]))
     if not found:
         click.echo("There is none yet, so only programs on this machine are served.", err=True)
@@ -169,6 +171,7 @@ def _row(key: Key, now_us: int) -> tuple[str, ...]:
     return (
         key.id,
         key.name,
+        key.team or "-",
         ", ".join(key.routes) or "all",
         "-" if key.floor == BOTTOM else key.floor.in_words(),
         _day(key.created_us),

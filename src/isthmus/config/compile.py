@@ -149,6 +149,7 @@ class _Compiler:
                 unit=cast(Unit, unit),
                 per=entry.per,
                 key=entry.key,
+                team=entry.team,
                 route=entry.route,
                 model=entry.model,
                 each=entry.each,

@@ -153,9 +153,10 @@ class BudgetEntry(msgspec.Struct, frozen=True, kw_only=True):
     """How much may be used in every minute, hour, day, week or month of the UTC calendar; never more.
 
     One of `usd`, `tokens` and `requests` says how much. `per` is the time. `key` is the name of a key or a
-    pattern such as `ci-*`: the budget is about what it asks, else about everybody's. `route` and `model` are
-    such names too; all that are said must fit. `each` makes it a budget of every key, user, route or model by
-    itself. `warn_at` is the share from which on callers are warned, in the header `x-isthmus-warning`.
+    pattern such as `ci-*`: the budget is about what it asks, else about everybody's. `team`, `route` and
+    `model` are such names too; all that are said must fit. `each` makes it a budget of every key, team, user,
+    route or model by itself. `warn_at` is the share from which on callers are warned, in the header
+    `x-isthmus-warning`.
     """
 
     usd: Decimal | None = None
@@ -163,6 +164,7 @@ class BudgetEntry(msgspec.Struct, frozen=True, kw_only=True):
     requests: Count | None = None
     per: Period
     key: str | None = None
+    team: str | None = None
     route: str | None = None
     model: str | None = None
     each: Subject | None = None

@@ -262,6 +262,7 @@ class Exchange:
         key, story = self._story.key, self._story
         caller = Caller(
             key=key.name if key else "",
+            team=(key.team or "") if key else "",
             user=(envelope.user or "")[:LONGEST_USER],
             route=route.name,
         )

@@ -43,7 +43,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     `routes` are names or glob patterns (`team-*`), none means every route. Times are wall-clock microseconds
     since the epoch; at `expires_us` the key is no longer valid. `rotated_from` is the id of the key that this
-    one replaces. `floor` is the least label of what is sent with it.
+    one replaces. `floor` is the least label of what is sent with it, `team` whose budgets it spends from.
     """
 
     id: str
@@ -54,6 +54,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     revoked_us: int | None = None
     rotated_from: str | None = None
     floor: Label = BOTTOM
+    team: str | None = None
 
     def allows(self, route: str) -> bool:
         """True where the key may ask this route."""
@@ -98,6 +99,7 @@ class Keys(Protocol):
         at_us: int,
         expires_us: int | None = None,
         floor: Label = BOTTOM,
+        team: str | None = None,
     ) -> NewKey:
         """Makes a key. Raises IsthmusError (`name_taken`) where one of that name is in force."""
 
@@ -144,9 +146,10 @@ class SqliteKeys:
         at_us: int,
         expires_us: int | None = None,
         floor: Label = BOTTOM,
+        team: str | None = None,
     ) -> NewKey:
         """See `Keys.create`."""
-        new = make_key(name, routes, at_us, expires_us, floor)
+        new = make_key(name, routes, at_us, expires_us, floor, team)
         with self._database.writing() as connection:
             require_free(name, _all(connection), at_us)
             _insert(connection, new)
@@ -268,6 +271,7 @@ def make_key(
     at_us: int,
     expires_us: int | None,
     floor: Label,
+    team: str | None,
     rotated_from: str | None = None,
 ) -> NewKey:
     """A key with a new secret; nothing is stored."""
@@ -279,6 +283,7 @@ def make_key(
         expires_us=expires_us,
         rotated_from=rotated_from,
         floor=floor,
+        team=team,
     )
     return NewKey(key, PREFIX + secrets.token_urlsafe(32))
 
@@ -305,7 +310,7 @@ def successor(reference: str, keys: Sequence[Key], at_us: int, grace_s: float) -
             code="replaced_key",
             hint=f"Rotate the one that replaced it: {_ids(current)}.",
         )
-    new = make_key(key.name, key.routes, at_us, key.expires_us, key.floor, rotated_from=key.id)
+    new = make_key(key.name, key.routes, at_us, key.expires_us, key.floor, key.team, rotated_from=key.id)
     until = at_us + round(grace_s * 1_000_000)
     ends = until if key.expires_us is None else min(until, key.expires_us)
     return new, msgspec.structs.replace(key, expires_us=ends)

@@ -111,10 +111,11 @@ class MemoryKeys:
         at_us: int,
         expires_us: int | None = None,
         floor: Label = BOTTOM,
+        team: str | None = None,
     ) -> NewKey:
         """See `Keys.create`."""
         require_free(name, self.list(), at_us)
-        new = make_key(name, routes, at_us, expires_us, floor)
+        new = make_key(name, routes, at_us, expires_us, floor, team)
         self._put(digest_of(new.secret), new.key)
         return new
 

@@ -44,6 +44,7 @@ VERSION = 2
 STEPS: Mapping[int, Sequence[str]] = {
     2: (
         "ALTER TABLE keys ADD COLUMN floor TEXT",
+        "ALTER TABLE keys ADD COLUMN team TEXT",
         "ALTER TABLE records ADD COLUMN findings TEXT",
         "ALTER TABLE records ADD COLUMN usage_beyond TEXT",
         "ALTER TABLE attempts ADD COLUMN usage_beyond TEXT",
@@ -249,6 +250,7 @@ keys = Table(
     Column("revoked_us", BigInteger),
     Column("rotated_from", Text),
     Column("floor", Text),
+    Column("team", Text),
     Column("revision", BigInteger, nullable=False),
 )
 """Keys, by the SHA-256 of their secret.
