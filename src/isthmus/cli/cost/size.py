@@ -176,13 +176,14 @@ def _shape(model: str, config_path: Path | None) -> Architecture:
         except ValueError as error:
             raise click.BadParameter(f"{config_path} is no JSON: {error}", param_hint="--config") from None
     known = architectures()
-    if model not in known:
+    meant = [name for name in known if model.lower() in (name.lower(), name.lower().rpartition("/")[2])]
+    if len(meant) != 1:
         hint = _did_you_mean(model, known)
         raise click.BadParameter(
             f"{model} is not a model whose shape is known{hint}; give its config.json with --config",
             param_hint="MODEL",
         )
-    return known[model]
+    return known[meant[0]]
 
 
 def _usual(model: Architecture) -> tuple[Precision, ...]:
