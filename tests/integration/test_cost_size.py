@@ -134,9 +134,15 @@ def test_what_cannot_be_answered_is_refused_in_one_clear_line(arguments: tuple[s
 
 
 def test_an_unknown_model_is_named_with_the_nearest_that_is_known() -> None:
-    done = run("llama-3.3-70b", *TRAFFIC)
+    done = run("lama-3.3-70b", *TRAFFIC)
     assert done.returncode == 2
     assert "did you mean meta-llama/Llama-3.3-70B" in done.stderr.replace("\n", " ")
+
+
+def test_a_model_is_known_without_its_maker_and_in_any_case() -> None:
+    whole = run("Qwen/Qwen3-8B", *TRAFFIC, "--gpu", "L40S")
+    assert whole.returncode == 0
+    assert run("qwen3-8b", *TRAFFIC, "--gpu", "L40S").stdout == whole.stdout
 
 
 def _report(running: int, tpot_ms: float) -> dict[str, Any]:
