@@ -157,29 +157,43 @@ def prepare_isthmus() -> str:
     return said.stdout.strip().split()[-1]
 
 
-def write_isthmus_config(room: Path, mock_port: int) -> Path:
+def write_isthmus_config(room: Path, mock_port: int, *sections: str) -> Path:
     """A config with one route per upstream model and the batched ledger; metrics are always on."""
     lines = [
         "providers:",
         f'  mock: {{dialect: openai, base_url: "http://127.0.0.1:{mock_port}/v1", key: env:{ISTHMUS_KEY}}}',
         "models:",
-        *(f"  {model}: {{provider: mock, id: {model}, kind: open}}" for model in UPSTREAM_MODELS),
+        *(f"  {model}: {{provider: mock, id: {model}, kind: open, max_output: 4096}}" for model in UPSTREAM_MODELS),
         "routes:",
         *(f"  bench-{model}: {{call: {model}}}" for model in UPSTREAM_MODELS),
         f"ledger: {{mode: batched, path: {room / 'ledger.db'}}}",
+        *sections,
     ]
     config = room / "isthmus.yaml"
     config.write_text("\n".join(lines) + "\n")
     return config
 
 
-def launch_isthmus(room: Path, mock_port: int) -> Launch:
-    config = write_isthmus_config(room, mock_port)
+def launch_isthmus(room: Path, mock_port: int, *sections: str) -> Launch:
+    config = write_isthmus_config(room, mock_port, *sections)
     env = {ISTHMUS_KEY: "upstream-key", "HOME": str(room)}
     key = _create_isthmus_key(config, env)
     port = free_port()
     command = [str(_isthmus()), "serve", "--config", str(config), "--port", str(port)]
     return Launch(command, port, env=env, key=key, model_prefix="bench-")
+
+
+def launch_isthmus_perimeter(room: Path, mock_port: int) -> Launch:
+    """Every request is looked into by all detectors."""
+    return launch_isthmus(room, mock_port, "perimeter: {}")
+
+
+def launch_isthmus_budgets(room: Path, mock_port: int) -> Launch:
+    """Every request is held against a budget of each unit."""
+    limits = "{requests: 1000000000, per: month}, {tokens: 1000000000000, per: month}"
+    return launch_isthmus(
+        room, mock_port, f"budgets: [{limits}, {{each: key, requests: 1000000000, per: day}}]"
+    )
 
 
 def _create_isthmus_key(config: Path, env: dict[str, str]) -> str:
@@ -312,3 +326,10 @@ TARGETS = (
     Target("tensorzero", prepare_tensorzero, launch_tensorzero),
     Target("litellm", prepare_litellm, launch_litellm),
 )
+"""Who is measured unless others are named."""
+
+VARIANTS = (
+    Target("isthmus-perimeter", prepare_isthmus, launch_isthmus_perimeter),
+    Target("isthmus-budgets", prepare_isthmus, launch_isthmus_budgets),
+)
+"""The gateway with more to do, measured where it is named: what does a section cost?"""

@@ -40,6 +40,7 @@ from bench.gateway.peers import (
     BENCH,
     ROOT,
     TARGETS,
+    VARIANTS,
     Launch,
     Target,
     UnavailableError,
@@ -245,7 +246,7 @@ def commit() -> str | None:
 def prepare(names: list[str]) -> tuple[list[Target], dict[str, str], dict[str, str]]:
     """The targets that can be had, the version of each, and why the others cannot."""
     ready, versions, missing = [], {}, {}
-    for target in TARGETS:
+    for target in (*TARGETS, *VARIANTS):
         if target.name not in names:
             continue
         try:
