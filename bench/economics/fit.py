@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from isthmus.economics.calibrate import Point
-from isthmus.economics.estimate import group, kin
-from isthmus.economics.roofline import Term, tpot_terms, ttft_terms
+from isthmus.economics.sizing.calibrate import Point
+from isthmus.economics.sizing.estimate import group, kin
+from isthmus.economics.sizing.roofline import Term, tpot_terms, ttft_terms
 
 Kind = Literal["tpot", "ttft"]
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from isthmus.catalog.architectures import Precision, architectures
 from isthmus.catalog.hardware import gpus
-from isthmus.economics.calibrate import Point
-from isthmus.economics.estimate import kin
-from isthmus.economics.roofline import Engine, Setting
+from isthmus.economics.sizing.calibrate import Point
+from isthmus.economics.sizing.estimate import kin
+from isthmus.economics.sizing.roofline import Engine, Setting
 
 Line = Mapping[str, str]
 

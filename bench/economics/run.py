@@ -27,11 +27,11 @@ from bench.economics.fit import Fitter, Kind
 from bench.economics.points import DATA, Line, Row, identity, memory, read
 from bench.gateway.peers import BENCH
 from bench.gateway.run import commit
-from isthmus import economics
 from isthmus.catalog.architectures import Precision, architectures
 from isthmus.catalog.hardware import gpus
-from isthmus.economics.calibrate import Point, sharpened
-from isthmus.economics.estimate import (
+from isthmus.economics import sizing
+from isthmus.economics.sizing.calibrate import Point, sharpened
+from isthmus.economics.sizing.estimate import (
     Efficiencies,
     Quantity,
     Spread,
@@ -40,10 +40,10 @@ from isthmus.economics.estimate import (
     group,
     kin,
 )
-from isthmus.economics.memory import GIB, weights_bytes, working_bytes
+from isthmus.economics.sizing.memory import GIB, weights_bytes, working_bytes
 
 QUANTITIES: tuple[Quantity, ...] = ("throughput", "tpot", "ttft")
-SHIPPED = Path(economics.__file__).with_name("efficiencies.json")
+SHIPPED = Path(sizing.__file__).with_name("efficiencies.json")
 NOT_FITTED = frozenset({"gpustack_perf_lab"})
 """Sources that publish no engine settings: they are judged, and not learned from."""
 

@@ -163,7 +163,10 @@ def write_isthmus_config(room: Path, mock_port: int, *sections: str) -> Path:
         "providers:",
         f'  mock: {{dialect: openai, base_url: "http://127.0.0.1:{mock_port}/v1", key: env:{ISTHMUS_KEY}}}',
         "models:",
-        *(f"  {model}: {{provider: mock, id: {model}, kind: open, max_output: 4096}}" for model in UPSTREAM_MODELS),
+        *(
+            f"  {model}: {{provider: mock, id: {model}, kind: open, max_output: 4096}}"
+            for model in UPSTREAM_MODELS
+        ),
         "routes:",
         *(f"  bench-{model}: {{call: {model}}}" for model in UPSTREAM_MODELS),
         f"ledger: {{mode: batched, path: {room / 'ledger.db'}}}",

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from isthmus.config.load import load_as
-from isthmus.economics.case import Case, check
-from isthmus.economics.figures import claimed, verdicts
+from isthmus.economics.tco.case import Case, check
+from isthmus.economics.tco.figures import claimed, verdicts
 
 CASES = sorted((Path(__file__).parent / "economics").glob("*.yaml"))
 

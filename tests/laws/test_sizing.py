@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from isthmus.catalog.architectures import Precision, architectures
 from isthmus.catalog.hardware import Gpu, gpus
-from isthmus.economics.calibrate import Point, sharpened
-from isthmus.economics.estimate import estimate_of, fitted, tpot_of, ttft_of
-from isthmus.economics.memory import BITS, places, weights_bytes
-from isthmus.economics.queueing import Replica, Request, serve
-from isthmus.economics.roofline import Setting
-from isthmus.economics.sizing import Hardware, Question, Target, Traffic, options
+from isthmus.economics.sizing.calibrate import Point, sharpened
+from isthmus.economics.sizing.estimate import estimate_of, fitted, tpot_of, ttft_of
+from isthmus.economics.sizing.memory import BITS, places, weights_bytes
+from isthmus.economics.sizing.queueing import Replica, Request, serve
+from isthmus.economics.sizing.roofline import Setting
+from isthmus.economics.sizing.search import Hardware, Question, Target, Traffic, options
 
 MODELS = st.sampled_from(sorted(architectures())).map(architectures().__getitem__)
 GPUS = st.sampled_from(sorted(gpus())).map(gpus().__getitem__)

@@ -15,8 +15,8 @@ from isthmus.core.label import Label
 from isthmus.core.portfolio import PriceOverride
 from isthmus.core.traffic import Flow
 from isthmus.core.usage import Usage
-from isthmus.economics.shocks import Shock, shock_of, standard_shocks
-from isthmus.economics.stress import Portfolio, stress
+from isthmus.economics.stress.effects import Portfolio, stress
+from isthmus.economics.stress.shocks import Shock, shock_of, standard_shocks
 from isthmus.routing.decide import prune
 from isthmus.routing.route import Route
 from isthmus.strategies.plan import CallModel, Fallback

@@ -13,8 +13,8 @@ from bench.economics.points import read
 
 from isthmus.catalog.architectures import architectures
 from isthmus.catalog.hardware import gpus
-from isthmus.economics.calibrate import Point
-from isthmus.economics.roofline import Setting, duration, tpot_terms, ttft_terms
+from isthmus.economics.sizing.calibrate import Point
+from isthmus.economics.sizing.roofline import Setting, duration, tpot_terms, ttft_terms
 
 LINE = {
     "source": "made_up",

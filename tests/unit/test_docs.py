@@ -16,8 +16,8 @@ from isthmus.cli.reference import CODES, pages
 from isthmus.config.document import Document
 from isthmus.config.faults import Code
 from isthmus.config.load import load_as, parse
-from isthmus.economics.case import Case, check
-from isthmus.economics.listed import priced
+from isthmus.economics.tco.case import Case, check
+from isthmus.economics.tco.listed import priced
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"

@@ -12,10 +12,10 @@ from isthmus.catalog.prices import Price, PriceBook
 from isthmus.core.errors import IsthmusError
 from isthmus.core.portfolio import PriceOverride
 from isthmus.core.traffic import HourOfWeek
-from isthmus.economics.answer import answer
-from isthmus.economics.assumed import Assumed, assume, stated
-from isthmus.economics.break_even import break_even
-from isthmus.economics.case import (
+from isthmus.economics.tco.answer import answer
+from isthmus.economics.tco.assumed import Assumed, assume, stated
+from isthmus.economics.tco.break_even import break_even
+from isthmus.economics.tco.case import (
     Api,
     Case,
     Expected,
@@ -29,11 +29,11 @@ from isthmus.economics.case import (
     Workload,
     check,
 )
-from isthmus.economics.figures import figure, verdicts
-from isthmus.economics.listed import priced
-from isthmus.economics.measured import WEEK_S, measured_workload
-from isthmus.economics.tco import fleets, options, request_usd
-from isthmus.economics.tco_report import tco_report
+from isthmus.economics.tco.figures import figure, verdicts
+from isthmus.economics.tco.listed import priced
+from isthmus.economics.tco.measured import WEEK_S, measured_workload
+from isthmus.economics.tco.options import fleets, options, request_usd
+from isthmus.economics.tco.report import tco_report
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 

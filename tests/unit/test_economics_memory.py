@@ -6,7 +6,7 @@ import pytest
 
 from isthmus.catalog.architectures import Precision, architectures
 from isthmus.catalog.hardware import gpus, rents
-from isthmus.economics.memory import GIB, cache_bytes, cache_copies, places, weights_bytes
+from isthmus.economics.sizing.memory import GIB, cache_bytes, cache_copies, places, weights_bytes
 
 
 @pytest.mark.parametrize(

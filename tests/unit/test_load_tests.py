@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from isthmus.core.errors import IsthmusError
-from isthmus.economics.load_tests import Load, loads
+from isthmus.economics.sizing.load_tests import Load, loads
 
 VLLM: dict[str, Any] = {
     "completed": 10,

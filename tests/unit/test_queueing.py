@@ -9,7 +9,7 @@ from statistics import fmean, pvariance
 
 import pytest
 
-from isthmus.economics.queueing import (
+from isthmus.economics.sizing.queueing import (
     Replica,
     Request,
     at_percentile,

@@ -14,9 +14,9 @@ from isthmus.catalog.prices import UNKNOWN, Price, PriceBook
 from isthmus.core.portfolio import Model, PriceOverride
 from isthmus.core.traffic import Hour, Spent
 from isthmus.core.usage import Usage
-from isthmus.economics.forecast import anomalies, forecast
-from isthmus.economics.spend import Ledger, Spend, spend
-from isthmus.economics.spend_report import spend_report
+from isthmus.economics.spend.forecast import anomalies, forecast
+from isthmus.economics.spend.report import spend_report
+from isthmus.economics.spend.sums import Ledger, Spend, spend
 from isthmus.reports.markdown import markdown
 
 TODAY = dt.date(2026, 11, 20)

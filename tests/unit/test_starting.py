@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from isthmus.catalog.architectures import Precision
-from isthmus.economics.estimate import Range
-from isthmus.economics.roofline import Engine
-from isthmus.economics.sizing import Option
-from isthmus.economics.starting import command, rows
+from isthmus.economics.sizing.estimate import Range
+from isthmus.economics.sizing.roofline import Engine
+from isthmus.economics.sizing.search import Option
+from isthmus.economics.sizing.starting import command, rows
 
 NOTHING = Range(0, 0, 0)
 

@@ -14,9 +14,9 @@ from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.config.load import locate
 from isthmus.config.places import ledger_path
-from isthmus.economics.forecast import LOOK_BACK
-from isthmus.economics.spend import Ledger, spend
-from isthmus.economics.spend_report import spend_report
+from isthmus.economics.spend.forecast import LOOK_BACK
+from isthmus.economics.spend.report import spend_report
+from isthmus.economics.spend.sums import Ledger, spend
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 from isthmus.store.records import Where

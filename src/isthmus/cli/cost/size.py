@@ -22,13 +22,13 @@ from isthmus.catalog.huggingface import architecture_of
 from isthmus.cli.options import told
 from isthmus.cli.table import table
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.economics.calibrate import Point
-from isthmus.economics.estimate import Efficiencies, Range, fitted
-from isthmus.economics.load_tests import loads
-from isthmus.economics.memory import BITS
-from isthmus.economics.roofline import Setting
-from isthmus.economics.sizing import Hardware, Option, Question, Target, Traffic, options
-from isthmus.economics.starting import command, rows
+from isthmus.economics.sizing.calibrate import Point
+from isthmus.economics.sizing.estimate import Efficiencies, Range, fitted
+from isthmus.economics.sizing.load_tests import loads
+from isthmus.economics.sizing.memory import BITS
+from isthmus.economics.sizing.roofline import Setting
+from isthmus.economics.sizing.search import Hardware, Option, Question, Target, Traffic, options
+from isthmus.economics.sizing.starting import command, rows
 
 PRECISIONS = ("bf16", "fp8", "int8", "fp4", "int4", "mxfp4")
 ENGINES = ("vllm", "sglang", "trtllm", "llamacpp")

@@ -19,11 +19,11 @@ from isthmus.config.load import locate
 from isthmus.config.places import ledger_path
 from isthmus.core.label import Label
 from isthmus.core.traffic import Flow
-from isthmus.economics.case import SECONDS_PER_MONTH
-from isthmus.economics.shocks import FORMS, shock_of, standard_shocks
-from isthmus.economics.stress import Impact, Portfolio
-from isthmus.economics.stress import stress as under
-from isthmus.economics.stress_report import stress_report
+from isthmus.economics.stress.effects import Impact, Portfolio
+from isthmus.economics.stress.effects import stress as under
+from isthmus.economics.stress.report import stress_report
+from isthmus.economics.stress.shocks import FORMS, shock_of, standard_shocks
+from isthmus.economics.tco.case import SECONDS_PER_MONTH
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 from isthmus.store.records import Where

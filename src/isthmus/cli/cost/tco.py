@@ -19,13 +19,13 @@ from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_as_or_exit, load_or_exit, told
 from isthmus.config.load import locate
 from isthmus.config.places import ledger_path
-from isthmus.economics.answer import Answer, answer
-from isthmus.economics.break_even import BreakEven
-from isthmus.economics.case import Case, Expected, Figure, Workload
-from isthmus.economics.listed import priced
-from isthmus.economics.measured import measured_workload
-from isthmus.economics.tco_report import tco_report
-from isthmus.economics.uncertainty import DRAWS
+from isthmus.economics.tco.answer import Answer, answer
+from isthmus.economics.tco.break_even import BreakEven
+from isthmus.economics.tco.case import Case, Expected, Figure, Workload
+from isthmus.economics.tco.listed import priced
+from isthmus.economics.tco.measured import measured_workload
+from isthmus.economics.tco.report import tco_report
+from isthmus.economics.tco.uncertainty import DRAWS
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 from isthmus.store.records import Where

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from isthmus.economics.assumed import Stated, assume, stated
-from isthmus.economics.case import Case
-from isthmus.economics.tco import Option, options
+from isthmus.economics.tco.assumed import Stated, assume, stated
+from isthmus.economics.tco.case import Case
+from isthmus.economics.tco.options import Option, options
 
 DRAWS = 1000
 _HALVINGS = 40

@@ -6,10 +6,10 @@ import math
 
 import msgspec
 
-from isthmus.economics.assumed import require
-from isthmus.economics.break_even import break_even
-from isthmus.economics.case import HOURS_PER_MONTH, Case, Claim, Expected, Figure
-from isthmus.economics.tco import Fleet, Option, fleets, options, request_usd
+from isthmus.economics.tco.assumed import require
+from isthmus.economics.tco.break_even import break_even
+from isthmus.economics.tco.case import HOURS_PER_MONTH, Case, Claim, Expected, Figure
+from isthmus.economics.tco.options import Fleet, Option, fleets, options, request_usd
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

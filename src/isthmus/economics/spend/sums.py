@@ -13,7 +13,7 @@ from isthmus.core.money import NANO_PER_USD
 from isthmus.core.portfolio import Model
 from isthmus.core.traffic import Hour, Spent
 from isthmus.core.usage import Usage
-from isthmus.economics.forecast import LOOK_BACK, Anomaly, Forecast, anomalies, forecast
+from isthmus.economics.spend.forecast import LOOK_BACK, Anomaly, Forecast, anomalies, forecast
 
 _DAY_US = 86_400_000_000
 _EPOCH = dt.date(1970, 1, 1)

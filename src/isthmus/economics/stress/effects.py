@@ -20,7 +20,7 @@ from isthmus.core.money import NANO_PER_USD
 from isthmus.core.portfolio import Model
 from isthmus.core.traffic import Flow
 from isthmus.core.usage import Usage
-from isthmus.economics.shocks import Shock
+from isthmus.economics.stress.shocks import Shock
 from isthmus.routing.decide import Facts, Pruned, prune
 from isthmus.routing.route import Route
 from isthmus.strategies.plan import CallModel

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from isthmus.economics.answer import Answer
-from isthmus.economics.break_even import BreakEven
-from isthmus.economics.figures import Verdict
-from isthmus.economics.tco import Option
-from isthmus.economics.uncertainty import Swing, cheapest_fleet
+from isthmus.economics.tco.answer import Answer
+from isthmus.economics.tco.break_even import BreakEven
+from isthmus.economics.tco.figures import Verdict
+from isthmus.economics.tco.options import Option
+from isthmus.economics.tco.uncertainty import Swing, cheapest_fleet
 from isthmus.reports.document import Bar, Block, Document, Line, Lines, Prose, Section, Table, Tornado
 
 _SHOWN_SWINGS = 12

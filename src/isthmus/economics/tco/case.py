@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from isthmus.economics.assumed import Amount, Assumed, out_of_order, require
+from isthmus.economics.tco.assumed import Amount, Assumed, out_of_order, require
 
 HOURS_PER_WEEK = 168
 HOURS_PER_MONTH = 730.0

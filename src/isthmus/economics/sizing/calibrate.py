@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from math import exp, log, sqrt
 from typing import Literal, NamedTuple
 
-from isthmus.economics.estimate import (
+from isthmus.economics.sizing.estimate import (
     Badge,
     Efficiencies,
     Estimate,
@@ -23,7 +23,7 @@ from isthmus.economics.estimate import (
     tpot_of,
     ttft_of,
 )
-from isthmus.economics.roofline import Setting
+from isthmus.economics.sizing.roofline import Setting
 
 NEAREST = 24
 """So many of the measured points are looked at: farther ones say little more."""

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import msgspec
 
-from isthmus.economics.tco import Fleet
+from isthmus.economics.tco.options import Fleet
 
 SHOWN_STEPS = 12
 # Where a request on a full replica saves less than this share of what the API takes for it, the staircase

@@ -14,7 +14,7 @@ import msgspec
 
 from isthmus.catalog.architectures import Architecture, Precision
 from isthmus.catalog.hardware import Gpu
-from isthmus.economics.memory import (
+from isthmus.economics.sizing.memory import (
     BITS,
     cache_bytes,
     cache_copies,

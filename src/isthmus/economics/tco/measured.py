@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.traffic import HourOfWeek
-from isthmus.economics.assumed import Assumed
-from isthmus.economics.case import HOURS_PER_WEEK, SECONDS_PER_MONTH, Workload
+from isthmus.economics.tco.assumed import Assumed
+from isthmus.economics.tco.case import HOURS_PER_WEEK, SECONDS_PER_MONTH, Workload
 
 WEEK_S = HOURS_PER_WEEK * 3600.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from isthmus.economics.stress import Cost, Impact
+from isthmus.economics.stress.effects import Cost, Impact
 from isthmus.reports.document import Block, Document, Prose, Section, Table
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from isthmus.core.money import NANO_PER_USD
 from isthmus.core.traffic import Spent
-from isthmus.economics.spend import Spend
+from isthmus.economics.spend.sums import Spend
 from isthmus.reports.document import Block, Document, Line, Lines, Prose, Section, Table
 
 

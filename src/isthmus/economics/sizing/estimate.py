@@ -12,7 +12,7 @@ import msgspec
 
 from isthmus.catalog.architectures import Architecture, Precision
 from isthmus.catalog.hardware import Gpu
-from isthmus.economics.roofline import (
+from isthmus.economics.sizing.roofline import (
     Engine,
     Setting,
     duration,

@@ -9,8 +9,8 @@ import msgspec
 
 from isthmus.catalog.prices import Price, Rates
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.economics.assumed import Assumed
-from isthmus.economics.case import HOURS_PER_WEEK, Api, Case, Workload
+from isthmus.economics.tco.assumed import Assumed
+from isthmus.economics.tco.case import HOURS_PER_WEEK, Api, Case, Workload
 
 _EPOCH = dt.date(1970, 1, 1)
 _HOUR_US = 3_600_000_000

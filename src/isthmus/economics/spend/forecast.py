@@ -8,7 +8,7 @@ from statistics import median
 
 import msgspec
 
-from isthmus.economics.uncertainty import quantile
+from isthmus.economics.tco.uncertainty import quantile
 
 LOOK_BACK = 28
 """How many days tell what a day costs: four whole weeks."""

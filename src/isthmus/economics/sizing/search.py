@@ -12,10 +12,10 @@ import msgspec
 
 from isthmus.catalog.architectures import Architecture, Precision
 from isthmus.catalog.hardware import Gpu
-from isthmus.economics.calibrate import Point, sharpened
-from isthmus.economics.estimate import Efficiencies, Range, prefill_share, step_share
-from isthmus.economics.memory import pool_bytes
-from isthmus.economics.queueing import (
+from isthmus.economics.sizing.calibrate import Point, sharpened
+from isthmus.economics.sizing.estimate import Efficiencies, Range, prefill_share, step_share
+from isthmus.economics.sizing.memory import pool_bytes
+from isthmus.economics.sizing.queueing import (
     Replica,
     Request,
     Served,
@@ -25,7 +25,7 @@ from isthmus.economics.queueing import (
     poisson,
     serve,
 )
-from isthmus.economics.roofline import Engine, Setting
+from isthmus.economics.sizing.roofline import Engine, Setting
 
 Draws: TypeAlias = Callable[[], Iterator[float]]
 """Starts the same sequence of uniform draws from [0, 1) anew."""

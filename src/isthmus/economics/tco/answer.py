@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from isthmus.economics.assumed import Stated, stated
-from isthmus.economics.break_even import BreakEven, break_even
-from isthmus.economics.case import Case, check
-from isthmus.economics.figures import Verdict, claimed, verdicts
-from isthmus.economics.tco import Option, fleets, options, request_usd
-from isthmus.economics.uncertainty import DRAWS, Outlook, Swing, outlook, tornado
+from isthmus.economics.tco.assumed import Stated, stated
+from isthmus.economics.tco.break_even import BreakEven, break_even
+from isthmus.economics.tco.case import Case, check
+from isthmus.economics.tco.figures import Verdict, claimed, verdicts
+from isthmus.economics.tco.options import Option, fleets, options, request_usd
+from isthmus.economics.tco.uncertainty import DRAWS, Outlook, Swing, outlook, tornado
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from isthmus.economics.case import (
+from isthmus.economics.tco.case import (
     HOURS_PER_MONTH,
     SECONDS_PER_MONTH,
     Api,

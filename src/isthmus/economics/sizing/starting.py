@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isthmus.economics.sizing import Option
+from isthmus.economics.sizing.search import Option
 
 _PORTS = {"vllm": 8000, "sglang": 30_000, "trtllm": 8000, "llamacpp": 8080}
 _PRESETS = {"vllm": "preset: vllm", "sglang": "preset: sglang", "llamacpp": "preset: llama-cpp"}

@@ -1,0 +1,1 @@
+"""What shocks would do to a portfolio and its traffic. Pure."""
