@@ -23,7 +23,7 @@ from bench.gateway.run import BENCH, commit, machine
 from bench.perimeter import scoring
 from bench.perimeter.peers import LEAST_SCORE, PINS, WEIGHTS, Found, PresidioHost, weights
 from bench.perimeter.scoring import DIRECT_STRUCTURED, STRUCTURED, Sample, Score, Span
-from bench.perimeter.structured import DATA, MEGABYTE, SETS, fast_tiers, grown
+from bench.perimeter.structured import DATA, MEGABYTE, SETS, fast_tiers, grown, measure_time
 from isthmus.catalog.pipelines import ENGLISH
 from isthmus.perimeter.detectors.ner import Ner
 from isthmus.perimeter.detectors.patterns import Patterns
@@ -81,8 +81,8 @@ def main() -> None:
         rounds = 1 if arguments.quick else 5
         fast = _fast_finder()
         lengths = _measure_lengths({**finders, FAST: fast}, rounds)
-        fast_megabyte_ms = _measure_megabyte(fast, rounds)
-    line = _headline(sets[SETS[0]], lengths, fast_megabyte_ms)
+        times = {**measure_time(fast_tiers()), **_measure_prompts(fast, rounds)}
+    line = _headline(sets[SETS[0]], times)
     results = {
         "began_at": began.isoformat(timespec="seconds"),
         "commit": commit(),
@@ -91,7 +91,7 @@ def main() -> None:
         "suspected_from": SUSPECTED,
         "sets": sets,
         "lengths": lengths,
-        "fast_megabyte_ms": fast_megabyte_ms,
+        "fast": times,
         "headline": line,
     }
     output = arguments.output or (
@@ -227,19 +227,24 @@ def _measure_lengths(finders: dict[str, Finder], rounds: int) -> dict[str, dict[
     return took
 
 
-def _measure_megabyte(fast: Finder, rounds: int) -> float:
-    """Median milliseconds of the fast tiers for a megabyte of prompts."""
-    megabyte = grown(_whole())
-    return round(median(fast(megabyte)[1] for _ in range(rounds)), 1)
+def _measure_prompts(fast: Finder, rounds: int) -> dict[str, float]:
+    """Median milliseconds of the fast tiers for prompts that are full of personal data: for 1,000 characters,
+    one piece after the other, and for a megabyte."""
+    whole = _whole()
+    pieces = [whole[at : at + 1000] for at in range(0, len(whole) - 1000, 1000)]
+    took = [fast(piece)[1] for _ in range(2) for piece in pieces][len(pieces) :]
+    megabyte = median(fast(grown(whole))[1] for _ in range(rounds))
+    return {
+        "prompts_ms_per_1000_chars": round(median(took), 4),
+        "prompts_ms_per_megabyte": round(megabyte, 1),
+    }
 
 
 def _whole() -> str:
     return "\n".join(sample.text for sample in scoring.load(DATA / f"{SETS[0]}.json", {}))
 
 
-def _headline(
-    scores: dict[str, Any], lengths: dict[str, dict[str, float]], fast_megabyte_ms: float
-) -> dict[str, float]:
+def _headline(scores: dict[str, Any], times: dict[str, float]) -> dict[str, float]:
     ours, its = scores[OURS], scores[PRESIDIO]
     return {
         "f2": ours["all"]["f2"],
@@ -249,8 +254,9 @@ def _headline(
         "address_recall": ours["address_recall"],
         "presidio_f2": its["all"]["f2"],
         "time_vs_presidio": ours["time"]["median_ratio"],
-        "fast_ms_per_1000_chars": lengths[FAST]["1000"],
-        "fast_ms_per_1000_chars_of_a_megabyte": round(fast_megabyte_ms * 1000 / MEGABYTE, 3),
+        "fast_ms_per_1000_chars": times["prose_ms_per_1000_chars"],
+        "fast_ms_per_1000_chars_of_a_megabyte": round(times["prose_ms_per_megabyte"] * 1000 / MEGABYTE, 4),
+        "fast_ms_per_1000_chars_of_prompts": times["prompts_ms_per_1000_chars"],
         "ner_f2": scores[WITH_NER]["all"]["f2"],
         "ner_time_vs_presidio": scores[WITH_NER]["time"]["median_ratio"],
     }
