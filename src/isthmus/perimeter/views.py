@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from isthmus.core.label import Finding
 from isthmus.perimeter import shapes
@@ -41,23 +42,43 @@ _FOREIGN_DIGIT = re.compile(r"[^\D0-9]")
 _GAP = "\n" * 8
 
 
+class _Stretch(NamedTuple):
+    """Characters of a view from `begin` on, and where they come from: `start:end` of the original.
+
+    Where it is the same text, each character has its own place; else all come from the whole.
+    """
+
+    begin: int
+    start: int
+    end: int
+    same: bool
+
+
 class View:
-    """A text to be searched, and where each of its characters comes from."""
+    """A text to be searched, and where each of its characters comes from.
 
-    __slots__ = ("_ends", "_starts", "text")
+    Without stretches, which are in order and without gaps, it is the original.
+    """
 
-    def __init__(
-        self, text: str, starts: Sequence[int] | None = None, ends: Sequence[int] | None = None
-    ) -> None:
+    __slots__ = ("_begins", "_stretches", "text")
+
+    def __init__(self, text: str, stretches: Sequence[_Stretch] = ()) -> None:
         self.text = text
-        self._starts = starts
-        self._ends = ends
+        self._stretches = stretches
+        self._begins = [stretch.begin for stretch in stretches]
 
     def place(self, start: int, end: int) -> tuple[int, int]:
         """Where `start:end` of the view's text, which is not empty, stands in the original."""
-        if self._starts is None or self._ends is None:
+        if not self._stretches:
             return start, end
-        return self._starts[start], self._ends[end - 1]
+        first, last = self._at(start), self._at(end - 1)
+        return (
+            first.start + (start - first.begin if first.same else 0),
+            last.start + end - last.begin if last.same else last.end,
+        )
+
+    def _at(self, place: int) -> _Stretch:
+        return self._stretches[bisect_right(self._begins, place) - 1]
 
 
 def views(text: str) -> list[View]:
@@ -112,8 +133,8 @@ def _normalised(text: str) -> View:
 def _composed(text: str) -> View:
     """In NFKC and without what is invisible, letter by letter with its combining marks."""
     pieces: list[str] = []
-    starts, ends = array("L"), array("L")
-    at = 0
+    stretches: list[_Stretch] = []
+    size = at = 0
     clusters = _CLUSTER if _MARK.search(text) else _LETTER
     for match in clusters.finditer(text):
         cluster = match[0]
@@ -121,15 +142,17 @@ def _composed(text: str) -> View:
         if visible == cluster:
             continue
         start, end = match.span()
+        if start > at:
+            stretches.append(_Stretch(size, at, start, same=True))
+            size += start - at
+        if visible:
+            stretches.append(_Stretch(size, start, end, same=False))
+            size += len(visible)
         pieces += (text[at:start], visible)
-        starts.extend(range(at, start))
-        ends.extend(range(at + 1, start + 1))
-        starts.extend([start] * len(visible))
-        ends.extend([end] * len(visible))
         at = end
-    starts.extend(range(at, len(text)))
-    ends.extend(range(at + 1, len(text) + 1))
-    return View("".join((*pieces, text[at:])), starts, ends)
+    if at < len(text):
+        stretches.append(_Stretch(size, at, len(text), same=True))
+    return View("".join((*pieces, text[at:])), stretches)
 
 
 @lru_cache(maxsize=4096)
@@ -143,10 +166,11 @@ def _ascii_digit(match: re.Match[str]) -> str:
 
 def _joined(parts: Iterable[Decoded]) -> View:
     pieces: list[str] = []
-    starts, ends = array("L"), array("L")
+    stretches: list[_Stretch] = []
+    size = 0
     for part in sorted(parts, key=lambda part: (part.start, part.end)):
         text = _normalised(part.text).text + _GAP
         pieces.append(text)
-        starts.extend([part.start] * len(text))
-        ends.extend([part.end] * len(text))
-    return View("".join(pieces), starts, ends)
+        stretches.append(_Stretch(size, part.start, part.end, same=False))
+        size += len(text)
+    return View("".join(pieces), stretches)
