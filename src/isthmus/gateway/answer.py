@@ -192,7 +192,7 @@ def _name(field: str) -> str:
 
 def _in_a_header(text: str) -> str:
     """A text in which there are words of others, as a header may hold it: a percent sign for what is odd."""
-    return quote(text, safe="[],; %", errors="replace")[:LONGEST_HEADER]
+    return quote(text, safe="[],; %*", errors="replace")[:LONGEST_HEADER]
 
 
 def _receipt(record: Record) -> bytes:
