@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -27,6 +28,7 @@ PORTIONS = 64
 """An account is drawn by at least so small a part of its budget, as long as so much is left."""
 
 _SECONDS: dict[Period, int] = {"minute": 60, "hour": 3600, "day": 86_400}
+_MINUTE_US = 60_000_000
 _MONDAY_US = 4 * 86_400_000_000
 _WEEK_US = 7 * 86_400_000_000
 
@@ -105,6 +107,12 @@ class Window(msgspec.Struct, frozen=True):
 
 def window(per: Period, at_us: int) -> Window:
     """The window of a budget that holds that time: of the UTC clock and calendar; weeks begin on Monday."""
+    # All of them begin with a minute, and requests of one minute ask for the same.
+    return _window(per, at_us - at_us % _MINUTE_US)
+
+
+@lru_cache(maxsize=256)
+def _window(per: Period, at_us: int) -> Window:
     if per == "month":
         day = dt.datetime.fromtimestamp(at_us // 1_000_000, dt.UTC).date().replace(day=1)
         following = (day + dt.timedelta(days=31)).replace(day=1)

@@ -198,19 +198,20 @@ class Treasury:
 class Purse:
     """What one request spends from: the accounts of the budgets that are about it."""
 
-    __slots__ = ("_at_us", "_budgets", "_caller", "_treasury")
+    __slots__ = ("_at_us", "_budgets", "_caller", "_own", "_treasury")
 
     def __init__(self, treasury: Treasury, budgets: Sequence[Budget], caller: Caller, at_us: int) -> None:
         self._treasury = treasury
         self._budgets = budgets
         self._caller = caller
         self._at_us = at_us
+        # Those that are about the request whatever model it asks.
+        self._own = tuple(self._accounts(caller))
 
     async def enter(self) -> None:
         """Count the request. Raises IsthmusError(BUDGET_SPENT) where there have been as many as there may."""
-        accounts = list(self._accounts(self._caller))
-        await self._treasury.open(name for _, name in accounts)
-        counting = [(budget, name, 1) for budget, name in accounts if not budget.counts_attempts]
+        await self._treasury.open(name for _, name in self._own)
+        counting = [(budget, name, 1) for budget, name in self._own if not budget.counts_attempts]
         held = await self._treasury.hold(counting, self._at_us)
         held.settle(None, None, worked=True)
 
@@ -229,13 +230,13 @@ class Purse:
 
     def spent(self, share: float) -> bool:
         """True where a budget that is about the request, whatever model it asks, is used to that share."""
-        return any(self._treasury.share_spent(*it) >= share for it in self._accounts(self._caller))
+        return any(self._treasury.share_spent(*it) >= share for it in self._own)
 
     @property
     def warnings(self) -> list[str]:
         """The budgets that are used so far that their callers are to be warned, in words."""
         told = []
-        for budget, name in self._accounts(self._caller):
+        for budget, name in self._own:
             share = self._treasury.share_spent(budget, name)
             if share >= budget.warn_at:
                 told.append(f"{budget.name} is used to {share:.0%}")
