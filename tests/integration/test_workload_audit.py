@@ -64,6 +64,26 @@ def test_the_report_shows_no_text_and_the_draft_is_a_config(
     assert len(parsed.config.routes) == 3
 
 
+def test_a_config_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    log, config = tmp_path / "traffic.jsonl", tmp_path / "isthmus.yaml"
+    log.write_text(json.dumps(_traffic(1)[0]))
+    config.write_text("routes: {}")
+    said = _audit(str(log), "--jobs", "1", "--draft", str(config))
+    assert said.exit_code == 2
+    assert "is not overwritten" in said.output
+    assert config.read_text() == "routes: {}"
+
+
+def test_a_long_array_is_read_whole_wherever_its_blocks_end(tmp_path: Path) -> None:
+    log = tmp_path / "traffic.json"
+    asked = [{"model": "m", "user": "Ж" * 500, "messages": [{"role": "user", "content": "é" * 701}]}] * 1_500
+    log.write_text(json.dumps(asked, ensure_ascii=False), encoding="utf-8")
+    assert log.stat().st_size > 3 << 20
+    said = _audit(str(log), "--jobs", "1", "--json")
+    found = [msgspec.json.decode(line) for line in said.stdout.splitlines()]
+    assert [(it["caller"], it["requests"]) for it in found] == [("Ж" * 500, 1_500)]
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [("", "Nothing in these files"), ("[1, 2", "is none to its end"), ("nothing\n", "Nothing in")],

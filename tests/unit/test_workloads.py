@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from isthmus.core.label import Label
 from isthmus.economics.workloads.advice import EASY, propose, samples_to_tell
 from isthmus.economics.workloads.draft import draft, main_model
-from isthmus.economics.workloads.grouping import Audit, fingerprint, total
+from isthmus.economics.workloads.grouping import Audit, Group, Workload, fingerprint
 from isthmus.economics.workloads.tasks import complexity, task_of
 from isthmus.economics.workloads.traffic import Interaction, read
 
@@ -207,12 +207,18 @@ def test_the_order_and_the_parts_of_reading_change_nothing(asked: Any, shuffled:
             audit.add(_seen(at, usd=0.5), Label(level, frozenset({"pii.name"})), False, "f")
         return audit
 
-    whole = total(audited(asked).gathered())
+    def total(audit: Audit) -> Workload:
+        everything = Workload.of(Group("", "conversation", 0))
+        for workload in audit.gathered():
+            everything.merge(workload)
+        return everything
+
+    whole = total(audited(asked))
     parts = Audit()
     shuffled.shuffle(asked)
     for one in asked:
         parts.merge(audited([one]))
-    assert total(parts.gathered()) == whole
+    assert total(parts) == whole
     assert sum(it.requests for it in parts.gathered()) == len(asked)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import re
 import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -31,13 +34,15 @@ from isthmus.economics.workloads.traffic import read
 from isthmus.gateway.inspection import Inspection
 from isthmus.perimeter.policy import RULES, Policy
 
-_NOW_US = time.time_ns() // 1000
 BATCH = 200
 """So many lines are given to a process at once."""
 AHEAD = 4
 """So many batches wait for each process: what is read of a file is bounded by that."""
 LARGEST = 32_000_000
 """A line or element of a log may have so many bytes; a longer one is counted as unread."""
+
+
+_BETWEEN = re.compile(r"[\s,]*")
 
 
 class _Line(NamedTuple):
@@ -82,6 +87,10 @@ def audit(
     request is labelled by the perimeter's detectors, on this machine; no text is kept or shown. Prices are
     those of genai-prices where the log has none.
     """
+    if draft_path is not None and draft_path.exists():
+        raise click.BadParameter(
+            f"{draft_path} is there already, and is not overwritten", param_hint="--draft"
+        )
     policy = load_or_exit(locate(config_path)).perimeter
     if not policy.rules:
         policy = Policy(rules=RULES)
@@ -93,7 +102,7 @@ def audit(
             code="no_traffic",
             hint="See `isthmus workload audit --help` for the forms.",
         )
-    price = _Prices()
+    price = _Prices(time.time_ns() // 1000)
     proposals = [price.propose(each) for each in found.gathered()]
     if draft_path is not None:
         draft_path.write_text(draft(proposals, price.strong(main_model(proposals))), encoding="utf-8")
@@ -165,7 +174,7 @@ def _decoded(raw: bytes) -> list[Any]:
 
 def _lines(file: Path, tell: Callable[[int], None]) -> Iterator[_Line]:
     with file.open("rb") as opened:
-        if _begins_with(opened, b"["):
+        if _begins_array(opened):
             yield from _elements(file, opened, tell)
             return
         for number, raw in enumerate(opened, 1):
@@ -174,34 +183,44 @@ def _lines(file: Path, tell: Callable[[int], None]) -> Iterator[_Line]:
                 yield _Line(f"{file}:{number}", raw)
 
 
-def _begins_with(opened: BinaryIO, mark: bytes) -> bool:
-    begins = opened.read(256).lstrip().startswith(mark)
-    opened.seek(0)
-    return begins
+def _begins_array(opened: BinaryIO) -> bool:
+    """True where a JSON array begins the file, which is read to behind its bracket then."""
+    begins = opened.read(256)
+    at = len(begins) - len(begins.lstrip())
+    is_array = begins[at : at + 1] == b"["
+    opened.seek(at + 1 if is_array else 0)
+    return is_array
 
 
 def _elements(file: Path, opened: BinaryIO, tell: Callable[[int], None]) -> Iterator[_Line]:
     """The elements of a JSON array, one after the other, however long it is."""
-    decoder, text, number = json.JSONDecoder(), "", 0
-    started = False
+    # A block may end within a character.
+    characters = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder, number = json.JSONDecoder(), 0
+    text = ""
     for block in iter(lambda: opened.read(1 << 20), b""):
         tell(len(block))
-        text += block.decode("utf-8", "replace")
-        if not started:
-            text, started = text.lstrip()[1:], True
-        while True:
-            text = text.lstrip(" \t\r\n,")
-            try:
-                value, end = decoder.raw_decode(text)
-            except ValueError:
-                if len(text) > LARGEST:
-                    raise _not_json(file) from None
-                break
-            number += 1
-            yield _Line(f"{file}[{number - 1}]", json.dumps(value).encode())
-            text = text[end:]
+        text += characters.decode(block)
+        at = _behind(text, 0)
+        with suppress(ValueError):
+            # It ends where an element is not whole yet, or at the end of the array.
+            while True:
+                value, end = decoder.raw_decode(text, at)
+                yield _Line(f"{file}[{number}]", json.dumps(value).encode())
+                number += 1
+                at = _behind(text, end)
+        text = text[at:]
+        if len(text) > LARGEST:
+            raise _not_json(file)
     if text.strip() != "]":
         raise _not_json(file)
+
+
+def _behind(text: str, at: int) -> int:
+    """Where the next element of an array begins."""
+    between = _BETWEEN.match(text, at)
+    assert between is not None, "nothing at all may stand between them"
+    return between.end()
 
 
 def _not_json(file: Path) -> IsthmusError:
@@ -219,7 +238,8 @@ def _not_json(file: Path) -> IsthmusError:
 class _Prices:
     """What models cost, by genai-prices, whoever serves them."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_us: int) -> None:
+        self._at_us = at_us
         self._book = PriceBook()
         self._hosts: dict[str, str | None] = {}
 
@@ -246,8 +266,8 @@ class _Prices:
         # As one long request it would be priced by a tier for long prompts: rates are of an ordinary one.
         usage = Usage(input=1_000, output=1_000)
         price = self._book.price(model.host, model.id)
-        both = charge(price, usage, _NOW_US).nanousd
-        said = charge(price, Usage(output=1_000), _NOW_US).nanousd
+        both = charge(price, usage, self._at_us).nanousd
+        said = charge(price, Usage(output=1_000), self._at_us).nanousd
         if both is None or said is None:
             return None
         return ((both - said) * prompt + said * output) / 1_000 / 1e9

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -213,11 +213,3 @@ def _copy(workload: Workload) -> Workload:
     copy = Workload.of(workload.group)
     copy.merge(workload)
     return copy
-
-
-def total(workloads: Iterable[Workload]) -> Workload:
-    """All of them as one."""
-    everything = Workload.of(Group("", "conversation", 0))
-    for workload in workloads:
-        everything.merge(workload)
-    return everything
