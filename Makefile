@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
 
-.PHONY: help up install test check lint types imports format lock bench-gateway bench-soak bench-economics bench-perimeter docs clean
+.PHONY: help up install test search check lint types imports format lock bench-gateway bench-soak bench-economics bench-perimeter docs clean
 
 help:              ## What can be asked for
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -22,6 +22,8 @@ install: .venv/.installed ## Build .venv from hash-locked requirements; touches 
 
 test: install      ## Run all tests
 	$(BIN)/python -m pytest
+search: install    ## Try the laws on a thousand new inputs each (minutes to an hour)
+	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest tests/laws
 
 check: lint types imports ## All static checks
 lint: install

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import sys
 from typing import Any
 
@@ -10,9 +11,15 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["isthmus.testing.engines"]
 
-# A shared machine is slow at times; no law is about speed.
-settings.register_profile("isthmus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("isthmus")
+# A shared machine is slow at times; no law is about speed. One commit has one result: the examples are the
+# same in every run, and `make search` looks for new ones.
+settings.register_profile(
+    "isthmus", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "search", settings.get_profile("isthmus"), derandomize=False, max_examples=1_000, print_blob=True
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "isthmus"))
 
 _ALLOWED_NAMES = {"localhost", ""}
 

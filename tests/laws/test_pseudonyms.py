@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from isthmus.core.label import Finding, Label
@@ -200,6 +200,8 @@ def test_what_may_not_be_hidden_is_not_lost_in_what_may() -> None:
 def test_a_value_is_hidden_where_it_stands_escaped_in_json(value: str, escaped: bool, twice: bool) -> None:
     """Detectors see such a spelling only by chance; it is the same value, and has the same pseudonym."""
     value = f"é{value}"
+    # Two of a row of backslashes are the value of another, shorter row: what was meant cannot be known.
+    assume(not value.endswith("\\"))
     said = json.dumps({"who": value}, ensure_ascii=escaped)
     if twice:
         said = json.dumps([said])

@@ -198,7 +198,8 @@ def test_memory_stays_flat_however_many_records_there_are() -> None:
             tracemalloc.stop()
 
     peak(10)
-    assert peak(3000) < peak(300) + 200_000
+    # All records together are 30 MB; whatever else this process does meanwhile is far less than a tenth of that.
+    assert peak(3000) < peak(300) + 3_000_000
 
 
 async def test_a_live_ledger_is_exported_whole_and_in_order(tmp_path: Path) -> None:
