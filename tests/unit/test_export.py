@@ -198,7 +198,7 @@ def test_memory_stays_flat_however_many_records_there_are() -> None:
             tracemalloc.stop()
 
     peak(10)
-    # All records together are 30 MB; whatever else this process does meanwhile is far less than a tenth of that.
+    # All records together are 30 MB; whatever else this process does meanwhile is far less than 3 MB.
     assert peak(3000) < peak(300) + 3_000_000
 
 

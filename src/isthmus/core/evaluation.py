@@ -1,0 +1,94 @@
+"""The words of evaluation: what is asked, what comes back, and how good that is.
+
+They are those of inspect-ai (https://inspect.aisi.org.uk), where it has a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from isthmus.core.label import BOTTOM, Label
+from isthmus.core.usage import Charge, Usage
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """One piece of work: a request without its model, and what a good answer is.
+
+    `request` is the body of an OpenAI Chat Completions request (`messages`, and what else was asked for, such
+    as `tools` or `response_format`), without `model` and `stream`. `target` holds the good answers, any of
+    which will do; it is empty where a judge or a schema decides. `choices` are the options of a
+    multiple-choice question, in order. `label` is how sensitive the sample is: it goes along with every
+    request that is made of it, and only ever rises. `metadata` is whatever came with it: a task's kind, the
+    record that it was taken from.
+    """
+
+    id: str
+    request: dict[str, Any]
+    target: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    label: Label = BOTTOM
+    metadata: dict[str, Any] = {}
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """What one model said to one request, and what that took.
+
+    `text` is the answer in words, `message` the assistant's message as OpenAI's dialect writes it, tool calls
+    included. Where it failed, `code` is the stable error code and `error` says it in words; `text` is empty
+    then. `charge` is None where the model was not reached. Times are milliseconds. `record_id` leads to the
+    ledger. `logprobs` are those of the answer's tokens, where they were asked for and given.
+    """
+
+    model: str
+    text: str = ""
+    message: dict[str, Any] = {}
+    finish: str | None = None
+    usage: Usage | None = None
+    charge: Charge | None = None
+    first_token_ms: float | None = None
+    total_ms: float = 0.0
+    record_id: str | None = None
+    code: str | None = None
+    error: str | None = None
+    logprobs: tuple[float, ...] | None = None
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """How good an answer is: `value` from 0 (worthless) to 1 (as good as can be), None where nobody can say.
+
+    `said` is what was taken from the answer and compared, `why` the reason in words.
+    """
+
+    value: float | None
+    said: str | None = None
+    why: str | None = None
+
+
+class Ask(Protocol):
+    """Asks one model of the portfolio, by the same way that live traffic goes: perimeter, budgets, ledger."""
+
+    async def __call__(self, model: str, request: Mapping[str, Any], label: Label = BOTTOM) -> Answered:
+        """What `model` answers to a request like `Sample.request`, which is at least of that label.
+
+        A failure is an answer with a code, never an exception: `no_model_allowed` where the model may not see
+        it, `budget_spent` where the money is used up.
+        """
+        ...
+
+
+class Scorer(Protocol):
+    """Scores answers. `name` is how it is written in a config or on a command line, with its arguments.
+
+    `binary` says that its values are 0 or 1 only, so that models are compared by McNemar's test rather than
+    by a bootstrap.
+    """
+
+    name: str
+    binary: bool
+
+    async def score(self, sample: Sample, answered: Answered) -> Score:
+        """How good this answer to this sample is."""
+        ...
