@@ -11,7 +11,7 @@ import msgspec
 from isthmus.core.errors import IsthmusError
 from isthmus.core.evaluation import Sample
 from isthmus.evals.datasets.faults import refused
-from isthmus.evals.datasets.samples import is_made, line_of
+from isthmus.evals.datasets.samples import line_of, made_id
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +38,7 @@ def dataset_of(name: str, found: Iterable[tuple[str, Sample]], left_out: Counter
     for where, sample in found:
         first = places.setdefault(sample.id, where)
         if first is not where:
-            raise _twice(where, first, made=is_made(sample))
+            raise _twice(where, first, sample)
         samples.append(sample)
     if not samples:
         raise refused(
@@ -56,8 +56,8 @@ def hash_of(samples: Iterable[Sample]) -> str:
     return whole.hexdigest()
 
 
-def _twice(where: str, first: str, *, made: bool) -> IsthmusError:
-    if made:
+def _twice(where: str, first: str, sample: Sample) -> IsthmusError:
+    if sample.id == made_id(sample.request, sample.target, sample.choices):
         return refused(
             where,
             f"This asks for the same and wants the same as {first}.",

@@ -70,7 +70,7 @@ def _sample(fields: Fields, left_out: Counter[str]) -> Sample:
     for unknown in fields.unread:
         raise _unknown(unknown)
     return Sample(
-        id=given if given is not None else _made_id(request, target, choices),
+        id=given if given is not None else made_id(request, target, choices),
         request=request,
         target=target,
         choices=choices,
@@ -171,13 +171,9 @@ def _id(given: Any) -> str | None:
     raise invalid("id", "a text or a whole number", given)
 
 
-def _made_id(request: Mapping[str, Any], target: tuple[str, ...], choices: tuple[str, ...]) -> str:
+def made_id(request: Mapping[str, Any], target: tuple[str, ...], choices: tuple[str, ...]) -> str:
+    """The id of a sample that was given none: 64 bits of the SHA-256 of what is asked and wanted."""
     return hashlib.sha256(_canonical((request, target, choices))).hexdigest()[:16]
-
-
-def is_made(sample: Sample) -> bool:
-    """True where the id was made from the content, not given."""
-    return sample.id == _made_id(sample.request, sample.target, sample.choices)
 
 
 def _label(given: Any) -> Label:
