@@ -18,7 +18,7 @@ import re
 import unicodedata
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -41,25 +41,34 @@ LEAST_FOR_TEMPLATE = 50
 """In fewer samples than these, a template cannot be told from near-duplicates."""
 
 Pairs: TypeAlias = "array[int]"
+Tell: TypeAlias = Callable[[int], None]
+
+
+def _nobody(steps: int) -> None:
+    """Nobody wants to know."""
+
 
 _BEGIN, _END = 0, 1
 # Scripts without spaces are compared letter by letter.
 _WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
 
 
-def groups_of(samples: Sequence[Sample]) -> list[int]:
-    """For each sample the place of the first one of its group: near-duplicates, and theirs, are one group."""
-    return grouped([text_of(sample) for sample in samples])
+def groups_of(samples: Sequence[Sample], tell: Tell = _nobody) -> list[int]:
+    """For each sample the place of the first one of its group: near-duplicates, and theirs, are one group.
+
+    `tell` is called with 1 for each of `2 * len(samples)` steps, or fewer.
+    """
+    return grouped([text_of(sample) for sample in samples], tell)
 
 
-def grouped(texts: Sequence[str]) -> list[int]:
+def grouped(texts: Sequence[str], tell: Tell = _nobody) -> list[int]:
     """The groups of texts: see `groups_of`."""
-    sets = pairs_of(texts)
+    sets = pairs_of(texts, tell)
     groups = _Groups(len(sets))
     first: dict[bytes, int] = {}
     for place, pairs in enumerate(sets):
         groups.join(first.setdefault(pairs.tobytes(), place), place)
-    _join(sets, list(first.values()), groups)
+    _join(sets, list(first.values()), groups, tell)
     return [groups.of(place) for place in range(len(sets))]
 
 
@@ -95,10 +104,13 @@ def _content(content: Any) -> str:
     return msgspec.json.encode(content).decode()
 
 
-def pairs_of(texts: Iterable[str]) -> list[Pairs]:
+def pairs_of(texts: Iterable[str], tell: Tell = _nobody) -> list[Pairs]:
     """The pairs of neighbouring words of each text, each once, in order; without those of a template."""
     words: dict[str, int] = {}
-    sets = [array("Q", sorted(set(_pairs(text, words)))) for text in texts]
+    sets = []
+    for text in texts:
+        sets.append(array("Q", sorted(set(_pairs(text, words)))))
+        tell(1)
     return _without_template(sets)
 
 
@@ -127,7 +139,7 @@ def _without_template(sets: list[Pairs]) -> list[Pairs]:
     return [less or pairs for less, pairs in zip(rest, sets, strict=True)]
 
 
-def _join(sets: Sequence[Pairs], places: Iterable[int], groups: _Groups) -> None:
+def _join(sets: Sequence[Pairs], places: Iterable[int], groups: _Groups, tell: Tell) -> None:
     """Joins the groups of all near-duplicates at these places, where no two sets are the same."""
     by_size = sorted(places, key=lambda place: len(sets[place]))
     rarity = _Rarity(sets[place] for place in by_size)
@@ -152,6 +164,7 @@ def _join(sets: Sequence[Pairs], places: Iterable[int], groups: _Groups) -> None
         if size >= LEAST_CONTAINED:
             for pair in rarity.shared(pairs[: _enough(size, CONTAINED)]):
                 contained[pair].append(place)
+        tell(1)
 
 
 def _enough(size: int, share: float) -> int:

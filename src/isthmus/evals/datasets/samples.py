@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from isthmus.config.faults import did_you_mean
+from isthmus.core.call import Call
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.evaluation import Sample
 from isthmus.core.label import BOTTOM, LEVELS, Label, Level
@@ -93,8 +94,13 @@ def _request(fields: Fields, choices: tuple[str, ...], left_out: Counter[str]) -
         raise _wrong("input", "A sample needs `input`: a text, or a list of messages.")
     if len(request) > 1 or not isinstance(asked, str):
         # One text is a valid request by construction.
-        _chat.decode_call(_chat.peek(msgspec.json.encode({**request, "model": "any"})))
+        call_of(request)
     return request
+
+
+def call_of(request: Mapping[str, Any]) -> Call:
+    """A sample's request in the canonical form. Raises IsthmusError where it is none."""
+    return _chat.decode_call(_chat.peek(msgspec.json.encode({**request, "model": "any"})))
 
 
 def _messages(asked: Any, choices: tuple[str, ...]) -> list[Any]:

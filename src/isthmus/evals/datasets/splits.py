@@ -13,7 +13,7 @@ import msgspec
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.evaluation import Sample
 from isthmus.evals.datasets.dataset import Dataset, hash_of
-from isthmus.evals.datasets.near_duplicates import groups_of
+from isthmus.evals.datasets.near_duplicates import Tell, groups_of
 from isthmus.evals.datasets.samples import made_id
 
 _WHOLE = 1 << 64
@@ -32,19 +32,25 @@ class Division(msgspec.Struct, frozen=True, kw_only=True):
     largest: int
 
 
-def split(dataset: Dataset, shares: Mapping[str, float], seed: int = 0, by: str | None = None) -> Division:
+def split(
+    dataset: Dataset,
+    shares: Mapping[str, float],
+    seed: int = 0,
+    by: str | None = None,
+    tell: Tell = lambda _: None,
+) -> Division:
     """The dataset in parts of about these shares, such that no near-duplicates are in two parts.
 
     Near-duplicates, and theirs, go together (`near_duplicates`). Where a group goes is drawn from the hash of
     the seed and of its content alone, so that a sample which comes later moves none but its own
     near-duplicates. With `by`, the name of a field of the metadata, each of its values is divided by the
     shares as exactly as its groups allow; a later sample may then move groups at the borders. Shares are made
-    to sum up to 1.
+    to sum up to 1. `tell` hears of the steps: see `groups_of`.
 
     Raises IsthmusError (`bad_split`) for shares that are none, and for a field that no sample has.
     """
     _require(dataset, shares, by)
-    groups = _groups(dataset.samples)
+    groups = _groups(dataset.samples, tell)
     drawn = sorted((_draw(seed, group), place) for place, group in enumerate(groups))
     strata: defaultdict[str, list[tuple[int, Sequence[Sample]]]] = defaultdict(list)
     for chance, place in drawn:
@@ -74,10 +80,10 @@ def _require(dataset: Dataset, shares: Mapping[str, float], by: str | None) -> N
         )
 
 
-def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
+def _groups(samples: Sequence[Sample], tell: Tell) -> list[list[Sample]]:
     """The groups of near-duplicates; first in each is the sample that speaks for it."""
     members: defaultdict[int, list[Sample]] = defaultdict(list)
-    for sample, first in zip(samples, groups_of(samples), strict=True):
+    for sample, first in zip(samples, groups_of(samples, tell), strict=True):
         members[first].append(sample)
     return [sorted(group, key=_content_id) for group in members.values()]
 
