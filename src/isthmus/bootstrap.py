@@ -41,6 +41,7 @@ from isthmus.providers.transport import Origin, Proxy, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
 from isthmus.store.counters import Counters, SqliteCounters
+from isthmus.store.feedback import Feedbacks, SqliteFeedback
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.store.records import Records, SqliteRecords
@@ -395,6 +396,11 @@ def open_records(config: Config, config_path: Path | None) -> Records:
     return SqliteRecords(ledger_path(config, config_path))
 
 
+def open_feedback(config: Config, config_path: Path | None) -> Feedbacks:
+    """The feedback on what this config's gateway answered, whether it runs or not."""
+    return SqliteFeedback(ledger_path(config, config_path))
+
+
 class House(NamedTuple):
     """A gateway that can be served, and what stands behind it."""
 
@@ -436,6 +442,7 @@ async def open_house(
             ring=ring,
             treasury=treasury,
             tally=tally,
+            feedbacks=SqliteFeedback(path),
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
         )
         tally.config_hash = config.hash

@@ -38,7 +38,7 @@ from isthmus.core.errors import Fault, IsthmusError
 
 Durability: TypeAlias = Literal["NORMAL", "FULL"]
 
-VERSION = 2
+VERSION = 3
 """The version of the tables below."""
 
 STEPS: Mapping[int, Sequence[str]] = {
@@ -52,6 +52,13 @@ STEPS: Mapping[int, Sequence[str]] = {
             budget TEXT NOT NULL, subject TEXT NOT NULL, start_us BIGINT NOT NULL, end_us BIGINT NOT NULL,
             drawn BIGINT NOT NULL, spent BIGINT NOT NULL, PRIMARY KEY (budget, subject, start_us)
         )""",
+    ),
+    3: (
+        """CREATE TABLE IF NOT EXISTS feedback (
+            id TEXT NOT NULL PRIMARY KEY, record_id TEXT NOT NULL, at_us BIGINT NOT NULL, key_id TEXT,
+            score DOUBLE, correction TEXT, comment TEXT, metadata TEXT
+        )""",
+        "CREATE INDEX IF NOT EXISTS feedback_record ON feedback (record_id)",
     ),
 }
 """The SQL that leads to each version from the one before it.
@@ -272,6 +279,22 @@ counters = Table(
     Column("spent", BigInteger, nullable=False),
 )
 """How far the account of each budget, subject and window is drawn. See `isthmus.accounting.budgets`."""
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("record_id", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("key_id", Text),
+    Column("score", Double),
+    Column("correction", Text),
+    Column("comment", Text),
+    Column("metadata", Text),
+)
+"""What was said of answers. `metadata` is a JSON object, or null for none. Rows go with their record."""
+
+feedback_record = Index("feedback_record", feedback.c.record_id)
 
 schema_version = Table(
     "schema_version",
