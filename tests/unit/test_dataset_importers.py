@@ -78,6 +78,11 @@ def test_reinforcement_preference_and_completion_lines(tmp_path: Path) -> None:
     assert (third.request["messages"], third.target) == ([{"role": "user", "content": "2 + 3 ="}], ("5",))
 
 
+def test_completions_may_be_messages(tmp_path: Path) -> None:
+    sample = one(tmp_path, {"prompt": [USER], "completion": [{"role": "assistant", "content": "4"}]})
+    assert (sample.request, sample.target) == ({"messages": [USER]}, ("4",))
+
+
 def test_parquet_with_messages_is_read_as_fine_tuning(tmp_path: Path) -> None:
     rows = [{"messages": [USER, {"role": "assistant", "content": "4"}]}]
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
@@ -248,6 +253,14 @@ def test_tests_of_promptfoo_may_stand_in_a_table(tmp_path: Path) -> None:
         ("prompts: [3]\ntests: [{}]", "This is no prompt"),
         ("prompts: [x]\ntests: [3]", "This is no test"),
         ("prompts: [x]\ntests: [{vars: file://v.yaml}]", "`vars` must be an object here"),
+        ("prompts: [x, x]\ntests: [{vars: {a: b}}]", "promptfooconfig.yaml:2: This asks for the same"),
+        ("prompts: [x]\ntests:\n- vars: {}\n- vars: 3", "promptfooconfig.yaml:4: `vars` must be an object"),
+        (
+            "prompts: [x]\ntests: [{vars: {a: &a [1,1,1,1,1,1,1,1,1,1], b: *a, c: *a, d: *a, e: *a, f: *a}}]",
+            "100,000",
+        ),
+        ("prompts: ['{{a}}']\ndefaultTest: 3\ntests: [{}]", "This is no test"),
+        ("prompts: [file://latin.txt]\ntests: [{}]", "latin.txt: This is not UTF-8"),
         ("prompts: [x\ntests:", "promptfooconfig.yaml:2: This is not YAML"),
         ("prompts: &a [*a]\ntests: []", "It holds more than"),
         ("prompts: !!python/object:os.system x\ntests: []", "This is not YAML"),
@@ -257,6 +270,7 @@ def test_tests_of_promptfoo_may_stand_in_a_table(tmp_path: Path) -> None:
 def test_what_cannot_be_carried_from_promptfoo_is_refused_in_words(
     tmp_path: Path, config: str, said: str
 ) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     assert said in refusal(tmp_path, "promptfooconfig.yaml", config)
 
 
