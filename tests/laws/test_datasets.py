@@ -67,7 +67,7 @@ def test_a_sample_that_is_written_is_read_as_it_was(sample: Sample) -> None:
     assert line.count(b"\n") == 1
 
 
-@given(st.lists(samples(), min_size=1, max_size=4), st.randoms())
+@given(st.lists(samples(), min_size=1, max_size=3), st.randoms(use_true_random=False))
 def test_a_hash_does_not_know_the_order_of_samples_or_keys(some: list[Sample], chance: Any) -> None:
     shuffled = [_with_keys_shuffled(sample, chance) for sample in some]
     chance.shuffle(shuffled)

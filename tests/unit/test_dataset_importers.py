@@ -259,6 +259,7 @@ def test_tests_of_promptfoo_may_stand_in_a_table(tmp_path: Path) -> None:
             "prompts: [x]\ntests: [{vars: {a: &a [1,1,1,1,1,1,1,1,1,1], b: *a, c: *a, d: *a, e: *a, f: *a}}]",
             "100,000",
         ),
+        ("prompts: [x]\ntests: [file://self.yaml]", "It names self.yaml for the second time"),
         ("prompts: ['{{a}}']\ndefaultTest: 3\ntests: [{}]", "This is no test"),
         ("prompts: [file://latin.txt]\ntests: [{}]", "latin.txt: This is not UTF-8"),
         ("prompts: [x\ntests:", "promptfooconfig.yaml:2: This is not YAML"),
@@ -270,8 +271,17 @@ def test_tests_of_promptfoo_may_stand_in_a_table(tmp_path: Path) -> None:
 def test_what_cannot_be_carried_from_promptfoo_is_refused_in_words(
     tmp_path: Path, config: str, said: str
 ) -> None:
+    (tmp_path / "self.yaml").write_text("- file://self.yaml\n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     assert said in refusal(tmp_path, "promptfooconfig.yaml", config)
+
+
+def test_older_configs_name_files_without_a_scheme(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("Say {{word}}.\n---\nWrite {{word}}, and see notes.txt\n")
+    (tmp_path / "tests.csv").write_text("word\nfish\n")
+    found = opened(tmp_path, "promptfooconfig.json", {"prompts": "prompts.txt", "tests": "tests.csv"})
+    asked = [sample.request["messages"][0]["content"] for sample in found.samples]
+    assert asked == ["Say fish.", "Write fish, and see notes.txt"]
 
 
 def test_a_test_without_its_prompt_is_refused(tmp_path: Path) -> None:

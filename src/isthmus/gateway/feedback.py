@@ -72,7 +72,7 @@ class FeedbackDesk:
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def take(self, body: bytes, key: Key | None, at_us: int) -> bytes:
-        """The body of an answer that says the feedback is kept, durably.
+        """The body of an answer that says the feedback is kept.
 
         A client may be faster than the ledger's writer: before a request is said to be unknown, everything
         that was taken to be recorded is. One that is still being answered has no record, and takes none.

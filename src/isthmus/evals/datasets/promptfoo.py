@@ -46,6 +46,7 @@ MOST_COMBINATIONS = 100_000
 _OF_THE_RUN = ("provider", "providers", "options", "threshold", "assertScoringFunction", "storeOutputAs")
 _SUITE = ("scenarios", "transform", "nunjucksFilters", "extensions")
 _VARIABLE = re.compile(r"{{-?\s*([A-Za-z_]\w*(?:\.\w+)*)\s*-?}}")
+_FILE = re.compile(r"\S+\.(?:txt|md|json|jsonl|yaml|yml|csv)")
 _TEMPLATE = re.compile(r"{{|{%|{#")
 _EXPECTED = re.compile(
     r"(?P<type>(?:not-)?[a-z][a-z-]*)(?:\((?P<threshold>[\d.]+)\))?:\s*(?P<value>.*)", re.DOTALL
@@ -79,6 +80,7 @@ class _Config:
     def __init__(self, path: Path, left_out: Counter[str]) -> None:
         self._path = path
         self._left_out = left_out
+        self._opened: set[Path] = set()
 
     def rows(self, document: Mapping[str, Any]) -> Iterator[Row]:
         for name in _SUITE:
@@ -108,7 +110,7 @@ class _Config:
                     raise refused(where, "This is no prompt: a text, a file, or a list of messages.")
 
     def _prompt(self, text: str, label: str, where: str) -> Iterator[_Prompt]:
-        if not text.startswith("file://"):
+        if not self._names_file(text):
             yield _Prompt(label, _turns(text) or text)
             return
         path = self._file(text, where)
@@ -140,7 +142,7 @@ class _Config:
         for number, entry in enumerate(given if isinstance(given, list) else [given]):
             place = _place(path, lines, number)
             match entry:
-                case str() if entry.startswith("file://"):
+                case str() if self._names_file(entry):
                     yield from self._tests_in(self._file(entry, place), place)
                 case dict():
                     yield place, entry
@@ -148,6 +150,11 @@ class _Config:
                     raise refused(place, "This is no test: an object with `vars`, or a file.")
 
     def _tests_in(self, path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if path in self._opened:
+            raise refused(
+                where, f"It names {path.name} for the second time.", "Name each file of tests once."
+            )
+        self._opened.add(path)
         content = path.read_bytes()
         match path.suffix.lower():
             case ".csv":
@@ -170,6 +177,12 @@ class _Config:
             if not isinstance(value, dict):
                 raise refused(where, "This is no test: an object with `vars`.")
             yield where, value
+
+    def _names_file(self, text: str) -> bool:
+        """True where a text means a file: by its scheme, or, as older configs have it, by being there."""
+        if text.startswith("file://"):
+            return True
+        return _FILE.fullmatch(text) is not None and (self._path.parent / text).is_file()
 
     def _file(self, reference: str, where: str) -> Path:
         """The file that is meant: a config must not send a file to models that lies elsewhere."""
