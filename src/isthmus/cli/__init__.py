@@ -62,6 +62,7 @@ class _Isthmus(LazyGroup):
             "isthmus.cli.workload", "Audit recorded traffic: what is asked, and where it belongs."
         ),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
+        "dataset": Verb("isthmus.cli.dataset", "Make, show and split sets of samples to judge models by."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }
 
