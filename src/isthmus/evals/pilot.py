@@ -7,6 +7,9 @@ it may have paid for twice is bounded by how many calls ran at once.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +17,8 @@ import msgspec
 
 from isthmus.core.evaluation import Answered, Sample, Score, Scorer
 from isthmus.evals.answers import NOT_ASKED, NOT_PERMITTED, Remembering
-from isthmus.store.runs import Kept, Place, Run, Runs
+from isthmus.evals.datasets import Dataset
+from isthmus.store.runs import Candidate, Kept, Place, Run, Runs
 
 ENOUGH = 20
 """A model that fails so often in a row is given up."""
@@ -51,6 +55,36 @@ class Tally(msgspec.Struct):
     def complete(self) -> bool:
         """True where nothing is left to ask."""
         return self.done == self.total
+
+
+def new_run(
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    models: Sequence[Candidate],
+    scorers: Sequence[str],
+    config_hash: str,
+    **more: Any,
+) -> Run:
+    """A run that is about to begin: `more` are further fields of a `Run`.
+
+    What it may spend and who began it are no part of its identity: with more money it goes on.
+    """
+    now_us = time.time_ns() // 1000
+    run = Run(
+        id=f"run_{now_us // 1_000_000:08x}{secrets.token_hex(3)}",
+        identity="",
+        at_us=now_us,
+        dataset=dataset.name,
+        dataset_hash=dataset.hash,
+        sample_ids=tuple(sample.id for sample in samples),
+        models=tuple(models),
+        scorers=tuple(scorers),
+        config_hash=config_hash,
+        **more,
+    )
+    same = msgspec.structs.replace(run, id="", at_us=0, dataset="", cap_nanousd=None, who="", config_hash="")
+    identity = hashlib.sha256(msgspec.json.encode(same, order="deterministic")).hexdigest()
+    return msgspec.structs.replace(run, identity=identity)
 
 
 def request_of(sample: Sample, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,11 +183,15 @@ async def score_all(
     runs: Runs,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Score whatever answers of the run have no mark by this scorer yet."""
+    """Score whatever answers of the run have no value by this scorer yet.
+
+    Where it could not say one it is asked again: a judge may have been away, or out of money.
+    """
     marked = (await asyncio.to_thread(runs.scores, run.id)).get(scorer.name, {})
     there = await asyncio.to_thread(runs.answers, run.id)
     by_id = {sample.id: sample for sample in samples}
-    left = [(place, kept) for place, kept in sorted(there.items()) if place not in marked]
+    valued = {place for place, score in marked.items() if score.value is not None}
+    left = [(place, kept) for place, kept in sorted(there.items()) if place not in valued]
     places = asyncio.Semaphore(_SCORED_AT_ONCE)
 
     async def mark(place: Place, kept: Kept) -> tuple[Place, tuple[str, Score]]:

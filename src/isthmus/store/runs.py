@@ -7,7 +7,11 @@ read without its dataset's file. Everything stands in the ledger's file, committ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -239,6 +243,31 @@ class SqliteRuns:
                 connection.execute(delete(answers).where(answers.c.id.in_(part), answers.c.id.not_in(others)))
             if not connection.scalar(select(func.count()).where(runs.c.dataset_hash == dataset)):
                 connection.execute(delete(samples).where(samples.c.dataset_hash == dataset))
+
+
+@contextmanager
+def alone(path: Path, identity: str) -> Iterator[None]:
+    """Nobody else carries out a run of that identity meanwhile, beside the ledger at `path`.
+
+    The kernel gives the lock back however the process ends. Raises IsthmusError (`run_in_progress`).
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = os.open(path.with_name(path.name + ".runs"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    # One byte of the file for each run that there can be.
+    place = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:7], "big")
+    try:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        except BlockingIOError:
+            raise IsthmusError(
+                Fault.UNAVAILABLE,
+                "The same run is being carried out by another process.",
+                code="run_in_progress",
+                hint="Wait for it; `isthmus eval list` shows how far it is.",
+            ) from None
+        yield
+    finally:
+        os.close(file)
 
 
 def the_run(prefix: str, newest_first: Sequence[Run]) -> Run:
