@@ -1,4 +1,4 @@
-"""Records, keys and counters in memory: they behave as the SQLite ones do, and are gone at the end."""
+"""What a file keeps, kept in memory: the stores behave as the SQLite ones do, and are gone at the end."""
 
 from __future__ import annotations
 
@@ -178,3 +178,19 @@ class MemoryCounters:
         """See `Counters.list`."""
         current = (it for it in self._counts.items() if it[0].start_us <= at_us < it[0].end_us)
         return sorted(current, key=lambda it: (it[0].budget, it[0].subject))
+
+
+class MemoryConfigs:
+    """The configs of one process."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[int, bytes]] = {}
+
+    def keep(self, hash: str, at_us: int, body: bytes) -> None:
+        """See `Configs.keep`."""
+        self._kept.setdefault(hash, (at_us, body))
+
+    def all(self) -> Mapping[str, bytes]:
+        """See `Configs.all`."""
+        by_age = sorted(self._kept.items(), key=lambda it: (it[1][0], it[0]))
+        return {hash: body for hash, (_, body) in by_age}
