@@ -313,7 +313,6 @@ counters = Table(
 )
 """How far the account of each budget, subject and window is drawn. See `isthmus.accounting.budgets`."""
 
-<<<<<<< HEAD
 runs = Table(
     "runs",
     metadata,
@@ -372,7 +371,6 @@ scores = Table(
     Column("body", LargeBinary, nullable=False),
 )
 """How good an answer was found; it says nothing of another answer that came into its place since."""
-=======
 configs = Table(
     "configs",
     metadata,
@@ -381,7 +379,6 @@ configs = Table(
     Column("body", LargeBinary, nullable=False),
 )
 """Each config that was ever in force, by the hash that stands on its records. See `isthmus.store.configs`."""
->>>>>>> replay
 
 schema_version = Table(
     "schema_version",
