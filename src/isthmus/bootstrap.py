@@ -49,6 +49,7 @@ from isthmus.routing.decide import Facts, Router
 from isthmus.routing.route import Route
 from isthmus.store.configs import Configs, SqliteConfigs
 from isthmus.store.counters import Counters, SqliteCounters
+from isthmus.store.feedback import Feedbacks, SqliteFeedback
 from isthmus.store.guest import GuestLedger
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
@@ -416,6 +417,11 @@ def open_runs(config: Config, config_path: Path | None) -> Runs:
     return SqliteRuns(ledger_path(config, config_path))
 
 
+def open_feedback(config: Config, config_path: Path | None) -> Feedbacks:
+    """The feedback on what this config's gateway answered, whether it runs or not."""
+    return SqliteFeedback(ledger_path(config, config_path))
+
+
 class House(NamedTuple):
     """A gateway that can be served, and what stands behind it."""
 
@@ -461,6 +467,7 @@ async def open_house(
             ring=ring,
             treasury=treasury,
             tally=tally,
+            feedbacks=SqliteFeedback(path),
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
         )
         tally.config_hash = config.hash
@@ -520,7 +527,14 @@ async def open_ask(
         closing.push_async_callback(treasury.close)
         ring = LabelRing(name)
         snapshot = workshop.snapshot(_for_asking(config, models, name, cap_nanousd, retries))
-        gateway = Gateway(snapshot=snapshot, ledger=ledger, ring=ring, treasury=treasury, tally=Tally())
+        gateway = Gateway(
+            snapshot=snapshot,
+            ledger=ledger,
+            ring=ring,
+            treasury=treasury,
+            tally=Tally(),
+            feedbacks=SqliteFeedback(path),
+        )
         telling = in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the cap told")
         closing.push_async_callback(_end_all, [telling])
         await asyncio.gather(*map(_until_ready, workshop.engines().values()))
