@@ -29,18 +29,24 @@ _NEEDS = {"ask": "models to ask", "embed": "a model that makes embeddings"}
 
 def made(kind: type[T], spec: str, given: Mapping[str, object]) -> T:
     """The scorer of that kind that is so written. Raises IsthmusError (`invalid_scorer`)."""
-    parameters = inspect.signature(kind, eval_str=True).parameters
-    keyword, _, rest = spec.partition(":")
+    said = options(kind, spec)
+    parameters = inspect.signature(kind).parameters
     for name in parameters.keys() & _NEEDS.keys():
         if given.get(name) is None:
-            raise invalid(f"The scorer `{keyword}` needs {_NEEDS[name]}, and here is none.")
-    known = {name: it for name, it in parameters.items() if name not in GIVEN}
+            raise invalid(f"The scorer `{spec.partition(':')[0]}` needs {_NEEDS[name]}, and here is none.")
+    return kind(**said, **{name: given[name] for name in parameters.keys() & GIVEN})
+
+
+def options(kind: type, spec: str) -> dict[str, Any]:
+    """What a spec says of the options of that kind. Raises IsthmusError (`invalid_scorer`)."""
+    keyword, _, rest = spec.partition(":")
+    signature = inspect.signature(kind, eval_str=True)
+    known = {name: it for name, it in signature.parameters.items() if name not in GIVEN}
     said = _whole(known, rest) if _takes_one_thing(known) else _options(keyword, rest, known)
     missing = [name for name, it in known.items() if it.default is it.empty and not said.get(name)]
     if missing:
         raise invalid(f"The scorer `{keyword}` needs `{missing[0]}`.", f"It is written {form(keyword, kind)}")
-    options = {name: _value(keyword, name, text, known[name].annotation) for name, text in said.items()}
-    return kind(**options, **{name: given[name] for name in parameters.keys() & GIVEN})
+    return {name: _value(keyword, name, text, known[name].annotation) for name, text in said.items()}
 
 
 def form(keyword: str, kind: type) -> str:
