@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.evaluation import Answered, Sample, Score
+from isthmus.core.errors import IsthmusError
+from isthmus.core.evaluation import Answered, Embedded, Sample, Score
 from isthmus.core.label import BOTTOM, Label
 from isthmus.evals.scorers import models_of, scorer_of
 from isthmus.evals.scorers.pairwise import Pairwise
@@ -349,10 +349,10 @@ async def test_a_panel_needs_most_of_its_judges() -> None:
 # Embeddings
 
 
-def embedding(*vectors: Sequence[float]) -> Any:
-    async def embed(model: str, texts: Sequence[str], label: Label = BOTTOM) -> Sequence[Sequence[float]]:
+def embedding(*vectors: tuple[float, ...]) -> Any:
+    async def embed(model: str, texts: Sequence[str], label: Label = BOTTOM) -> Embedded:
         assert (model, list(texts), label) == ("embed", ["It is 42.", "42"], RESTRICTED)
-        return vectors
+        return Embedded(model=model, vectors=vectors)
 
     return embed
 
@@ -381,9 +381,9 @@ async def test_similarity_is_the_cosine(
 
 
 async def test_texts_that_may_not_be_embedded_have_no_value() -> None:
-    async def embed(model: str, texts: Sequence[str], label: Label = BOTTOM) -> Sequence[Sequence[float]]:
-        raise IsthmusError(Fault.NOT_PERMITTED, "It may not see this.", code="no_model_allowed")
+    async def embed(model: str, texts: Sequence[str], label: Label = BOTTOM) -> Embedded:
+        return Embedded(model=model, code="no_model_allowed", error="It may not see this.")
 
     told = await scorer_of("similarity:model=embed", embed=embed).score(TASK, Answered(model="a", text="x"))
     assert told.value is None
-    assert "no_model_allowed" in (told.why or "")
+    assert told.why == "embed gave no embeddings: no_model_allowed: It may not see this."

@@ -221,7 +221,7 @@ def test_without_inspect_ai_its_scorers_are_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "inspect_ai", None)
     with pytest.raises(IsthmusError) as refused:
         scorer_of("inspect:inspect_ai.scorer:match")
-    assert refused.value.code == "not_installed"
+    assert refused.value.code == "extra_missing"
     assert "pip install 'isthmus[inspect]'" in refused.value.text
 
 

@@ -79,16 +79,25 @@ class Ask(Protocol):
         ...
 
 
+class Embedded(msgspec.Struct, frozen=True, kw_only=True):
+    """The vectors that one model made of texts, one for each, in their order; none where it failed.
+
+    `code` and `error` then say why, as those of an `Answered` do.
+    """
+
+    model: str
+    vectors: tuple[tuple[float, ...], ...] = ()
+    usage: Usage | None = None
+    charge: Charge | None = None
+    code: str | None = None
+    error: str | None = None
+
+
 class Embed(Protocol):
     """Asks one model of the portfolio for embeddings, by the same way that live traffic goes."""
 
-    async def __call__(
-        self, model: str, texts: Sequence[str], label: Label = BOTTOM
-    ) -> Sequence[Sequence[float]]:
-        """The vectors of these texts, which are at least of that label, in order.
-
-        Raises IsthmusError where there are none, with the codes of `Ask`.
-        """
+    async def __call__(self, model: str, texts: Sequence[str], label: Label = BOTTOM) -> Embedded:
+        """The vectors of these texts, which are at least of that label. A failure has a code, as of `Ask`."""
         ...
 
 

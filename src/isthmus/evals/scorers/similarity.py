@@ -9,7 +9,6 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from isthmus.core.errors import IsthmusError
 from isthmus.core.evaluation import Answered, Embed, Sample, Score
 from isthmus.evals.scorers.answers import text_of, unscorable
 
@@ -38,11 +37,10 @@ class Similarity:
         words = text_of(answered)
         if not words:
             return Score(value=0.0, why="the answer is empty")
-        try:
-            vectors = await self._embed(self.model, [words, *sample.target], sample.label)
-        except IsthmusError as error:
-            return Score(value=None, why=f"{self.model} gave no embeddings: {error.code}: {error.message}")
-        cosine = nearest(vectors)
+        made = await self._embed(self.model, [words, *sample.target], sample.label)
+        if made.code is not None:
+            return Score(value=None, why=f"{self.model} gave no embeddings: {made.code}: {made.error}")
+        cosine = nearest(made.vectors)
         if cosine is None:
             return Score(value=None, why=f"{self.model} gave vectors that cannot be compared")
         value = max(0.0, cosine) if self._threshold is None else float(cosine >= self._threshold)

@@ -50,15 +50,27 @@ def options(kind: type, spec: str) -> dict[str, Any]:
 
 
 def form(keyword: str, kind: type) -> str:
-    """How that kind of scorer is written, with all its options: `numeric[:tolerance=TOLERANCE]`."""
+    """How that kind of scorer is written, with what may be left out in brackets: `fields[:strict=false]`."""
     known = {n: it for n, it in inspect.signature(kind).parameters.items() if n not in GIVEN}
     if _takes_one_thing(known):
-        return f"{keyword}:{next(iter(known)).upper()}"
-    needed = ",".join(f"{name}={name.upper()}" for name, it in known.items() if it.default is it.empty)
-    extra = [f"{name}={name.upper()}" for name, it in known.items() if it.default is not it.empty]
+        name, it = next(iter(known.items()))
+        return f"{keyword}:{name.upper()}" if it.default is it.empty else f"{keyword}[:{name.upper()}]"
+    needed = [f"{name}={name.upper()}" for name, it in known.items() if it.default is it.empty]
+    extra = [f"{name}={_usual(name, it.default)}" for name, it in known.items() if it.default is not it.empty]
     if needed:
-        return f"{keyword}:{needed}" + "".join(f"[,{it}]" for it in extra)
+        return f"{keyword}:{','.join(needed)}" + "".join(f"[,{it}]" for it in extra)
     return f"{keyword}[:{','.join(extra)}]" if extra else keyword
+
+
+def _usual(name: str, value: object) -> str:
+    match value:
+        case None:
+            return name.upper()
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+    return str(value)
 
 
 def invalid(message: str, hint: str = "", *, code: str = "invalid_scorer") -> IsthmusError:
@@ -84,14 +96,14 @@ def file_text(path: Path) -> str:
 
 
 def library(module: str, extra: str) -> Any:
-    """A module that comes with that extra. Raises IsthmusError (`not_installed`) where it is missing."""
+    """A module that comes with that extra. Raises IsthmusError (`extra_missing`) where it is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as missing:
         raise invalid(
             f"A scorer needs {missing.name}, which is not installed.",
             f"Run: pip install 'isthmus[{extra}]'",
-            code="not_installed",
+            code="extra_missing",
         ) from None
 
 
