@@ -112,6 +112,7 @@ def pilot(
     require_statistics()
     names = _known(models, config, "--models")
     _known(",".join(baselines), config, "--fail-below", among=names)
+    check_scorers(scorers)
     judges = judges_of(scorers, config)
     require_cap(config, [*names, *judges], max_usd)
     opened = open_dataset(dataset)
@@ -131,7 +132,6 @@ def pilot(
         cap_nanousd=max_usd,
         who=_user(),
     )
-    check_scorers(scorers)
     runs = open_runs(config, path)
     with alone(ledger_path(config, path), run.identity):
         run = _resumed(run, runs, opened)

@@ -71,7 +71,10 @@ def check_scorers(specs: Sequence[str]) -> None:
     if len(set(specs)) < len(specs):
         raise click.BadParameter("one is said twice", param_hint="--scorer")
     for spec in specs:
-        scorer_of(spec, _nobody, _nobody)
+        try:
+            scorer_of(spec, _nobody, _nobody)
+        except IsthmusError as error:
+            raise click.BadParameter(error.text, param_hint="--scorer") from None
 
 
 async def _nobody(*_: Any, **__: Any) -> Any:

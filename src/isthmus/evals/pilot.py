@@ -93,7 +93,11 @@ def request_of(sample: Sample, extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Pilot:
-    """One run, carried out by `ask_all`: whatever has no answer yet is asked, of all models at once."""
+    """One run, carried out by `ask_all`: whatever has no answer yet is asked, of all models at once.
+
+    Of the models of one provider, `concurrency` requests at most are on their way or not yet written down: so
+    many may be asked, and paid for, twice where the process dies.
+    """
 
     def __init__(
         self,
@@ -113,6 +117,8 @@ class Pilot:
         self._concurrency = concurrency
         self._tell = tell
         self._in_a_row: dict[str, int] = {}
+        by_provider = {it.provider: asyncio.Semaphore(concurrency) for it in run.models}
+        self._places_of = {it.name: by_provider[it.provider] for it in run.models}
 
     async def ask_all(self) -> Tally:
         """Ask whatever is left; returns when nothing is, or when money or models have come to an end."""
@@ -147,7 +153,8 @@ class Pilot:
             if self.tally.out_of_money or place.model in self.tally.given_up:
                 return
             request = request_of(sample, self._run.request)
-            asked = await self._remembering.ask(place.model, request, sample.label, self._run.id, place)
+            async with self._places_of[place.model]:
+                asked = await self._remembering.ask(place.model, request, sample.label, self._run.id, place)
             self._count(place.model, asked.kept.answered, again=asked.again)
             self._tell(self.tally)
 
