@@ -76,7 +76,9 @@ def test_a_pilot_from_end_to_end(home: Path) -> None:
     a, b = found["standings"]
     assert a["qualities"][0]["mean"] == 1.0
     assert b["qualities"][0]["mean"] < 0.5
-    assert a["usd_per_thousand"] == pytest.approx((2 * PRICE["input"] + 2 * PRICE["output"]) / 1000)
+    assert a["usd_per_thousand"] == pytest.approx(
+        (a["tokens_in"] * PRICE["input"] + 2 * PRICE["output"]) / 1000
+    )
     records = list(SqliteRecords(home / "ledger.db").scan())
     assert {it.route for it in records} == {f"pilot/{name}" for name in MODELS}
     assert sum(it.charge.nanousd or 0 for it in records if it.charge) / 1e9 == pytest.approx(
