@@ -64,6 +64,7 @@ class _Isthmus(LazyGroup):
         "pilot": Verb("isthmus.cli.pilot", "Ask your own work of several models: quality, latency, cost."),
         "eval": Verb("isthmus.cli.eval", "List, show, compare and score pilot runs."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
+        "dataset": Verb("isthmus.cli.dataset", "Make, show and split sets of samples to judge models by."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }
 
