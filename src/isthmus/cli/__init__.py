@@ -62,6 +62,7 @@ class _Isthmus(LazyGroup):
             "isthmus.cli.workload", "Audit recorded traffic: what is asked, and where it belongs."
         ),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
+        "replay": Verb("isthmus.cli.replay", "Say what another config would do with recorded traffic."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }
 
