@@ -56,6 +56,7 @@ from isthmus.store.history import SqliteHistory
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.store.records import Records, SqliteRecords, Where
+from isthmus.store.runs import Runs, SqliteRuns
 from isthmus.store.traffic import SqliteTraffic
 from isthmus.strategies.plan import CallModel
 from isthmus.telemetry.metrics import Tally
@@ -411,6 +412,11 @@ def open_counters(config: Config, config_path: Path | None) -> Counters:
 def open_records(config: Config, config_path: Path | None) -> Records:
     """The records of this config's gateway, whether it runs or not."""
     return SqliteRecords(ledger_path(config, config_path))
+
+
+def open_runs(config: Config, config_path: Path | None) -> Runs:
+    """The evaluation runs beside this config's ledger."""
+    return SqliteRuns(ledger_path(config, config_path))
 
 
 def open_history(config: Config, config_path: Path | None) -> SqliteHistory:

@@ -54,7 +54,7 @@ def test_an_answer_that_was_not_learned_is_no_target(tmp_path: Path) -> None:
     line = {"messages": [USER, {"role": "assistant", "content": "5", "weight": 0}]}
     found = opened(tmp_path, "a.jsonl", line)
     assert found.samples[0].target == ()
-    assert found.notes == ("the last answer has the weight 0: it is no target (1 of 1 samples)",)
+    assert found.notes == ("the last answer has the weight 0: it is no target (1)",)
 
 
 def test_calls_of_tools_are_a_target_as_json(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_log_of_inspect_ai_gives_its_samples_once(tmp_path: Path) -> None:
     [sample] = found.samples
     assert sample.metadata == {"n": 1, "answer": "B"}
     assert sample.request["messages"][0]["content"] == "Fruit?\n\nA) stone\nB) apple"
-    assert found.notes == ("a further epoch of a sample is left out (1 of 1 samples)",)
+    assert found.notes == ("a further epoch of a sample is left out (1)",)
 
 
 # promptfoo

@@ -54,6 +54,27 @@ STEPS: Mapping[int, Sequence[str]] = {
         )""",
     ),
     3: (
+        """CREATE TABLE IF NOT EXISTS runs (
+            id TEXT NOT NULL, at_us BIGINT NOT NULL, ended_us BIGINT, identity TEXT NOT NULL,
+            dataset_hash TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (id)
+        )""",
+        """CREATE TABLE IF NOT EXISTS samples (
+            dataset_hash TEXT NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (dataset_hash, id)
+        )""",
+        """CREATE TABLE IF NOT EXISTS answers (
+            id TEXT NOT NULL, "key" TEXT, at_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (id)
+        )""",
+        'CREATE INDEX IF NOT EXISTS answers_key ON answers ("key", at_us)',
+        """CREATE TABLE IF NOT EXISTS asked (
+            run TEXT NOT NULL, model TEXT NOT NULL, sample TEXT NOT NULL, nth BIGINT NOT NULL,
+            answer TEXT NOT NULL, PRIMARY KEY (run, model, sample, nth)
+        )""",
+        "CREATE INDEX IF NOT EXISTS asked_answer ON asked (answer)",
+        """CREATE TABLE IF NOT EXISTS scores (
+            run TEXT NOT NULL, scorer TEXT NOT NULL, model TEXT NOT NULL, sample TEXT NOT NULL,
+            nth BIGINT NOT NULL, answer TEXT NOT NULL, body BLOB NOT NULL,
+            PRIMARY KEY (run, scorer, model, sample, nth)
+        )""",
         "ALTER TABLE records ADD COLUMN team TEXT",
         "ALTER TABLE records ADD COLUMN features TEXT",
         "ALTER TABLE records ADD COLUMN grounds TEXT",
@@ -292,6 +313,64 @@ counters = Table(
 )
 """How far the account of each budget, subject and window is drawn. See `isthmus.accounting.budgets`."""
 
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("ended_us", BigInteger),
+    Column("identity", Text, nullable=False),
+    Column("dataset_hash", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""Evaluation runs; see `isthmus.store.runs.Run`, of which `body` is the JSON."""
+
+samples = Table(
+    "samples",
+    metadata,
+    Column("dataset_hash", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+"""What runs asked, once for all runs of one dataset."""
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key", Text),
+    Column("at_us", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""What models answered in evaluations, by the hash of what they were asked; null for what is no answer."""
+
+answers_key = Index("answers_key", answers.c.key, answers.c.at_us)
+
+asked = Table(
+    "asked",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("sample", Text, primary_key=True),
+    Column("nth", BigInteger, primary_key=True, autoincrement=False),
+    Column("answer", Text, nullable=False),
+)
+"""Which answer a run has of a model to a sample."""
+
+asked_answer = Index("asked_answer", asked.c.answer)
+
+scores = Table(
+    "scores",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("scorer", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("sample", Text, primary_key=True),
+    Column("nth", BigInteger, primary_key=True, autoincrement=False),
+    Column("answer", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""How good an answer was found; it says nothing of another answer that came into its place since."""
 configs = Table(
     "configs",
     metadata,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from isthmus.evals.datasets import fine_tuning, inspect_ai, openai_evals, prompt
 from isthmus.evals.datasets.dataset import Dataset, dataset_of
 from isthmus.evals.datasets.faults import refused
 from isthmus.evals.datasets.rows import Row, csv_rows, decoded, json_array, json_lines, parquet_rows
+from isthmus.evals.datasets.samples import line_of
 from isthmus.evals.datasets.yaml_file import load_yaml
 
 _PARQUET = b"PAR1"
@@ -22,18 +24,19 @@ _BOM = b"\xef\xbb\xbf"
 _AS_NAMED: Mapping[str, str] = MappingProxyType({})
 
 
-def open_dataset(path: Path, named: Mapping[str, str] = _AS_NAMED) -> Dataset:
+def open_dataset(path: Path, named: Mapping[str, str] = _AS_NAMED, *, drop_doubles: bool = False) -> Dataset:
     """The samples of a file, named by it.
 
-    `named` says which of the file's fields or columns is one of ours: `{"input": "question"}`. Forms that
-    are known: our own, tables (CSV, Parquet), and those of inspect-ai, promptfoo, OpenAI Evals and OpenAI's
+    `named` says which of the file's fields or columns is one of ours: `{"input": "question"}`. With
+    `drop_doubles`, of samples that say the same the first is kept; else they are refused. Forms that are
+    known: our own, tables (CSV, Parquet), and those of inspect-ai, promptfoo, OpenAI Evals and OpenAI's
     fine-tuning.
 
     Raises IsthmusError: `bad_dataset`, which names the file, the line and what is wrong there,
     `dataset_unreadable` where the file cannot be read, `missing_extra` for Parquet without pyarrow.
     """
     left_out: Counter[str] = Counter()
-    return dataset_of(path.name, _samples(path, named, left_out), left_out)
+    return dataset_of(path.name, _samples(path, named, left_out), left_out, drop_doubles=drop_doubles)
 
 
 def _samples(path: Path, named: Mapping[str, str], left_out: Counter[str]) -> Iterator[tuple[str, Sample]]:
@@ -123,3 +126,33 @@ def _renamed(value: dict[str, Any], named: Mapping[str, str]) -> dict[str, Any]:
     if named and isinstance(renamed.get("item"), dict):
         renamed["item"] = _renamed(renamed["item"], named)
     return renamed
+
+
+def save(path: Path, samples: Iterable[Sample], mode: int = 0o600) -> int:
+    """Writes samples in our own form to a new file, whole or not at all; returns how many.
+
+    Raises IsthmusError (`dataset_exists`) rather than overwrite a file, and OSError.
+    """
+    if path.exists():
+        raise exists(path)
+    new, count = path.with_name(f".{path.name}.{os.getpid()}.new"), 0
+    try:
+        with os.fdopen(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as out:
+            for sample in samples:
+                out.write(line_of(sample))
+                count += 1
+        new.chmod(mode)
+        new.rename(path)
+    finally:
+        new.unlink(missing_ok=True)
+    return count
+
+
+def exists(path: Path) -> IsthmusError:
+    """The error (`dataset_exists`) for a file that would be overwritten."""
+    return IsthmusError(
+        Fault.INVALID_REQUEST,
+        f"{path} is there already, and is not overwritten.",
+        code="dataset_exists",
+        hint="Name another file, or move that one away.",
+    )

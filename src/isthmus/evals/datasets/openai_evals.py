@@ -39,7 +39,7 @@ def _hosted(value: Mapping[str, Any], where: str, left_out: Counter[str]) -> dic
         raise refused(
             where,
             f"None of the item's fields is known to be what is asked: {', '.join(item)}.",
-            "Name the field (--input NAME), and that of the good answer (--target NAME).",
+            "Import it with --input NAME, and --target NAME for the good answer.",
         )
     left_out[f"`item.{asked}` is taken for what is asked"] += 1
     if ideal is not None:

@@ -22,7 +22,7 @@ def translate(cells: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "input" not in cells and "request" not in cells:
         near = next((name for name in cells if name.lower() in _LIKE_INPUT), None)
         columns = f"The columns are {', '.join(cells)}."
-        hint = f"Name it (--input {near}), or rename that column." if near else columns
+        hint = f"Import it with --input {near}, or rename that column." if near else columns
         raise refused(where, "There is no text in a column `input`.", hint)
     own = {name: _READERS.get(name, _as_is)(value) for name, value in cells.items() if name in FIELDS}
     others = {name: value for name, value in cells.items() if name not in FIELDS}

@@ -7,6 +7,7 @@ from typing import Any
 from isthmus.core.evaluation import Ask, Embed, Scorer
 from isthmus.evals.scorers import spec as specs
 from isthmus.evals.scorers.choice import Choice
+from isthmus.evals.scorers.code import Code
 from isthmus.evals.scorers.contains import Contains
 from isthmus.evals.scorers.exact import Exact
 from isthmus.evals.scorers.fields import Fields
@@ -26,6 +27,7 @@ SCORERS: dict[str, type[Any]] = {
     "schema": Schema,
     "fields": Fields,
     "tools": Tools,
+    "code": Code,
 }
 """Every scorer by the name with which its spec begins."""
 
