@@ -58,6 +58,9 @@ class _Isthmus(LazyGroup):
         ),
         "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
         "budgets": Verb("isthmus.cli.budgets", "Say what is used of each budget, and what is left."),
+        "simulate": Verb(
+            "isthmus.cli.simulate", "Try strategies on known outcomes: quality, cost, promises kept."
+        ),
         "workload": Verb(
             "isthmus.cli.workload", "Audit recorded traffic: what is asked, and where it belongs."
         ),
