@@ -10,6 +10,9 @@ from isthmus.core.decision import Decision
 from isthmus.core.usage import Charge, Usage
 
 Outcome: TypeAlias = Literal["ok", "error", "cancelled", "interrupted"]
+Purpose: TypeAlias = Literal["answer", "draft", "judge", "shadow"]
+"""What a model was called for: the client's answer, a draft that is kept from the client until it is judged,
+a judgement on others, or a comparison that no client sees."""
 
 
 def milliseconds(seconds: float) -> float:
@@ -19,6 +22,9 @@ def milliseconds(seconds: float) -> float:
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream call. Times are milliseconds; `started_ms` counts from the request's arrival.
+
+    `purpose` is what it was for. `confidence` in [0, 1] is what was made of a draft, None where nobody judged
+    it; `verdict` says in words what came of that.
 
     `queue_ms` is waiting for a free connection. `fault` and `code` are set where it failed; `upstream_status`
     is the provider's HTTP status, if one came. `committed` says that some of its answer went to the client.
@@ -43,6 +49,9 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     committed: bool = False
     passthrough: bool = False
     dropped: tuple[str, ...] = ()
+    purpose: Purpose = "answer"
+    confidence: float | None = None
+    verdict: str | None = None
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
