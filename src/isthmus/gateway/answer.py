@@ -15,7 +15,7 @@ from isthmus.core.money import format_usd
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Record
 from isthmus.core.usage import Charge
-from isthmus.gateway.http1 import Request
+from isthmus.gateway.request import Request
 from isthmus.gateway.story import Story, clock
 
 EVENT_STREAM = (

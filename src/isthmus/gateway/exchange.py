@@ -21,8 +21,8 @@ from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
-from isthmus.gateway.http1 import Request
 from isthmus.gateway.inspection import Inspected, floors_of
+from isthmus.gateway.request import Request
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import LONGEST_USER, Story, clock
 from isthmus.gateway.treasury import Purse
