@@ -7,13 +7,29 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.strategies.plan import CallModel, Fallback, Node, Split
-from isthmus.strategies.plan.node import Attempt, Result, Wait
+from isthmus.core.pieces import Finish, TextDelta
+from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Hedge, Node, Split
+from isthmus.strategies.plan.cascade import Step
+from isthmus.strategies.plan.node import (
+    Assess,
+    Attempt,
+    Begin,
+    Deliver,
+    Draft,
+    Effect,
+    Kept,
+    Next,
+    Race,
+    Result,
+    Verdict,
+)
 from isthmus.strategies.plan.split import Arm
 
 NAMES = ("a", "b", "c", "d")
 
-calls = st.builds(CallModel, model=st.sampled_from(NAMES), retries=st.integers(0, 3))
+names = st.sampled_from(NAMES)
+calls = st.builds(CallModel, model=names, retries=st.integers(0, 3))
+hedges = st.builds(Hedge, model=names, beside=names, after=st.floats(0.1, 3))
 
 
 def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
@@ -26,10 +42,26 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
             sticky=st.sampled_from([None, "key", "user"]),
             salt=st.text(max_size=3),
         ),
+        st.builds(
+            Cascade,
+            stages=st.lists(
+                st.builds(Step, plan=inner, context=st.sampled_from(["fresh", "with_attempt"])),
+                min_size=1,
+                max_size=3,
+            ).map(tuple),
+            unsure=st.sampled_from(["fail", "deliver"]),
+        ),
+        st.builds(
+            Ensemble,
+            members=st.lists(names, min_size=1, max_size=3).map(tuple),
+            combine=st.sampled_from(["vote", "judge", "fuse", "first_valid", "critique"]),
+            judge=names,
+            otherwise=st.one_of(st.none(), inner),
+        ),
     )
 
 
-plans: st.SearchStrategy[Node] = st.recursive(calls, _wider, max_leaves=6)
+plans: st.SearchStrategy[Node] = st.recursive(st.one_of(calls, hedges), _wider, max_leaves=6)
 
 faults = st.sampled_from(list(Fault))
 outcomes = st.one_of(
@@ -46,15 +78,52 @@ def result_of(model: str, outcome: object) -> Result:
     return Result(model, IsthmusError(fault, "failed", retry_after_s=retry_after), committed)
 
 
-def drive(node: Node, answer: Callable[[str], Result]) -> tuple[list[Attempt | Wait], Result]:
-    """Every effect of a settled plan, in order, and its result."""
-    effects: list[Attempt | Wait] = []
+def drive(
+    node: Node, answer: Callable[[str], Result], accepts: Callable[[], bool] = lambda: True
+) -> tuple[list[Effect], Result]:
+    """Every effect of a settled plan, in order, and its result. A race is won by its first model; what a
+    draft says is its model's name."""
+    effects: list[Effect] = []
+    begun: list[Draft] = []
     steps = node.steps()
-    reply: Result | None = None
+    reply: Result | Verdict | None = None
+
+    def draft(effect: Draft) -> Result:
+        result = answer(effect.model)
+        if not result.final:
+            return result
+        pieces = (TextDelta(text=effect.model), Finish(reason="stop"))
+        return Result(effect.model, kept=Kept(effect.model, len(effects), pieces))
+
     while True:
         try:
             effect = steps.send(reply)
         except StopIteration as stop:
             return effects, stop.value
         effects.append(effect)
-        reply = answer(effect.model) if isinstance(effect, Attempt) else None
+        reply = None
+        match effect:
+            case Attempt(model) | Race(Attempt(model)):
+                reply = answer(model)
+            case Draft():
+                reply = draft(effect)
+            case Begin(beginning):
+                begun.append(beginning)
+            case Next():
+                reply = draft(begun.pop(0)) if begun else None
+            case Assess():
+                reply = Verdict(accepts(), None, "so it is")
+            case Deliver(kept):
+                reply = Result(kept.model, committed=True)
+
+
+def asked(effects: list[Effect]) -> set[str]:
+    """Every model that these effects ask."""
+    found: set[str] = set()
+    for effect in effects:
+        match effect:
+            case Attempt(model) | Draft(model) | Begin(Draft(model)):
+                found.add(model)
+            case Race(first, second):
+                found |= {first.model, second.model}
+    return found

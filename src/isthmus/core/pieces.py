@@ -152,5 +152,7 @@ Piece: TypeAlias = (
 def text_of(pieces: Iterable[Piece], choice: int = 0) -> str:
     """The words of an answer, without its thinking; a refusal is words, too."""
     return "".join(
-        piece.text for piece in pieces if isinstance(piece, TextDelta | RefusalDelta) and piece.choice == choice
+        piece.text
+        for piece in pieces
+        if isinstance(piece, TextDelta | RefusalDelta) and piece.choice == choice
     )

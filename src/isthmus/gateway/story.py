@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from random import getrandbits
+from typing import Any
+
+import msgspec
 
 from isthmus.accounting.charge import total as total_charge
 from isthmus.core.call import Call, Envelope
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import IsthmusError
+from isthmus.core.events import Delivered, Judged
 from isthmus.core.ids import request_id
 from isthmus.core.record import AttemptRecord, Intent, Outcome, Record, Timings, milliseconds
 from isthmus.core.usage import Usage
@@ -32,6 +36,7 @@ class Story:
     """
 
     __slots__ = (
+        "answered_by",
         "arrived",
         "at_us",
         "attempts",
@@ -68,6 +73,7 @@ class Story:
         self.decision: Decision | None = None
         self.attempts: Attempts | None = None
         self.ended: list[AttemptRecord] = []
+        self.answered_by: str | None = None
         self.body: bytes | None = None
         self.said: list[bytes] = []
         self.warnings: list[str] = []
@@ -85,9 +91,21 @@ class Story:
 
     def abandon(self, outcome: Outcome, error: IsthmusError) -> None:
         """End the attempt that is still running, if one is."""
-        unfinished = self.attempts.abandon(outcome, error) if self.attempts is not None else None
-        if unfinished is not None:
-            self.ended.append(unfinished)
+        if self.attempts is not None:
+            self.ended += self.attempts.abandon(outcome, error)
+
+    def judge(self, judged: Judged) -> None:
+        """Note what was made of an attempt's answer."""
+        self._amend(judged.number, confidence=judged.confidence, verdict=judged.verdict)
+
+    def deliver(self, delivered: Delivered) -> None:
+        """Note whose answer the client gets, though it was kept at first."""
+        self._amend(delivered.number, committed=True)
+
+    def _amend(self, number: int, **facts: Any) -> None:
+        self.ended = [
+            msgspec.structs.replace(it, **facts) if it.number == number else it for it in self.ended
+        ]
 
     def intent(self) -> Intent:
         """What a strict ledger must know before the first attempt."""
@@ -118,12 +136,12 @@ class Story:
             outcome=outcome,
             key_id=self.key.id if self.key else None,
             user=envelope.user[:LONGEST_USER] if envelope and envelope.user else None,
-            model=ended[-1].model if ended and outcome == "ok" else None,
+            model=self.answered_by if outcome == "ok" else None,
             code=error.code if error else None,
             message=error.message if error and error.upstream_status is None else None,
             decision=self.decision,
             findings=self.findings,
-            attempts=tuple(ended),
+            attempts=tuple(sorted(ended, key=_number)) if len(ended) > 1 else tuple(ended),
             usage=_total_usage(ended),
             charge=ended[0].charge if len(ended) == 1 else total_charge([it.charge for it in ended]),
             timings=self._timings(),
@@ -139,14 +157,18 @@ class Story:
 
     def _timings(self) -> Timings:
         now = clock()
-        last = self.attempts.last if self.attempts else None
-        first = last.first_token if last else None
+        answering = self.attempts.answering if self.attempts else None
+        first = answering.first_token if answering else None
         return Timings(
             queue_ms=milliseconds(self.queued),
             overhead_ms=self.overhead_ms(self.first_out or now),
             first_token_ms=None if first is None else milliseconds(first - self.arrived),
             total_ms=milliseconds(now - self.arrived),
         )
+
+
+def _number(attempt: AttemptRecord) -> int:
+    return attempt.number
 
 
 def _total_usage(ended: list[AttemptRecord]) -> Usage | None:

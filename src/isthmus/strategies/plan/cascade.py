@@ -28,8 +28,8 @@ from isthmus.strategies.plan.node import (
 )
 
 WITH_ATTEMPT = (
-    "The answer above is a draft by another assistant, and may be wrong. Answer the request before it yourself: "
-    "keep what is right, and mend what is not. Do not speak of the draft."
+    "The answer above is a draft by another assistant, and may be wrong. Answer the request before it "
+    "yourself: keep what is right, and mend what is not. Do not speak of the draft."
 )
 
 

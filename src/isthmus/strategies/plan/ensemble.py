@@ -17,7 +17,6 @@ from isthmus.strategies.plan.call import CallModel
 from isthmus.strategies.plan.node import (
     Acceptance,
     Assess,
-    Attempt,
     Begin,
     Choice,
     Circumstances,
@@ -49,22 +48,22 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
 
     `combine` says how. `vote` takes the answer that most say, weighed by `weights`; where they all differ,
     `otherwise` is asked, or else the first model's answer is taken. `judge` lets the model `judge` choose
-    between each two, blind, in both orders. `fuse` lets the model `judge` write the answer from theirs.
-    `first_valid` takes the first that is accepted as `accept` says. `critique` asks the first model, and where
-    its answer is not accepted, shows it with the complaint to the next.
+    between each two, blind and in both orders. `fuse` lets the model `judge` write the answer from theirs.
+    `first_valid` takes the first that is accepted as `accept` says. `critique` asks the first model, and
+    where its answer is not accepted, shows it with the complaint to the next.
 
     No answer is waited for longer than `within` seconds.
     """
 
     keyword: ClassVar[str] = "ensemble"
-    shorthand: ClassVar[str] = "members"
+    shorthand: ClassVar[str] = "models"
 
     members: Annotated[tuple[str, ...], Meta(min_length=1, max_length=len(_LETTERS))] = msgspec.field(
         name="models"
     )
     combine: Combine = "vote"
     judge: str | None = None
-    weights: dict[str, Annotated[float, Meta(gt=0)]] = {}
+    weights: dict[str, Annotated[float, Meta(gt=0)]] = msgspec.field(default_factory=dict)
     accept: Acceptance = Acceptance()
     otherwise: Node | None = None
     within: Annotated[float, Meta(gt=0)] = 120.0
@@ -89,9 +88,7 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
         if self.otherwise is None:
             return Choice(self)
         inner = self.otherwise.choose(circumstances)
-        return Choice(
-            msgspec.structs.replace(self, otherwise=inner.node), inner.propensity, inner.reasons
-        )
+        return Choice(msgspec.structs.replace(self, otherwise=inner.node), inner.propensity, inner.reasons)
 
     def steps(self) -> Steps:
         match self.combine:
@@ -248,8 +245,8 @@ def _to_fuse(drafts: Sequence[str]) -> str:
     )
     return (
         f"Other assistants wrote drafts of an answer to the request above:\n\n{listed}\n\n"
-        "Write the best answer to the request: take what is right in the drafts, and leave what is wrong. Do not "
-        "speak of the drafts."
+        "Write the best answer to the request: take what is right in the drafts, and leave what is wrong. Do "
+        "not speak of the drafts."
     )
 
 

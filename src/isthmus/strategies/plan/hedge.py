@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, ClassVar
 
-import msgspec
 from msgspec import Meta
 
 from isthmus.strategies.plan.call import CallModel
