@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
@@ -11,15 +12,19 @@ from isthmus.core.pieces import Finish, TextDelta
 from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Hedge, Node, Split
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import (
+    Acceptance,
     Assess,
     Attempt,
     Begin,
+    CutOff,
     Deliver,
     Draft,
     Effect,
     Kept,
+    Load,
     Next,
     Race,
+    Reply,
     Result,
     Verdict,
 )
@@ -45,7 +50,14 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
         st.builds(
             Cascade,
             stages=st.lists(
-                st.builds(Step, plan=inner, context=st.sampled_from(["fresh", "with_attempt"])),
+                st.builds(
+                    Step,
+                    plan=inner,
+                    accept=st.builds(Acceptance, self_check=st.sampled_from([None, 0.5])),
+                    context=st.sampled_from(["fresh", "with_attempt"]),
+                    among=st.lists(names, max_size=2).map(tuple),
+                    samples=st.integers(0, 2),
+                ),
                 min_size=1,
                 max_size=3,
             ).map(tuple),
@@ -79,14 +91,17 @@ def result_of(model: str, outcome: object) -> Result:
 
 
 def drive(
-    node: Node, answer: Callable[[str], Result], accepts: Callable[[], bool] = lambda: True
+    node: Node,
+    answer: Callable[[str], Result],
+    accepts: Callable[[], bool] = lambda: True,
+    load: Callable[[], int] = lambda: 0,
 ) -> tuple[list[Effect], Result]:
     """Every effect of a settled plan, in order, and its result. A race is won by its first model; what a
     draft says is its model's name."""
     effects: list[Effect] = []
-    begun: list[Draft] = []
+    begun: list[list[tuple[int, Draft]]] = []
     steps = node.steps()
-    reply: Result | Verdict | None = None
+    reply: Reply = None
 
     def draft(effect: Draft) -> Result:
         result = answer(effect.model)
@@ -99,6 +114,7 @@ def drive(
         try:
             effect = steps.send(reply)
         except StopIteration as stop:
+            assert not begun, "who begins has to end"
             return effects, stop.value
         effects.append(effect)
         reply = None
@@ -107,10 +123,15 @@ def drive(
                 reply = answer(model)
             case Draft():
                 reply = draft(effect)
-            case Begin(beginning):
-                begun.append(beginning)
+            case Begin(drafts):
+                begun.append(list(enumerate(drafts)))
             case Next():
-                reply = draft(begun.pop(0)) if begun else None
+                place, started = begun[-1].pop(0) if begun[-1] else (0, None)
+                reply = msgspec.structs.replace(draft(started), place=place) if started else None
+            case CutOff():
+                begun.pop()
+            case Load():
+                reply = load()
             case Assess():
                 reply = Verdict(accepts(), None, "so it is")
             case Deliver(kept):
@@ -122,8 +143,10 @@ def asked(effects: list[Effect]) -> set[str]:
     found: set[str] = set()
     for effect in effects:
         match effect:
-            case Attempt(model) | Draft(model) | Begin(Draft(model)):
+            case Attempt(model) | Draft(model):
                 found.add(model)
+            case Begin(drafts):
+                found |= {draft.model for draft in drafts}
             case Race(first, second):
                 found |= {first.model, second.model}
     return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
-from isthmus.core.answers import same_as
+from isthmus.confidence.form import misfit
+from isthmus.confidence.self_check import probability_of_yes
+from isthmus.core.answers import same_as, says_something
 from isthmus.core.call import Call
 from isthmus.core.pieces import Finish, Piece, RefusalDelta, TextDelta, ToolCallStart, text_of
 from isthmus.strategies.plan.node import Assess, Verdict
@@ -25,14 +25,14 @@ one, and costs a call of the next model."""
 
 
 def assess(effect: Assess, call: Call) -> Verdict:
-    """The verdict on a kept answer to this call: everything that is demanded must hold."""
-    pieces, demanded = effect.kept.pieces, effect.by
-    sureness = confidence_of(pieces)
-    reasons = _faults(effect, call)
-    first = next(reasons, None)
-    if first is not None:
-        return Verdict(False, sureness, first)
-    return Verdict(True, sureness, "accepted" if demanded.logprob is None else f"{sureness:.2f} a token")
+    """The verdict on a kept answer to this call: everything that is demanded must hold.
+
+    The confidence is the least of what is known of it: by its tokens, by others, and by its own check.
+    """
+    fault = next(_faults(effect, call), None)
+    known = [it for it in (_by_tokens(effect), _agreement(effect), _checked(effect)) if it is not None]
+    sureness = min(known, default=None)
+    return Verdict(True, sureness, "accepted") if fault is None else Verdict(False, sureness, fault)
 
 
 def confidence_of(pieces: Iterable[Piece]) -> float | None:
@@ -64,7 +64,7 @@ def refuses(pieces: Sequence[Piece]) -> bool:
 def _faults(effect: Assess, call: Call) -> Iterator[str]:
     pieces, demanded = effect.kept.pieces, effect.by
     text = text_of(pieces)
-    if not text.strip() and not any(isinstance(it, ToolCallStart) for it in pieces):
+    if not says_something(pieces):
         yield "it says nothing"
     if demanded.complete:
         for piece in pieces:
@@ -72,7 +72,7 @@ def _faults(effect: Assess, call: Call) -> Iterator[str]:
                 yield f"it was cut short ({piece.reason})"
     if not demanded.refuses and refuses(pieces):
         yield "it refuses"
-    if demanded.schema and (fault := _misfit(text, call)) is not None:
+    if demanded.schema and (fault := misfit(text, call)) is not None:
         yield fault
     if demanded.logprob is not None:
         logprobs = list(logprobs_of(pieces))
@@ -80,30 +80,23 @@ def _faults(effect: Assess, call: Call) -> Iterator[str]:
             yield "its model tells no log-probabilities"
         elif (mean := sum(logprobs) / len(logprobs)) < demanded.logprob:
             yield f"its mean log-probability is {mean:.2f}, below {demanded.logprob:g}"
-    if demanded.agreement is not None:
-        agreeing = sum(same_as(other.pieces, pieces) for other in effect.beside)
-        share = agreeing / len(effect.beside) if effect.beside else 0.0
-        if share < demanded.agreement:
-            yield f"{agreeing} of {len(effect.beside)} others say the same"
+    if demanded.agreement is not None and (_agreement(effect) or 0.0) < demanded.agreement:
+        yield f"{_agreeing(effect)} of {len(effect.beside)} others say the same"
+    if demanded.self_check is not None and ((sure := _checked(effect)) or 0.0) < demanded.self_check:
+        yield "it could not be checked" if sure is None else f"its own check gives it {sure:.2f}"
 
 
-def _misfit(text: str, call: Call) -> str | None:
-    """Why this is not the JSON that the caller asked for; None where it is. It never quotes the answer."""
-    try:
-        value: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        return "it is no JSON"
-    schema = call.response_format.schema if call.response_format is not None else None
-    if schema is None:
-        return None
-    try:
-        import jsonschema
-    except ImportError:
-        return "its form cannot be checked without `pip install 'isthmus[evals]'`"
-    try:
-        jsonschema.validate(value, schema)
-    except jsonschema.ValidationError as fault:
-        return f"its JSON does not fit the form at {fault.json_path}"
-    except jsonschema.SchemaError:
-        return "the form that was asked for is no JSON schema"
-    return None
+def _by_tokens(effect: Assess) -> float | None:
+    return confidence_of(effect.kept.pieces)
+
+
+def _agreeing(effect: Assess) -> int:
+    return sum(same_as(other.pieces, effect.kept.pieces) for other in effect.beside)
+
+
+def _agreement(effect: Assess) -> float | None:
+    return _agreeing(effect) / len(effect.beside) if effect.beside else None
+
+
+def _checked(effect: Assess) -> float | None:
+    return probability_of_yes(effect.check.pieces) if effect.check is not None else None

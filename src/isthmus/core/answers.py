@@ -27,13 +27,30 @@ def closed(pieces: list[Piece]) -> tuple[Any, ...]:
     return (*_calls(pieces), _plain(text_of(pieces)))
 
 
+def in_words(pieces: Iterable[Piece]) -> str:
+    """An answer as another model may read it: its words, and after them the calls of tools."""
+    pieces = list(pieces)
+    said = [text] if (text := text_of(pieces)) else []
+    return "\n".join([*said, *(f"[calls the tool {name} with {given}]" for name, given in _called(pieces))])
+
+
+def says_something(pieces: Iterable[Piece]) -> bool:
+    """True for an answer that has words, or calls a tool."""
+    return bool(in_words(pieces).strip())
+
+
 def _calls(pieces: list[Piece]) -> list[tuple[str, str]]:
+    return sorted((name, _plain(arguments)) for name, arguments in _called(pieces))
+
+
+def _called(pieces: list[Piece]) -> list[tuple[str, str]]:
+    """The tools that the first choice calls, each with its arguments as they were written."""
     names = {it.index: it.name for it in pieces if isinstance(it, ToolCallStart) and it.choice == 0}
     arguments = dict.fromkeys(names, "")
     for piece in pieces:
         if isinstance(piece, ToolArgumentsDelta) and piece.choice == 0 and piece.index in arguments:
             arguments[piece.index] += piece.text
-    return sorted((name, _plain(arguments[index])) for index, name in names.items())
+    return [(name, arguments[index]) for index, name in names.items()]
 
 
 def _plain(text: str) -> str:

@@ -306,9 +306,13 @@ class Exchange:
         return Circumstances(draw=random(), key=key.id if key else None, user=envelope.user)
 
     async def _pause(self, seconds: float) -> None:
-        if self._story.attempts is not None:
-            self._story.attempts.question.waited += seconds
-        await asyncio.sleep(seconds)
+        assert self._story.attempts is not None, "there is a plan, and so there are attempts"
+        waiting = self._story.attempts.question.waiting
+        waiting.begin(clock())
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            waiting.end(clock())
 
 
 def _words(message: Message) -> str:

@@ -152,19 +152,26 @@ class Story:
 
     def overhead_ms(self, answered: float) -> float:
         """What of the time until `answered` was the gateway's own: not the upload, the queue or the model."""
-        waited = self.attempts.waited if self.attempts else 0.0
+        waited = self.attempts.waited(answered) if self.attempts else 0.0
         return max(0.0, milliseconds(answered - self.arrived - self.uploading - self.queued - waited))
 
     def _timings(self) -> Timings:
         now = clock()
-        answering = self.attempts.answering if self.attempts else None
-        first = answering.first_token if answering else None
+        first = self._first_token()
         return Timings(
             queue_ms=milliseconds(self.queued),
             overhead_ms=self.overhead_ms(self.first_out or now),
             first_token_ms=None if first is None else milliseconds(first - self.arrived),
             total_ms=milliseconds(now - self.arrived),
         )
+
+    def _first_token(self) -> float | None:
+        """When the first content of the answer was there for the client, by `clock`."""
+        attempts = self.attempts
+        if attempts is None or attempts.answering is None:
+            return None
+        # What was kept until it was judged was there only then.
+        return self.first_out if attempts.delivered else attempts.answering.first_token
 
 
 def _number(attempt: AttemptRecord) -> int:

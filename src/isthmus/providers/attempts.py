@@ -15,7 +15,7 @@ import msgspec
 from isthmus.accounting.bounds import Bound, bound
 from isthmus.accounting.charge import charge
 from isthmus.confidence.assess import assess
-from isthmus.core.amendment import Amendment, amended
+from isthmus.core.amendment import Amendment, amended, uses_tools
 from isthmus.core.call import Call, Envelope
 from isthmus.core.codec import ClientWire, EndpointWire, Reading, StreamDecoder, Watch, Wire
 from isthmus.core.errors import Fault, IsthmusError
@@ -36,7 +36,13 @@ from isthmus.dialects.constrained_tools import ToolReader, constrain
 from isthmus.dialects.counting import BYTES_PER_TOKEN, estimate_tokens
 from isthmus.dialects.issuers import Marker, MarkingWatch, holds_marks, marked_body, told_to
 from isthmus.perimeter.restore import Restorer
-from isthmus.providers.transport import FirstByteTimeoutError, ResponseTooLargeError, Stream, TransportError
+from isthmus.providers.transport import (
+    DEFAULT_MAX_BODY_BYTES,
+    FirstByteTimeoutError,
+    ResponseTooLargeError,
+    Stream,
+    TransportError,
+)
 from isthmus.providers.upstream import Upstream, as_error
 from isthmus.strategies.plan import node as plan
 
@@ -93,10 +99,37 @@ class _Spoken(NamedTuple):
     readers: tuple[Reader, ...] = ()
 
 
+class Waiting:
+    """The seconds in which a request could only wait, however many models it waited for at once."""
+
+    __slots__ = ("_open", "_since", "_sum")
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._since = 0.0
+        self._sum = 0.0
+
+    def begin(self, now: float) -> None:
+        """One more is waited for."""
+        if not self._open:
+            self._since = now
+        self._open += 1
+
+    def end(self, now: float) -> None:
+        """One less."""
+        self._open -= 1
+        if not self._open:
+            self._sum += now - self._since
+
+    def seconds(self, now: float) -> float:
+        """All of it until now."""
+        return self._sum + now - self._since if self._open else self._sum
+
+
 class Question:
     """What one request asks, as every attempt at it needs it.
 
-    `waited` sums the seconds in which the gateway had nothing to do but wait for a model, up to the first
+    `waiting` measures the time in which the gateway had nothing to do but wait for a model, up to the first
     content: what is left of the request's time is the gateway's own. `values` are what pseudonyms in the
     envelope stand for, None where it is what the client sent. `amended` says that `call` is not what the
     envelope says, but what a strategy asks beside it.
@@ -111,7 +144,7 @@ class Question:
         "clock",
         "envelope",
         "values",
-        "waited",
+        "waiting",
         "wire",
     )
 
@@ -125,6 +158,7 @@ class Question:
         at_us: int,
         clock: Callable[[], float],
         values: Mapping[str, str] | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
         self.envelope = envelope
         self.wire = wire
@@ -133,7 +167,7 @@ class Question:
         self.at_us = at_us
         self.clock = clock
         self.values = values
-        self.waited = 0.0
+        self.waiting = waiting or Waiting()
         self.amended = False
         self._call: Call | None = None
 
@@ -157,6 +191,7 @@ class Question:
             at_us=self.at_us,
             clock=self.clock,
             values=values,
+            waiting=self.waiting,
         )
 
     def amended_by(self, amendment: Amendment) -> Question:
@@ -175,15 +210,14 @@ class Question:
 
 
 class Attempts:
-    """Calls models on behalf of one request; `answering` is the attempt whose answer the client gets, or
-    would have got.
+    """Calls models on behalf of one request.
 
     `hidden` is the question for those models that may see it only with pseudonyms. `purse` is what they are
     paid from, None where nothing bounds that.
     """
 
     # An attempt knows the question, and not these: a cycle would keep each request until the next collection.
-    __slots__ = ("_hidden", "_made", "_purse", "_upstreams", "answering", "question")
+    __slots__ = ("_delivered", "_hidden", "_made", "_purse", "_upstreams", "question")
 
     def __init__(
         self,
@@ -193,8 +227,8 @@ class Attempts:
         purse: Purse | None = None,
     ) -> None:
         self.question = question
-        self.answering: Attempt | None = None
         self._made: list[Attempt] = []
+        self._delivered: Attempt | None = None
         self._upstreams = upstreams
         self._hidden = hidden
         self._purse = purse
@@ -207,8 +241,6 @@ class Attempts:
         purpose: Purpose = "answer" if type(effect) is plan.Attempt else effect.purpose  # type: ignore[union-attr]
         attempt = Attempt(question, self._upstreams[effect.model], number, self._purse, purpose)
         self._made.append(attempt)
-        if self.answering is None or purpose == "answer":
-            self.answering = attempt
         return attempt
 
     def assess(self, effect: plan.Assess) -> plan.Verdict:
@@ -217,15 +249,30 @@ class Attempts:
 
     def deliver(self, kept: plan.Kept) -> Delta:
         """See `strategies.run.Performer`."""
-        self.answering = next(it for it in self._made if it.number == kept.number)
+        self._delivered = next(it for it in self._made if it.number == kept.number)
         pieces = kept.pieces if self.question.call.logprobs else _without_logprobs(kept.pieces)
         return Delta(pieces=pieces, last=True)
 
+    def load(self, model: str) -> int:
+        """See `strategies.run.Performer`."""
+        return self._upstreams[model].breaker.under_way
+
     @property
-    def waited(self) -> float:
+    def answering(self) -> Attempt | None:
+        """The attempt whose answer the client gets, or would have got: None before there is one."""
+        if self._delivered is not None:
+            return self._delivered
+        spoken = (it for it in reversed(self._made) if it.committed and it.purpose == "answer")
+        return next(spoken, self._made[-1] if self._made else None)
+
+    @property
+    def delivered(self) -> bool:
+        """True where the client gets an answer that was kept at first."""
+        return self._delivered is not None
+
+    def waited(self, now: float) -> float:
         """The seconds in which the gateway only waited for models; see `Question`."""
-        questions = {self.question, *self._hidden.values(), *(it.question for it in self._made)}
-        return sum(it.waited for it in questions)
+        return self.question.waiting.seconds(now)
 
     def abandon(self, outcome: Outcome, error: IsthmusError) -> list[AttemptRecord]:
         """The stories of the attempts that were running at the request's sudden end."""
@@ -253,6 +300,7 @@ class Attempt:
         "_sample",
         "_sent",
         "_stream",
+        "_taken",
         "_watch",
         "committed",
         "dropped",
@@ -298,6 +346,7 @@ class Attempt:
         self._sent = False
         self._open = True
         self._relayed = 0
+        self._taken = 0
         self._sample = b""
         self._stream: Stream | None = None
         self._watch: Watch
@@ -327,12 +376,14 @@ class Attempt:
             error = self._bug()
         self._open = False
         if self._asked:
+            self.upstream.breaker.under_way -= 1
             self._tell_breaker(error)
         return AttemptEnded(self._record(error), error)
 
     def cut_off(self) -> AttemptEnded | None:
         """See `strategies.run.Answering`."""
         error = IsthmusError(Fault.CANCELLED, "Another answer was taken, or nobody waits any more.")
+        self.committed = False
         record = self.abandon("cancelled", error)
         return None if record is None else AttemptEnded(record, error)
 
@@ -353,7 +404,9 @@ class Attempt:
         if not self._open:
             return None
         self._open = False
-        self.upstream.breaker.released()
+        if self._asked:
+            self.upstream.breaker.under_way -= 1
+            self.upstream.breaker.released()
         return msgspec.structs.replace(self._record(error), outcome=outcome)
 
     # -- what is done, step by step
@@ -363,6 +416,7 @@ class Attempt:
         if refusal is not None:
             raise refusal
         self._asked = True
+        self.upstream.breaker.under_way += 1
         spoken = self._prepare()
         if (
             self._purse is not None
@@ -384,12 +438,12 @@ class Attempt:
         """An answer that is wanted in one piece."""
         question, wire = self.question, spoken.wire
         outgoing = self.upstream.outgoing(wire, spoken.body, False, question.client_headers, self._queued)
-        began = question.clock()
+        question.waiting.begin(question.clock())
         try:
             reply = await self.upstream.transport.send(outgoing)
         finally:
             now = question.clock()
-            question.waited += now - began
+            question.waiting.end(now)
         self.status = reply.status
         if reply.status != 200:
             said = reply.body if len(reply.body) <= MAX_ERROR_BODY else b""
@@ -420,11 +474,11 @@ class Attempt:
         """An answer that is wanted as it comes."""
         question, wire = self.question, spoken.wire
         outgoing = self.upstream.outgoing(wire, spoken.body, True, question.client_headers, self._queued)
-        began = question.clock()
+        question.waiting.begin(question.clock())
         try:
             stream = self._stream = await self.upstream.transport.stream(outgoing)
         finally:
-            question.waited += question.clock() - began
+            question.waiting.end(question.clock())
         self.status = stream.status
         await _check_stream(stream, wire)
         if spoken.shared is not None:
@@ -468,6 +522,7 @@ class Attempt:
         decoder, held = self._decoder, self._held
         while True:
             chunk = b"" if decoder.ended else await self._chunk()
+            self._take(len(chunk))
             try:
                 pieces = decoder.feed(chunk) if chunk else decoder.close()
             except IsthmusError as fault:
@@ -482,6 +537,14 @@ class Attempt:
                 return Delta(pieces=held)
             if not chunk:
                 return None
+
+    def _take(self, size: int) -> None:
+        """Note that so much of an answer is kept; a stream that is passed on is not."""
+        if self.purpose != "answer":
+            self._taken += size
+            if self._taken > DEFAULT_MAX_BODY_BYTES:
+                assert self._stream is not None
+                raise ResponseTooLargeError(self._stream.origin, DEFAULT_MAX_BODY_BYTES)
 
     def _salvage(self, fault: IsthmusError) -> Delta:
         """What was understood before the fault, which is raised after it; at once where nothing was."""
@@ -506,6 +569,7 @@ class Attempt:
             return await stream.next_chunk()
         # Nobody reads a draft while it comes: all of its time is waiting.
         began = question.clock()
+        question.waiting.begin(began)
         try:
             if self.heard and not self.committed:
                 return await self._chunk_in_time(stream, began)
@@ -513,7 +577,7 @@ class Attempt:
             self.heard = True
             return await stream.next_chunk()
         finally:
-            question.waited += question.clock() - began
+            question.waiting.end(question.clock())
 
     async def _chunk_in_time(self, stream: Stream, now: float) -> bytes:
         """The next chunk of a stream that has begun and said nothing yet: roles, pings and the like."""
@@ -584,8 +648,9 @@ class Attempt:
         return bound(call, len(body), upstream.model, upstream.price, question.at_us)
 
     def _has_tools(self) -> bool:
-        if self.question.amended and not self.question.call.tools:
-            return False
+        if self.question.amended:
+            call = self.question.call
+            return bool(call.tools) or uses_tools(call)
         # Also a conversation that used tools before must be told to such a model in plain words.
         fields = self.question.envelope.fields
         turns = fields.get("messages") or fields.get("input")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import msgspec
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import AttemptEnded, AttemptStarted, Delivered, Delta, Event, Finished, Judged
@@ -13,12 +15,16 @@ from isthmus.strategies.plan.node import (
     Assess,
     Attempt,
     Begin,
+    CutOff,
     Deliver,
     Draft,
+    Effect,
     Kept,
+    Load,
     Next,
     Node,
     Race,
+    Reply,
     Result,
     Say,
     Verdict,
@@ -32,6 +38,9 @@ Permit: TypeAlias = Callable[[Attempt | Draft], bool | Awaitable[bool]]
 """Whether a model may be called so; where that takes time to find out, it returns what to wait for."""
 
 
+Asking = TypeVar("Asking", Attempt, Draft)
+
+
 class Answering(Protocol):
     """One model that has been asked. It is asked for events until it has ended, and closed in any case."""
 
@@ -41,7 +50,8 @@ class Answering(Protocol):
         ...
 
     def cut_off(self) -> AttemptEnded | None:
-        """Ends an answer that nobody wants any more; None where it had ended."""
+        """Ends an answer of which the client has seen nothing, and is to see nothing; None where it had
+        ended."""
         ...
 
     def close(self) -> None:
@@ -65,6 +75,10 @@ class Performer(Protocol):
         """A kept answer, as the client is to have it."""
         ...
 
+    def load(self, model: str) -> int:
+        """How many attempts at this model are under way, whoever asked for them."""
+        ...
+
 
 async def run(
     plan: Node,
@@ -84,8 +98,39 @@ async def run(
         await pending
 
 
+class _Drafts:
+    """Drafts that were begun side by side at a time of the loop's clock, each with its place among them."""
+
+    __slots__ = ("begun", "running")
+
+    def __init__(self, drafts: Iterable[Coroutine[Any, Any, Result]]) -> None:
+        self.begun = asyncio.get_running_loop().time()
+        self.running = {asyncio.create_task(draft): place for place, draft in enumerate(drafts)}
+
+    async def next(self, seconds: float | None) -> Result | None:
+        """See `strategies.plan.node.Next`."""
+        if not self.running:
+            return None
+        left = None
+        if seconds is not None:
+            left = max(0.0, self.begun + seconds - asyncio.get_running_loop().time())
+        done, _ = await asyncio.wait(self.running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            return None
+        # Of several that have ended by now, the one that stands first.
+        first = min(done, key=self.running.__getitem__)
+        return msgspec.structs.replace(first.result(), place=self.running.pop(first))
+
+    async def cut_off(self) -> None:
+        """Ends those that are running still."""
+        for task in self.running:
+            task.cancel()
+        await asyncio.gather(*self.running, return_exceptions=True)
+        self.running.clear()
+
+
 class _Run:
-    """One run of a plan: the attempts so far, and the drafts that are under way."""
+    """One run of a plan: the attempts so far, and the drafts that are under way, begun last at the end."""
 
     __slots__ = ("_drafts", "_listen", "_number", "_performer", "_permits", "_sleep")
 
@@ -101,11 +146,11 @@ class _Run:
         self._sleep = sleep
         self._listen = listen
         self._number = 0
-        self._drafts: dict[asyncio.Task[Result], int] = {}
+        self._drafts: list[_Drafts] = []
 
     async def through(self, plan: Node) -> Result:
         steps = plan.steps()
-        reply: Result | Verdict | None = None
+        reply: Reply = None
         try:
             while True:
                 try:
@@ -113,40 +158,54 @@ class _Run:
                 except StopIteration as stop:
                     result: Result = stop.value
                     return result
-                reply = None
-                match effect:
-                    case Attempt():
-                        reply = await self._attempt(effect)
-                    case Wait(seconds):
-                        await self._sleep(seconds)
-                    case Draft():
-                        reply = await self._draft(effect)
-                    case Begin(draft):
-                        self._drafts[asyncio.create_task(self._draft(draft))] = len(self._drafts)
-                    case Next(seconds):
-                        reply = await self._next(seconds)
-                    case Race():
-                        reply = await self._race(effect)
-                    case Assess():
-                        reply = self._performer.assess(effect)
-                        await self._tell(Judged(effect.kept.number, reply.confidence, reply.why))
-                    case Say(kept, verdict, confidence):
-                        await self._tell(Judged(kept.number, confidence, verdict))
-                    case Deliver(kept):
-                        await self._tell(Delivered(kept.number))
-                        await self._tell(self._performer.deliver(kept))
-                        reply = Result(kept.model, committed=True)
+                reply = await self._perform(effect)
         finally:
-            if self._drafts:
-                await self._cut_off_drafts()
+            while self._drafts:
+                await self._drafts.pop().cut_off()
+
+    async def _perform(self, effect: Effect) -> Reply:
+        match effect:
+            case Attempt():
+                return await self._attempt(effect)
+            case Wait(seconds):
+                await self._sleep(seconds)
+            case Draft():
+                return await self._draft(effect)
+            case Begin(drafts):
+                self._drafts.append(_Drafts(map(self._draft, drafts)))
+            case Next(seconds):
+                return await self._drafts[-1].next(seconds)
+            case CutOff():
+                await self._drafts.pop().cut_off()
+            case Race():
+                return await self._race(effect)
+            case Load(model):
+                return self._performer.load(model)
+            case Assess():
+                verdict = self._performer.assess(effect)
+                await self._tell(Judged(effect.kept.number, verdict.confidence, verdict.why))
+                return verdict
+            case Say(kept, verdict, confidence):
+                await self._tell(Judged(kept.number, confidence, verdict))
+            case Deliver(kept):
+                await self._tell(Delivered(kept.number))
+                await self._tell(self._performer.deliver(kept))
+                return Result(kept.model, committed=True)
+        return None
 
     async def _tell(self, event: Event) -> None:
         if (pending := self._listen(event)) is not None:
             await pending
 
-    async def _permitted(self, effect: Attempt | Draft) -> bool:
+    async def _permitted(self, effect: Asking) -> Asking | None:
+        """The effect as far as it is permitted: without what may be left out, or None."""
         permitted = self._permits(effect)
-        return permitted if isinstance(permitted, bool) else await permitted
+        if permitted if isinstance(permitted, bool) else await permitted:
+            return effect
+        amendment = effect.amendment
+        if amendment is None or not amendment.turns or not amendment.optional:
+            return None
+        return await self._permitted(msgspec.structs.replace(effect, amendment=amendment.without_turns()))
 
     async def _start(self, effect: Attempt | Draft) -> Answering:
         self._number += 1
@@ -155,9 +214,10 @@ class _Run:
         return self._performer.attempt(effect, number)
 
     async def _attempt(self, effect: Attempt) -> Result:
-        if not await self._permitted(effect):
+        permitted = await self._permitted(effect)
+        if permitted is None:
             return _refused(effect.model)
-        answering = await self._start(effect)
+        answering = await self._start(permitted)
         try:
             return await self._pass_on(effect.model, answering, await answering.next())
         finally:
@@ -173,9 +233,10 @@ class _Run:
             event = await answering.next()
 
     async def _draft(self, effect: Draft) -> Result:
-        if not await self._permitted(effect):
+        permitted = await self._permitted(effect)
+        if permitted is None:
             return _refused(effect.model)
-        answering = await self._start(effect)
+        answering = await self._start(permitted)
         pieces: list[Piece] = []
         ended = None
         try:
@@ -193,73 +254,103 @@ class _Run:
             return Result(effect.model, ended.error)
         return Result(effect.model, kept=Kept(effect.model, ended.record.number, tuple(pieces)))
 
-    async def _next(self, seconds: float | None) -> Result | None:
-        if not self._drafts:
-            return None
-        done, _ = await asyncio.wait(self._drafts, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
-            return None
-        # Of several that have ended by now, the one that was begun first.
-        first = min(done, key=self._drafts.__getitem__)
-        del self._drafts[first]
-        return first.result()
-
-    async def _cut_off_drafts(self) -> None:
-        for task in self._drafts:
-            task.cancel()
-        await asyncio.gather(*self._drafts, return_exceptions=True)
-        self._drafts.clear()
-
     async def _race(self, effect: Race) -> Result:
-        if not await self._permitted(effect.first):
+        first = await self._permitted(effect.first)
+        if first is None:
             return await self._attempt(effect.second)
-        answering = await self._start(effect.first)
-        racing = {asyncio.ensure_future(answering.next()): (effect.first.model, answering)}
+        racing = _Racing()
         try:
-            done, _ = await asyncio.wait(racing, timeout=effect.seconds)
-            if not done and await self._permitted(effect.second):
-                answering = await self._start(effect.second)
-                racing[asyncio.ensure_future(answering.next())] = (effect.second.model, answering)
+            racing.enter(first.model, await self._start(first))
+            spoken = await racing.spoken(effect.seconds)
+            if not spoken and (second := await self._permitted(effect.second)) is not None:
+                racing.enter(second.model, await self._start(second))
             result = await self._won(racing)
-            alone = len(racing) == 0 and done
-            return await self._attempt(effect.second) if alone and _hands_over(result) else result
         finally:
-            for task, (_, answering) in racing.items():
-                task.cancel()
-                answering.close()
+            await racing.close()
+        # One that failed before the other was asked has not been raced at all.
+        return await self._attempt(effect.second) if spoken and result.hands_over else result
 
-    async def _won(self, racing: dict[asyncio.Task[Delta | AttemptEnded], tuple[str, Answering]]) -> Result:
+    async def _won(self, racing: _Racing) -> Result:
         """Pass on the answer of whichever speaks first; one that fails before has lost to any other."""
         failed: Result | None = None
-        while racing:
-            done, _ = await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
-            for task in [task for task in racing if task in done]:
-                event, (model, answering) = task.result(), racing[task]
-                if type(event) is AttemptEnded and (event.error is not None):
+        while runners := await racing.spoken():
+            for runner in runners:
+                event = runner.task.result()
+                if type(event) is AttemptEnded and event.error is not None:
                     await self._tell(event)
-                    failed = Result(model, event.error, event.record.committed)
-                    answering.close()
-                    del racing[task]
+                    failed = Result(runner.model, event.error)
+                    racing.leave(runner)
                     continue
-                for other, (_, loser) in racing.items():
-                    if other is not task:
-                        await self._lose(other, loser)
-                return await self._pass_on(model, answering, event)
+                for ended in await racing.lose_to(runner):
+                    await self._tell(ended)
+                return await self._pass_on(runner.model, runner.answering, event)
         assert failed is not None, "a race has at least one runner"
         return failed
 
-    async def _lose(self, task: asyncio.Task[Delta | AttemptEnded], loser: Answering) -> None:
+
+class _Runner(NamedTuple):
+    """Who takes part in a race, and what says its first word."""
+
+    model: str
+    answering: Answering
+    task: asyncio.Task[Delta | AttemptEnded]
+
+
+class _Racing:
+    """Those who race to speak first, in the order in which they began."""
+
+    __slots__ = ("_runners",)
+
+    def __init__(self) -> None:
+        self._runners: list[_Runner] = []
+
+    def enter(self, model: str, answering: Answering) -> None:
+        """One more has begun."""
+        self._runners.append(_Runner(model, answering, asyncio.ensure_future(answering.next())))
+
+    def leave(self, runner: _Runner) -> None:
+        """One less."""
+        self._runners.remove(runner)
+        runner.answering.close()
+
+    async def spoken(self, seconds: float | None = None) -> list[_Runner]:
+        """Those that have said something, or failed, as soon as there are any within that time."""
+        if not self._runners:
+            return []
+        tasks = [it.task for it in self._runners]
+        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return [it for it in self._runners if it.task in done]
+
+    async def lose_to(self, winner: _Runner) -> list[AttemptEnded]:
+        """All others leave, and this is what is to tell of them."""
+        told = []
+        losers = [it for it in self._runners if it is not winner]
+        await _stopped(losers)
+        for runner in losers:
+            said = None if runner.task.cancelled() else runner.task.result()
+            ended = said if type(said) is AttemptEnded else runner.answering.cut_off()
+            if ended is not None:
+                told.append(ended)
+            self.leave(runner)
+        return told
+
+    async def close(self) -> None:
+        """Let go of them all."""
+        try:
+            # An answer is closed only when nobody is within it.
+            await _stopped(self._runners)
+        finally:
+            for runner in self._runners:
+                runner.answering.close()
+
+
+async def _stopped(runners: Sequence[_Runner]) -> None:
+    """Nobody waits for their first word any more."""
+    running = [it.task for it in runners if not it.task.done()]
+    for task in running:
         task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled() and type(event := task.result()) is AttemptEnded:
-            await self._tell(event)
-        elif (ended := loser.cut_off()) is not None:
-            await self._tell(ended)
-        loser.close()
-
-
-def _hands_over(result: Result) -> bool:
-    return not result.final and result.error is not None and result.error.fault.falls_back
+    if running:
+        await asyncio.wait(running)
 
 
 def _refused(model: str) -> Result:

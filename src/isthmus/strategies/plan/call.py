@@ -34,6 +34,9 @@ class CallModel(Node, frozen=True, kw_only=True, tag_field="strategy", tag="call
     def prune(self, allowed: Callable[[str], bool]) -> Self | None:
         return self if allowed(self.model) else None
 
+    def words(self) -> str:
+        return self.model
+
     def choose(self, circumstances: Circumstances) -> Choice:
         return Choice(self)
 

@@ -44,6 +44,9 @@ class Hedge(Node, frozen=True, kw_only=True, tag_field="strategy", tag="hedge"):
             return self
         return CallModel(model=left[0]) if left else None
 
+    def words(self) -> str:
+        return f"{self.model}, and {self.beside} beside it after {self.after:g} s of silence"
+
     def choose(self, circumstances: Circumstances) -> Choice:
         return Choice(self)
 
