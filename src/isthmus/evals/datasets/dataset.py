@@ -1,0 +1,76 @@
+"""Samples that are one piece of work together, under a name and a hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from isthmus.core.errors import IsthmusError
+from isthmus.core.evaluation import Sample
+from isthmus.evals.datasets.faults import refused
+from isthmus.evals.datasets.samples import line_of, made_id
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True):
+    """Samples with a name; no two have one id.
+
+    `hash` is the SHA-256 of their lines in our own form (`samples.line_of`), sorted bytewise. The file's
+    format and name, the order of keys and the order of samples do not change it, since runs are compared
+    sample by sample. `notes` say what the file held that samples cannot carry.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    hash: str
+    notes: tuple[str, ...] = ()
+
+
+def dataset_of(
+    name: str, found: Iterable[tuple[str, Sample]], left_out: Counter[str], *, drop_doubles: bool = False
+) -> Dataset:
+    """The dataset of samples, each with its place in a file; `left_out` is counted while they are read.
+
+    Raises IsthmusError (`bad_dataset`) for none at all, and for two of one id; those that ask for the same
+    and want the same are dropped, and counted, with `drop_doubles`.
+    """
+    samples: list[Sample] = []
+    places: dict[str, str] = {}
+    for where, sample in found:
+        first = places.setdefault(sample.id, where)
+        if first is not where:
+            if not (drop_doubles and _is_made(sample)):
+                raise _twice(where, first, sample)
+            left_out["dropped: they ask for the same and want the same as others"] += 1
+            continue
+        samples.append(sample)
+    if not samples:
+        raise refused(
+            name, "There is no sample in it.", 'Write one JSON object a line, such as {"input": ...}.'
+        )
+    notes = tuple(f"{what} ({count:,})" for what, count in left_out.items())
+    return Dataset(name=name, samples=tuple(samples), hash=hash_of(samples), notes=notes)
+
+
+def hash_of(samples: Iterable[Sample]) -> str:
+    """The hash of a dataset of these samples: see `Dataset`."""
+    whole = hashlib.sha256()
+    for line in sorted(line_of(sample) for sample in samples):
+        whole.update(line)
+    return whole.hexdigest()
+
+
+def _is_made(sample: Sample) -> bool:
+    return sample.id == made_id(sample.request, sample.target, sample.choices)
+
+
+def _twice(where: str, first: str, sample: Sample) -> IsthmusError:
+    if _is_made(sample):
+        return refused(
+            where,
+            f"This asks for the same and wants the same as {first}.",
+            "Take one away, give each an `id`, or import the file with --drop-doubles.",
+        )
+    return refused(where, f"This has the `id` of {first}.", "Give each sample an id of its own, or none.")
