@@ -145,6 +145,8 @@ def _story(record: Record) -> list[str]:
     ]
     if record.features is not None:
         lines.append(f"request    {_features(record.features)}")
+    if record.mirrors:
+        lines.append(f"mirrors    {record.mirrors}: no client got this answer")
     if record.message:
         lines.append(f"error      {record.message}")
     if record.findings is not None:
@@ -205,7 +207,10 @@ def _attempt(attempt: AttemptRecord) -> str:
     beyond = f", {', '.join(usage.beyond)}" if usage and usage.beyond else ""
     result = attempt.code or attempt.finish or attempt.outcome
     who = f"attempt {attempt.number}  {attempt.model} ({attempt.model_id})"
-    return f"{who}: {result}, {tokens}{estimated}{beyond}, {attempt.total_ms:,.0f} ms"
+    what = "" if attempt.purpose == "answer" else f" as {attempt.purpose}"
+    sure = f" ({attempt.confidence:.2f})" if attempt.confidence is not None else ""
+    verdict = f"; {attempt.verdict}{sure}" if attempt.verdict else ""
+    return f"{who}{what}: {result}, {tokens}{estimated}{beyond}, {attempt.total_ms:,.0f} ms{verdict}"
 
 
 def _time(record: Record) -> str:

@@ -33,7 +33,7 @@ def simulation_report(simulation: Simulation) -> Document:
 
 def _method(simulation: Simulation) -> str:
     parted = (
-        f"{simulation.queries:,} queries are learned from, {simulation.later:,} that came later are judged by."
+        f"{simulation.queries:,} queries are learned from, {simulation.later:,} later ones are judged by."
         if simulation.later
         else f"{simulation.queries:,} queries. In each of {simulation.draws} draws one half, by chance, is "
         "learned from, and the other is judged by."
