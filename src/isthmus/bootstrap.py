@@ -53,7 +53,7 @@ from isthmus.store.configs import Configs, SqliteConfigs
 from isthmus.store.counters import Counters, SqliteCounters
 from isthmus.store.feedback import Feedbacks, SqliteFeedback
 from isthmus.store.guest import GuestLedger
-from isthmus.store.history import SqliteHistory
+from isthmus.store.history import History, SqliteHistory
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.store.records import Records, SqliteRecords, Where
@@ -425,7 +425,7 @@ def open_feedback(config: Config, config_path: Path | None) -> Feedbacks:
     return SqliteFeedback(ledger_path(config, config_path))
 
 
-def open_history(config: Config, config_path: Path | None) -> SqliteHistory:
+def open_history(config: Config, config_path: Path | None) -> History:
     """What this config's gateway has recorded, for one pass over all of it."""
     return SqliteHistory(ledger_path(config, config_path))
 

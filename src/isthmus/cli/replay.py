@@ -21,7 +21,7 @@ from isthmus.evals.replay.summary import summary
 from isthmus.gateway.direct import PREFIX
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
-from isthmus.store.history import SqliteHistory
+from isthmus.store.history import History
 from isthmus.store.records import Where
 
 
@@ -87,7 +87,7 @@ def _policy_or_exit(path: Path) -> Config:
     return policy
 
 
-def _take_all(replayer: Replayer, history: SqliteHistory, where: Where) -> int:
+def _take_all(replayer: Replayer, history: History, where: Where) -> int:
     """Replay everything that is meant; returns how many were the evaluations' own, and left out."""
     left_out = 0
     talk = sys.stderr

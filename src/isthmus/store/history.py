@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Select, and_, exists, func, or_, select, tuple_
 
@@ -89,6 +89,22 @@ _COLUMNS = (
     records.c.charge_basis,
     records.c.total_ms,
 )
+
+
+class History(Protocol):
+    """What was recorded, for one pass over all of it."""
+
+    def count(self, where: Where = EVERYTHING) -> int:
+        """How many requests are meant."""
+        ...
+
+    def requests(self, where: Where = EVERYTHING) -> Iterator[list[Past]]:
+        """All requests that are meant, oldest first, some at a time; new ones may be missed meanwhile."""
+        ...
+
+    def decisions(self, where: Where = EVERYTHING) -> dict[bytes, bytes]:
+        """The JSON of each decision of those requests, by its hash."""
+        ...
 
 
 class SqliteHistory:
