@@ -13,17 +13,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from isthmus.accounting.breaker import Breaker
+from isthmus.accounting.budgets import Budget
 from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
-from isthmus.config.config import Config
+from isthmus.config.archive import archive, unarchive
+from isthmus.config.config import Config, GatewaySettings, LedgerSettings
 from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.secrets import resolve
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Client, Model, Provider
+from isthmus.core.record import Record
 from isthmus.dialects import endpoint_wires
 from isthmus.dialects.issuers import BOUND_WIRES
+from isthmus.evals.replay.replayed import Ledger as PastLedger
+from isthmus.evals.replay.replayed import Replayer
 from isthmus.gateway.app import Gateway
+from isthmus.gateway.direct import Direct, LabelRing, route_to
 from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
@@ -40,12 +48,18 @@ from isthmus.providers.http1 import Http1Transport
 from isthmus.providers.transport import Origin, Proxy, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
+from isthmus.routing.route import Route
+from isthmus.store.configs import Configs, SqliteConfigs
 from isthmus.store.counters import Counters, SqliteCounters
 from isthmus.store.feedback import Feedbacks, SqliteFeedback
+from isthmus.store.guest import GuestLedger
+from isthmus.store.history import History, SqliteHistory
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
-from isthmus.store.records import Records, SqliteRecords
+from isthmus.store.records import Records, SqliteRecords, Where
+from isthmus.store.runs import Runs, SqliteRuns
 from isthmus.store.traffic import SqliteTraffic
+from isthmus.strategies.plan import CallModel
 from isthmus.telemetry.metrics import Tally
 
 log = logging.getLogger("isthmus")
@@ -53,6 +67,11 @@ log = logging.getLogger("isthmus")
 ENGINE_GRACE_S = 10.0
 FORGET_EVERY_S = 3600.0
 DAY_US = 86_400_000_000
+ENGINE_LOOK_S = 0.1
+ASKING_RETRIES = 6
+PATIENCE_S = 60.0
+"""Nobody sits and waits for each answer of a pilot: providers may ask for more patience than live traffic
+has."""
 
 T = TypeVar("T")
 
@@ -396,9 +415,34 @@ def open_records(config: Config, config_path: Path | None) -> Records:
     return SqliteRecords(ledger_path(config, config_path))
 
 
+def open_runs(config: Config, config_path: Path | None) -> Runs:
+    """The evaluation runs beside this config's ledger."""
+    return SqliteRuns(ledger_path(config, config_path))
+
+
 def open_feedback(config: Config, config_path: Path | None) -> Feedbacks:
     """The feedback on what this config's gateway answered, whether it runs or not."""
     return SqliteFeedback(ledger_path(config, config_path))
+
+
+def open_history(config: Config, config_path: Path | None) -> History:
+    """What this config's gateway has recorded, for one pass over all of it."""
+    return SqliteHistory(ledger_path(config, config_path))
+
+
+def replayer_of(policy: Config, config: Config, config_path: Path | None, where: Where) -> Replayer:
+    """What decides by `policy` those requests that the gateway of `config` has recorded and that are meant.
+
+    Raises IsthmusError: see `isthmus.store.schema.Database.reading`.
+    """
+    path = ledger_path(config, config_path)
+    kept = {hash: unarchive(body) for hash, body in SqliteConfigs(path).all().items()}
+    ledger = PastLedger(
+        decisions=SqliteHistory(path).decisions(where),
+        configs={hash: it for hash, it in kept.items() if it is not None},
+        keys={key.id: key for key in SqliteKeys(path).list()},
+    )
+    return Replayer(policy, router_of(policy), prices_of(policy), ledger)
 
 
 class House(NamedTuple):
@@ -408,6 +452,7 @@ class House(NamedTuple):
     workshop: Workshop
     ledger: SqliteLedger
     ledger_path: Path
+    configs: Configs
 
     def records(self) -> Records:
         """What the ledger has."""
@@ -417,6 +462,7 @@ class House(NamedTuple):
         """Serve by another config from the next request on; raises IsthmusError and changes nothing else."""
         self.gateway.adopt(self.workshop.snapshot(config))
         self.gateway.tally.reloads["ok"] += 1
+        in_background(_keep(config, self.configs), "keeping the config")
 
 
 @asynccontextmanager
@@ -434,6 +480,8 @@ async def open_house(
         ring = await asyncio.to_thread(lambda: KeyRing(SqliteKeys(path)))
         treasury = Treasury(await asyncio.to_thread(SqliteCounters, path))
         closing.push_async_callback(treasury.close)
+        configs = SqliteConfigs(path)
+        await _keep(config, configs)
         tally = _tally(ledger, workshop, ring)
         snapshot = workshop.snapshot(config)
         gateway = Gateway(
@@ -459,7 +507,107 @@ async def open_house(
             forgetting = _forget_old_records(ledger, config.ledger.keep_days)
             chores.append(in_background(forgetting, "forgetting old records"))
         closing.push_async_callback(_end_all, chores)
-        yield House(gateway, workshop, ledger, path)
+        yield House(gateway, workshop, ledger, path, configs)
+
+
+async def _keep(config: Config, configs: Configs) -> None:
+    """Keep the config beside the records that it will decide; without it they are served all the same."""
+    try:
+        await asyncio.to_thread(configs.keep, config.hash, time.time_ns() // 1000, archive(config))
+    except IsthmusError as error:
+        log.error("the config was not kept beside its records: %s", error.text)
+
+
+@asynccontextmanager
+async def open_ask(
+    config: Config,
+    config_path: Path | None,
+    models: Collection[str],
+    *,
+    name: str,
+    cap_nanousd: int | None = None,
+    concurrency: int = 8,
+    retries: int = ASKING_RETRIES,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> AsyncIterator[Direct]:
+    """What asks these models of the config, by the way of live traffic, from a process that may run beside
+    the gateway.
+
+    Its records go to the gateway's ledger, with routes `pilot/MODEL` and `name` for a key. It spends from
+    none of the config's budgets, whose counters the gateway alone may move, but from a budget of its own:
+    `cap_nanousd` in all under that name, whenever and however often it is opened. At most `concurrency` calls
+    run at once of the models of a provider, and a call is tried again `retries` times. Engines are ready when
+    it opens.
+    """
+    path = ledger_path(config, config_path)
+    heard: dict[str, Record] = {}
+    async with AsyncExitStack() as closing:
+        ledger = await asyncio.to_thread(GuestLedger, path, lambda it: heard.update({it.id: it}))
+        closing.push_async_callback(ledger.close)
+        workshop = Workshop(state_dir(config_path), report)
+        closing.push_async_callback(workshop.close)
+        treasury = Treasury(await asyncio.to_thread(SqliteCounters, path))
+        closing.push_async_callback(treasury.close)
+        ring = LabelRing(name)
+        snapshot = workshop.snapshot(_for_asking(config, models, name, cap_nanousd, retries))
+        gateway = Gateway(
+            snapshot=snapshot,
+            ledger=ledger,
+            ring=ring,
+            treasury=treasury,
+            tally=Tally(),
+            feedbacks=SqliteFeedback(path),
+        )
+        telling = in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the cap told")
+        closing.push_async_callback(_end_all, [telling])
+        await asyncio.gather(*map(_until_ready, workshop.engines().values()))
+        yield Direct(gateway, ring, heard, _places(snapshot.config, concurrency))
+
+
+def _for_asking(
+    config: Config, models: Collection[str], name: str, cap_nanousd: int | None, retries: int
+) -> Config:
+    """The config with a route to each of these models by itself, and with the cap for its only budget."""
+    asked = {model: config.models[model] for model in models}
+    cap = () if cap_nanousd is None else (Budget(amount=cap_nanousd, unit="usd", per="ever", key=name),)
+    routes = [
+        Route(name=route_to(model), plan=CallModel(model=model, retries=retries, patience=PATIENCE_S))
+        for model in asked
+    ]
+    return msgspec.structs.replace(
+        config,
+        providers={model.provider: config.providers[model.provider] for model in asked.values()},
+        models=asked,
+        routes={route.name: route for route in routes},
+        gateway=GatewaySettings(max_body_mb=config.gateway.max_body_mb),
+        # An answer counts when its record is kept.
+        ledger=LedgerSettings(mode="strict"),
+        budgets=cap,
+    )
+
+
+def _places(config: Config, concurrency: int) -> dict[str, asyncio.Semaphore]:
+    """How many calls may run at once, by model: of an engine as many as it works on, else of a provider."""
+    shared = {name: asyncio.Semaphore(concurrency) for name in config.providers}
+    engines = {name: it.engine for name, it in config.providers.items() if it.engine is not None}
+    return {
+        name: asyncio.Semaphore(min(concurrency, engines[model.provider].parallel))
+        if model.provider in engines
+        else shared[model.provider]
+        for name, model in config.models.items()
+    }
+
+
+async def _until_ready(engine: HostedEngine) -> None:
+    """Return when the engine answers; raises IsthmusError once it has failed, though it would try again."""
+    ready = asyncio.ensure_future(engine.ready())
+    while not ready.done():
+        await asyncio.wait([ready], timeout=ENGINE_LOOK_S)
+        failure = engine.unready()
+        if engine.state == "failed" and failure is not None:
+            ready.cancel()
+            raise failure
+    await ready
 
 
 async def _forget_old_records(ledger: SqliteLedger, keep_days: int) -> None:

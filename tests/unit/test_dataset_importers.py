@@ -11,8 +11,9 @@ import pyarrow.parquet
 import pytest
 
 from isthmus.core.errors import IsthmusError
-from isthmus.core.evaluation import Sample
+from isthmus.core.evaluation import Answered, Sample
 from isthmus.evals.datasets import Dataset, open_dataset
+from isthmus.evals.scorers.tools import Tools
 
 USER = {"role": "user", "content": "What is 2 + 2?"}
 
@@ -57,10 +58,11 @@ def test_an_answer_that_was_not_learned_is_no_target(tmp_path: Path) -> None:
     assert found.notes == ("the last answer has the weight 0: it is no target (1)",)
 
 
-def test_calls_of_tools_are_a_target_as_json(tmp_path: Path) -> None:
+async def test_calls_of_tools_are_a_target_for_the_scorer_of_tools(tmp_path: Path) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}
     sample = one(tmp_path, {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]})
-    assert json.loads(sample.target[0]) == {"tool_calls": [call]}
+    said = Answered(model="m", message={"role": "assistant", "tool_calls": [call]})
+    assert (await Tools().score(sample, said)).value == 1.0
 
 
 def test_reinforcement_preference_and_completion_lines(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_every_prompt_meets_every_test_of_promptfoo(tmp_path: Path) -> None:
     }
     assert [note.split(" (")[0] for note in found.notes] == [
         "`threshold` of a test is left out",
-        "`icontains` became the target: score by contains, case ignored",
+        "`icontains` became the target: take the scorer contains:case=false",
         "`llm-rubric` stays in metadata.assert, and is checked by no scorer",
     ]
 

@@ -20,6 +20,7 @@ from isthmus.core.money import format_usd
 
 Unit: TypeAlias = Literal["usd", "tokens", "requests"]
 Period: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
+Span: TypeAlias = Period | Literal["ever"]
 Subject: TypeAlias = Literal["key", "team", "user", "route", "model"]
 
 _ABOUT = ("key", "team", "route", "model")
@@ -31,6 +32,8 @@ _SECONDS: dict[Period, int] = {"minute": 60, "hour": 3600, "day": 86_400}
 _MINUTE_US = 60_000_000
 _MONDAY_US = 4 * 86_400_000_000
 _WEEK_US = 7 * 86_400_000_000
+_EVER_US = 2**53
+"""In the year 2255: every reader of JSON can tell it exactly."""
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +51,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """So much of a unit in every window of time, in UTC: nano-USD, tokens, or requests.
+    """So much of a unit in every window of time, in UTC: nano-USD, tokens, or requests; once, where it is for
+    `ever`.
 
     `key`, `team`, `route` and `model` are names or glob patterns of what it is about; where none is said it
     is about everything. It holds for all of that together or, with `each`, for each of that kind by itself.
@@ -57,7 +61,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
     amount: int
     unit: Unit
-    per: Period
+    per: Span
     key: str | None = None
     team: str | None = None
     route: str | None = None
@@ -70,7 +74,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         """What it is called in errors, metrics and lists; two budgets of one name are one."""
         about = [f"{word} {said}" for word in _ABOUT if (said := getattr(self, word))]
         each = [f"each {self.each}"] if self.each else []
-        return f"{self.unit} per {self.per}" + (f" for {', '.join([*about, *each])}" if about or each else "")
+        window = f"per {self.per}" if self.per != "ever" else "in all"
+        return f"{self.unit} {window}" + (f" for {', '.join([*about, *each])}" if about or each else "")
 
     @property
     def counts_attempts(self) -> bool:
@@ -105,14 +110,16 @@ class Window(msgspec.Struct, frozen=True):
     end_us: int
 
 
-def window(per: Period, at_us: int) -> Window:
+def window(per: Span, at_us: int) -> Window:
     """The window of a budget that holds that time: of the UTC clock and calendar; weeks begin on Monday."""
     # All of them begin with a minute, and requests of one minute ask for the same.
     return _window(per, at_us - at_us % _MINUTE_US)
 
 
 @lru_cache(maxsize=256)
-def _window(per: Period, at_us: int) -> Window:
+def _window(per: Span, at_us: int) -> Window:
+    if per == "ever":
+        return Window(0, _EVER_US)
     if per == "month":
         day = dt.datetime.fromtimestamp(at_us // 1_000_000, dt.UTC).date().replace(day=1)
         following = (day + dt.timedelta(days=31)).replace(day=1)

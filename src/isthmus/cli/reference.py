@@ -21,7 +21,7 @@ from isthmus.cli import main as isthmus
 from isthmus.config.config import Config
 from isthmus.config.load import parse
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.record import AttemptRecord, Record, Timings
+from isthmus.core.record import AttemptRecord, Purpose, Record, Timings
 from isthmus.core.usage import Charge, Usage
 from isthmus.dialects import CLIENT_WIRES
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
@@ -320,9 +320,10 @@ def _small_config(path: Path) -> Config:
 
 
 def _some_record() -> Record:
-    """One that touches every label: a priced and an unpriced attempt, with tokens of every class."""
+    """One that touches every label: a priced answer and an unpriced draft, with tokens of every class."""
     usage = Usage(input=1, output=1, cache_read=1, reasoning=1)
     charges = [Charge(nanousd=amount, basis="", snapshot="") for amount in (1, None)]
+    purposes: tuple[Purpose, ...] = ("answer", "draft")
     attempts = tuple(
         AttemptRecord(
             number=number,
@@ -334,8 +335,9 @@ def _some_record() -> Record:
             first_token_ms=1.0,
             usage=usage,
             charge=charge,
+            purpose=purpose,
         )
-        for number, charge in enumerate(charges, start=1)
+        for number, (charge, purpose) in enumerate(zip(charges, purposes, strict=True), start=1)
     )
     return Record(
         id="req_0",

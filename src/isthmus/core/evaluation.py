@@ -5,7 +5,7 @@ They are those of inspect-ai (https://inspect.aisi.org.uk), where it has a word.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -79,15 +79,43 @@ class Ask(Protocol):
         ...
 
 
-class Scorer(Protocol):
-    """Scores answers. `name` is how it is written in a config or on a command line, with its arguments.
+class Embedded(msgspec.Struct, frozen=True, kw_only=True):
+    """The vectors that one model made of texts, one for each, in their order; none where it failed.
 
-    `binary` says that its values are 0 or 1 only, so that models are compared by McNemar's test rather than
-    by a bootstrap.
+    `code` and `error` then say why, as those of an `Answered` do.
     """
 
-    name: str
-    binary: bool
+    model: str
+    vectors: tuple[tuple[float, ...], ...] = ()
+    usage: Usage | None = None
+    charge: Charge | None = None
+    code: str | None = None
+    error: str | None = None
+
+
+class Embed(Protocol):
+    """Asks one model of the portfolio for embeddings, by the same way that live traffic goes."""
+
+    async def __call__(self, model: str, texts: Sequence[str], label: Label = BOTTOM) -> Embedded:
+        """The vectors of these texts, which are at least of that label. A failure has a code, as of `Ask`."""
+        ...
+
+
+class Scorer(Protocol):
+    """Scores answers.
+
+    An answer that failed has no value: whoever asked decides what a failure is worth.
+    """
+
+    @property
+    def name(self) -> str:
+        """How it is written in a config or on a command line, with its arguments."""
+        ...
+
+    @property
+    def binary(self) -> bool:
+        """True where its values are 0 or 1 only: McNemar's test compares models then, not a bootstrap."""
+        ...
 
     async def score(self, sample: Sample, answered: Answered) -> Score:
         """How good this answer to this sample is."""

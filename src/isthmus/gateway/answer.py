@@ -15,7 +15,7 @@ from isthmus.core.money import format_usd
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Record
 from isthmus.core.usage import Charge
-from isthmus.gateway.http1 import Request
+from isthmus.gateway.request import Request
 from isthmus.gateway.story import Story, clock
 
 EVENT_STREAM = (
@@ -162,7 +162,7 @@ class Answer:
         story = self._story
         assert story.attempts is not None
         assert story.first_out is not None
-        attempt = story.attempts.last
+        attempt = story.attempts.answering
         assert attempt is not None
         headers = (
             f"{self._identity()}x-isthmus-model: {attempt.upstream.name_in_headers}\r\n"

@@ -15,16 +15,16 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.dialects import CLIENT_WIRES
 from isthmus.gateway.admission import Admission
 from isthmus.gateway.answer import JSON
-from isthmus.gateway.auth import authenticate
+from isthmus.gateway.auth import Ring, authenticate
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
 from isthmus.gateway.exchange import Exchange
 from isthmus.gateway.feedback import LONGEST_BODY, FeedbackDesk
-from isthmus.gateway.http1 import Request
 from isthmus.gateway.openapi import openapi
+from isthmus.gateway.request import Request
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.treasury import Treasury
 from isthmus.store.feedback import Feedbacks
-from isthmus.store.keys import Key, KeyRing
+from isthmus.store.keys import Key
 from isthmus.store.ledger import Ledger
 from isthmus.telemetry.metrics import Tally
 
@@ -43,7 +43,7 @@ class Gateway:
         *,
         snapshot: Snapshot,
         ledger: Ledger,
-        ring: KeyRing,
+        ring: Ring,
         treasury: Treasury,
         tally: Tally,
         feedbacks: Feedbacks,

@@ -5,16 +5,28 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Protocol
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.gateway.http1 import Request
-from isthmus.store.keys import Key, KeyRing
+from isthmus.gateway.request import Request
+from isthmus.store.keys import Key
 
 _FORWARDED = frozenset({b"forwarded", b"via", b"x-real-ip"})
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
 
-def authenticate(request: Request, ring: KeyRing, at_us: int) -> Key | None:
+class Ring(Protocol):
+    """The keys that count just now; see `isthmus.store.keys.KeyRing`."""
+
+    @property
+    def empty(self) -> bool: ...
+
+    def verify(self, secret: bytes, at_us: int) -> Key: ...
+
+    def name_of(self, key_id: str) -> str | None: ...
+
+
+def authenticate(request: Request, ring: Ring, at_us: int) -> Key | None:
     """The key that the request carries; None while no key exists and the request comes from this machine
     itself.
 

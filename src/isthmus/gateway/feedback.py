@@ -12,8 +12,9 @@ from isthmus.core.errors import IsthmusError
 from isthmus.core.feedback import THUMBS, Feedback, require_sound
 from isthmus.core.ids import feedback_id
 from isthmus.dialects.fields import Fields, decode_raw, invalid, open_body
+from isthmus.gateway.auth import Ring
 from isthmus.store.feedback import Feedbacks
-from isthmus.store.keys import Key, KeyRing
+from isthmus.store.keys import Key
 from isthmus.store.ledger import Ledger
 
 LONGEST_BODY = 1 << 20
@@ -64,7 +65,7 @@ def _metadata(fields: Fields) -> dict[str, str]:
 class FeedbackDesk:
     """Takes feedback and keeps it. `take` is called from the event loop, and does not block it."""
 
-    def __init__(self, store: Feedbacks, ledger: Ledger, ring: KeyRing) -> None:
+    def __init__(self, store: Feedbacks, ledger: Ledger, ring: Ring) -> None:
         self._store = store
         self._ledger = ledger
         self._ring = ring

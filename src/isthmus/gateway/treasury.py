@@ -279,14 +279,15 @@ def _refused(budget: Budget) -> int:
 
 def _spent(budget: Budget, name: Name, left: int, more: int, at_us: int) -> IsthmusError:
     full_again = dt.datetime.fromtimestamp(name.end_us // 1_000_000, dt.UTC)
+    again = f"full again at {full_again:%Y-%m-%dT%H:%M:%SZ}" if budget.per != "ever" else "not filled again"
     smaller = "" if budget.unit == "requests" else "; a smaller `max_tokens` holds less"
     return IsthmusError(
         Fault.BUDGET_SPENT,
         f"The budget {budget.name!r} has {budget.in_words(max(0, left))} left of "
         f"{budget.in_words(budget.amount)}, and this call may use {budget.in_words(more)}.",
         code="budget_spent",
-        hint=f"It is full again at {full_again:%Y-%m-%dT%H:%M:%SZ}{smaller}.",
-        retry_after_s=(name.end_us - at_us) / 1_000_000,
+        hint=f"It is {again}{smaller}.",
+        retry_after_s=(name.end_us - at_us) / 1_000_000 if budget.per != "ever" else None,
     )
 
 

@@ -35,11 +35,17 @@ class LedgerFile:
     process dies, however it dies, so that a lock is never left behind. Keys may still be changed by other
     processes. Not thread-safe.
 
+    A `guest` takes no such lock. It may add records beside the gateway, whose own they are not, and touches
+    nothing else.
+
     Raises IsthmusError: `ledger_in_use` where another gateway writes to this ledger, `ledger_newer`,
     `ledger_unavailable`.
     """
 
-    def __init__(self, path: Path, durability: schema.Durability, wait_s: float) -> None:
+    def __init__(
+        self, path: Path, durability: schema.Durability, wait_s: float, *, guest: bool = False
+    ) -> None:
+        self._guest = guest
         self._path = path
         self._durability: schema.Durability = durability
         self._wait_s = wait_s
@@ -133,7 +139,8 @@ class LedgerFile:
             self._lock = None
 
     def _open(self) -> sqlite3.Connection:
-        self._hold_lock()
+        if not self._guest:
+            self._hold_lock()
         self._connection = schema.connect(self._path, durability=self._durability, wait_s=self._wait_s)
         self._identity = _identity(self._path)
         return self._connection

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 _PREFERENCE = {"input", "preferred_output"}
 _COMPLETION = {"prompt", "completion"}
 _OF_A_REQUEST = ("messages", "tools", "parallel_tool_calls", "response_format")
@@ -73,8 +75,8 @@ def _said(answer: Any, left_out: Counter[str]) -> Any:
         left_out["the last answer has the weight 0: it is no target"] += 1
         return None
     if answer.get("tool_calls"):
-        left_out["the last answer calls tools: the target is the JSON of the calls"] += 1
-        return {"tool_calls": answer["tool_calls"]}
+        left_out["the last answer calls tools: the calls are the target, take the scorer tools"] += 1
+        return msgspec.json.encode(answer["tool_calls"]).decode()
     return answer.get("content")
 
 

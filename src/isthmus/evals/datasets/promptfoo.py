@@ -26,19 +26,20 @@ from isthmus.evals.datasets.yaml_file import lines_of, load_yaml
 _TARGETS = {
     "equals": "exact",
     "contains": "contains",
-    "icontains": "contains, case ignored",
+    "icontains": "contains:case=false",
     "contains-any": "contains",
-    "icontains-any": "contains, case ignored",
-    "starts-with": "starts with",
-    "regex": "regex",
+    "icontains-any": "contains:case=false",
+    "contains-all": "contains:need=all",
+    "icontains-all": "contains:need=all,case=false",
+    "starts-with": "contains",
     "similar": "similarity",
-    "levenshtein": "similarity",
-    "rouge-n": "ROUGE",
-    "bleu": "BLEU",
-    "factuality": "a judge",
-    "model-graded-closedqa": "a judge",
+    "levenshtein": "chrf",
+    "rouge-n": "rouge",
+    "bleu": "chrf",
+    "factuality": "judge",
+    "model-graded-closedqa": "judge",
 }
-"""Assertions that name the good answer, or good ones, and the kind of scorer that they ask for."""
+"""Assertions that name the good answer, or good ones, and the scorer that is nearest to each."""
 
 MOST_COMBINATIONS = 100_000
 """So many samples may one test stand for, by its lists of variables."""
@@ -244,7 +245,7 @@ class _Config:
             kind, value = str(_mapping(check).get("type")), _mapping(check).get("value")
             if target is None and kind in _TARGETS and value not in (None, ""):
                 target = self._value(value, where)
-                self._left_out[f"`{kind}` became the target: score by {_TARGETS[kind]}"] += 1
+                self._left_out[f"`{kind}` became the target: take the scorer {_TARGETS[kind]}"] += 1
             else:
                 self._left_out[f"`{kind}` stays in metadata.assert, and is checked by no scorer"] += 1
         return target
