@@ -157,6 +157,18 @@ def test_a_bad_dataset_is_refused_with_its_place(content: bytes) -> None:
     assert "Traceback" not in refused.output
 
 
+def test_without_the_libraries_of_statistics_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [it for it in sys.modules if it.startswith(("isthmus.evals.outcome", "isthmus.statistics"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with Simulator.thread() as sim:
+        prepare(sim.url)
+        refused = pilot()
+        assert not sim.requests
+    assert refused.exit_code == 1
+    assert "pip install 'isthmus[evals]'" in refused.stderr
+
+
 def test_what_is_not_cleared_is_never_sent_and_said() -> None:
     with Simulator.thread() as sim:
         prepare(sim.url, 3, perimeter={"default": "public"})

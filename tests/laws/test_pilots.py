@@ -82,7 +82,7 @@ def test_interrupted_at_will_a_run_asks_nothing_twice_and_loses_nothing(data: st
         return {(it.model, f"q{it.sample[1:]}") for it, one in there if one.answered.code is None}
 
     async def carry_out(most: int | None) -> None:
-        pilot = Pilot(run, samples, Remembering(upstream, runs, bases), runs, concurrency=CONCURRENCY)
+        pilot = Pilot(run, samples, Remembering(upstream, runs, run.id, bases), runs, concurrency=CONCURRENCY)
         running = asyncio.ensure_future(pilot.ask_all())
         enough = upstream.asked.total() + (10**9 if most is None else most)
         while not running.done() and upstream.asked.total() < enough:

@@ -163,7 +163,7 @@ async def _carry_out(
     ) as ask:
         fetching.end()
         samples = await asyncio.to_thread(runs.samples, run)
-        remembering = Remembering(ask, runs, bases, run.at_us if run.fresh else 0)
+        remembering = Remembering(ask, runs, run.id, bases, run.at_us if run.fresh else 0)
 
         def tell(tally: Tally) -> None:
             line(tally.done, tally.total, tally.asked, _note(tally))

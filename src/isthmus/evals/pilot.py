@@ -160,7 +160,7 @@ class Pilot:
                 return
             request = request_of(sample, self._run.request)
             async with self._places_of[place.model]:
-                asked = await self._remembering.ask(place.model, request, sample.label, self._run.id, place)
+                asked = await self._remembering.ask(place.model, request, sample.label, place)
             self._count(place.model, asked.kept.answered, again=asked.again)
             self._tell(self.tally)
 
