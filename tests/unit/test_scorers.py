@@ -247,6 +247,8 @@ def test_every_scorer_says_in_one_line_what_it_is() -> None:
         ("B2B", None),
         ("9" * 500, None),
         ("1e999999999", None),
+        ("1e999", "1E+999"),
+        ("2/3", "0.666666666667"),
     ],
 )
 async def test_the_number_of_an_answer(text: str, number: str | None) -> None:
@@ -334,6 +336,7 @@ def person(tmp_path: Path) -> str:
         ('{"age": NaN}', 0, "no JSON"),
         ('The age: {"age": 7}', 0, "no JSON"),
         ("[" * 100_000, 0, "no JSON"),
+        ('{"age": 1' + "0" * 400 + "}", 1, None),
         ("", 0, "no JSON"),
     ],
 )
