@@ -259,11 +259,14 @@ class MemoryRuns:
     def delete(self, run: str) -> None:
         """See `Runs.delete`."""
         self._asked.pop(run, None)
-        taken = {answer for places in self._asked.values() for answer in places.values()}
+        heirs = {answer: it for it, places in self._asked.items() for answer in places.values()}
         gone = self._runs.pop(run, None)
         self._marks.pop(run, None)
-        used = {name: it for name, it in self._answers.items() if it.run in self._runs or name in taken}
-        self._answers = used
+        for name, it in list(self._answers.items()):
+            if it.run == run and name in heirs:
+                self._answers[name] = msgspec.structs.replace(it, run=heirs[name])
+            elif it.run == run:
+                del self._answers[name]
         if gone is not None and all(it.dataset_hash != gone.dataset_hash for it in self._runs.values()):
             kept = self._samples.items()
             self._samples = {key: it for key, it in kept if key[0] != gone.dataset_hash}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-from sqlalchemy import and_, delete, exists, func, select, update
+from sqlalchemy import and_, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from isthmus.core.errors import Fault, IsthmusError
@@ -242,7 +242,11 @@ class SqliteRuns:
             connection.execute(delete(scores).where(scores.c.run == run))
             connection.execute(delete(asked).where(asked.c.run == run))
             connection.execute(delete(runs).where(runs.c.id == run))
-            connection.execute(delete(answers).where(_UNUSED))
+            # What others have is theirs from now on.
+            heir = select(func.min(asked.c.run)).where(asked.c.answer == answers.c.id).scalar_subquery()
+            mine = answers.c.run == run
+            connection.execute(update(answers).where(mine, heir.is_not(None)).values(run=heir))
+            connection.execute(delete(answers).where(mine))
             if not connection.scalar(select(func.count()).where(runs.c.dataset_hash == dataset)):
                 connection.execute(delete(samples).where(samples.c.dataset_hash == dataset))
 
@@ -305,13 +309,6 @@ def _replacing(table: Any, *names: str) -> Any:
 
 _TAKING = _replacing(asked, "answer")
 _MARKING = _replacing(scores, "answer", "body")
-
-
-# What a run that is gone was answered, and no other run has.
-_UNUSED = and_(
-    answers.c.run.not_in(select(runs.c.id)),
-    ~exists().where(asked.c.answer == answers.c.id),
-)
 
 
 def _asked_row(run: str, place: Place, answer: str) -> dict[str, Any]:
