@@ -217,7 +217,7 @@ LABELS = st.builds(
 )
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.lists(LABELS, min_size=1, max_size=8))
 def test_no_label_ever_reaches_a_model_outside_its_perimeter(labels: list[Label]) -> None:
     models = {

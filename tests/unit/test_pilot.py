@@ -163,6 +163,16 @@ async def test_money_that_is_spent_ends_a_run_that_can_go_on() -> None:
     assert (await carry_out(run, work, models, runs)).complete
 
 
+async def test_models_that_the_money_is_enough_for_are_asked_on() -> None:
+    work, runs = samples(10), MemoryRuns()
+    run = run_of(work)
+    runs.begin(run, work)
+    tally = await carry_out(run, work, Models({"a": failing("budget_spent"), "b": echo}), runs)
+    assert (tally.out_of_money, set(tally.given_up)) == (True, {"a"})
+    assert {place.model for place in runs.answers("run_1")} == {"b"}
+    assert len(runs.answers("run_1")) == 10
+
+
 async def test_what_is_not_permitted_is_counted_and_no_failure() -> None:
     work, runs = samples(ENOUGH + 5), MemoryRuns()
     run = run_of(work, "a")

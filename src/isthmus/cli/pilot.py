@@ -239,7 +239,7 @@ def _tell_end(tally: Tally, run: Run) -> None:
     for model, reason in tally.given_up.items():
         click.echo(f"{model} was given up: {reason}", err=True)
     if tally.out_of_money:
-        click.echo("The cap is reached: no call is sure to fit into what is left of it.", err=True)
+        click.echo("The cap is reached: such a call is not sure to fit into what is left of it.", err=True)
     if not tally.complete:
         more = " with a higher --max-usd" if tally.out_of_money else ""
         click.echo(f"{_how_to_go_on(run, more)}", err=True)
