@@ -70,8 +70,8 @@ DAY_US = 86_400_000_000
 ENGINE_LOOK_S = 0.1
 ASKING_RETRIES = 6
 PATIENCE_S = 60.0
-"""Nobody sits and waits for each answer of a pilot: providers may ask for more patience than live traffic
-has."""
+"""Nobody sits and waits for each answer of a pilot: providers and detectors may ask for more patience than
+live traffic has."""
 
 T = TypeVar("T")
 
@@ -580,6 +580,10 @@ def _for_asking(
         models=asked,
         routes={route.name: route for route in routes},
         gateway=GatewaySettings(max_body_mb=config.gateway.max_body_mb),
+        # A sample that is not looked at in time would be missing, for no reason of its own.
+        perimeter=msgspec.structs.replace(
+            config.perimeter, timeout=max(config.perimeter.timeout, PATIENCE_S)
+        ),
         # An answer counts when its record is kept.
         ledger=LedgerSettings(mode="strict"),
         budgets=cap,

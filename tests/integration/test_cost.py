@@ -187,7 +187,8 @@ def evaluated(desk: Desk) -> None:
         for name, value in zip(names, scored, strict=True):
             place = Place(model, name)
             runs.keep(
-                Kept(id=f"{model}{name}", key=None, at_us=1, answered=Answered(model=model)), "run_1", place
+                Kept(id=f"{model}{name}", key=None, at_us=1, run="run_1", answered=Answered(model=model)),
+                place,
             )
             marks[place] = (f"{model}{name}", Score(value=float(value)))
     runs.mark("run_1", "exact", marks)

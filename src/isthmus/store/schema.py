@@ -62,13 +62,15 @@ STEPS: Mapping[int, Sequence[str]] = {
             dataset_hash TEXT NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (dataset_hash, id)
         )""",
         """CREATE TABLE IF NOT EXISTS answers (
-            id TEXT NOT NULL, "key" TEXT, at_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (id)
+            id TEXT NOT NULL, "key" TEXT, at_us BIGINT NOT NULL, run TEXT NOT NULL, body BLOB NOT NULL,
+            PRIMARY KEY (id)
         )""",
         'CREATE INDEX IF NOT EXISTS answers_key ON answers ("key", at_us)',
         """CREATE TABLE IF NOT EXISTS asked (
             run TEXT NOT NULL, model TEXT NOT NULL, sample TEXT NOT NULL, nth BIGINT NOT NULL,
             answer TEXT NOT NULL, PRIMARY KEY (run, model, sample, nth)
         )""",
+        "CREATE INDEX IF NOT EXISTS answers_run ON answers (run)",
         "CREATE INDEX IF NOT EXISTS asked_answer ON asked (answer)",
         """CREATE TABLE IF NOT EXISTS scores (
             run TEXT NOT NULL, scorer TEXT NOT NULL, model TEXT NOT NULL, sample TEXT NOT NULL,
@@ -359,11 +361,14 @@ answers = Table(
     Column("id", Text, primary_key=True),
     Column("key", Text),
     Column("at_us", BigInteger, nullable=False),
+    Column("run", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
 )
-"""What models answered in evaluations, by the hash of what they were asked; null for what is no answer."""
+"""What models, and judges, answered to a run, by the hash of what they were asked; null for what is no
+answer."""
 
 answers_key = Index("answers_key", answers.c.key, answers.c.at_us)
+answers_run = Index("answers_run", answers.c.run)
 
 asked = Table(
     "asked",
