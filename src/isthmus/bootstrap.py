@@ -19,6 +19,7 @@ from isthmus.accounting.breaker import Breaker
 from isthmus.accounting.budgets import Budget
 from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
+from isthmus.config.archive import archive
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings
 from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.secrets import resolve
@@ -46,6 +47,7 @@ from isthmus.providers.transport import Origin, Proxy, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
 from isthmus.routing.route import Route
+from isthmus.store.configs import Configs, SqliteConfigs
 from isthmus.store.counters import Counters, SqliteCounters
 from isthmus.store.guest import GuestLedger
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
@@ -421,6 +423,7 @@ class House(NamedTuple):
     workshop: Workshop
     ledger: SqliteLedger
     ledger_path: Path
+    configs: Configs
 
     def records(self) -> Records:
         """What the ledger has."""
@@ -430,6 +433,7 @@ class House(NamedTuple):
         """Serve by another config from the next request on; raises IsthmusError and changes nothing else."""
         self.gateway.adopt(self.workshop.snapshot(config))
         self.gateway.tally.reloads["ok"] += 1
+        in_background(_keep(config, self.configs), "keeping the config")
 
 
 @asynccontextmanager
@@ -447,6 +451,8 @@ async def open_house(
         ring = await asyncio.to_thread(lambda: KeyRing(SqliteKeys(path)))
         treasury = Treasury(await asyncio.to_thread(SqliteCounters, path))
         closing.push_async_callback(treasury.close)
+        configs = SqliteConfigs(path)
+        await _keep(config, configs)
         tally = _tally(ledger, workshop, ring)
         snapshot = workshop.snapshot(config)
         gateway = Gateway(
@@ -471,7 +477,15 @@ async def open_house(
             forgetting = _forget_old_records(ledger, config.ledger.keep_days)
             chores.append(in_background(forgetting, "forgetting old records"))
         closing.push_async_callback(_end_all, chores)
-        yield House(gateway, workshop, ledger, path)
+        yield House(gateway, workshop, ledger, path, configs)
+
+
+async def _keep(config: Config, configs: Configs) -> None:
+    """Keep the config beside the records that it will decide; without it they are served all the same."""
+    try:
+        await asyncio.to_thread(configs.keep, config.hash, time.time_ns() // 1000, archive(config))
+    except IsthmusError as error:
+        log.error("the config was not kept beside its records: %s", error.text)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -15,8 +16,9 @@ from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
+from isthmus.core.label import BOTTOM
 from isthmus.core.money import format_usd
-from isthmus.core.record import AttemptRecord, Outcome, Record
+from isthmus.core.record import AttemptRecord, Features, Grounds, Outcome, Record
 from isthmus.store.export import write_jsonl, write_parquet
 from isthmus.store.records import Records, Where, parse_cursor
 
@@ -134,12 +136,15 @@ def _story(record: Record) -> list[str]:
         f"asked      route {record.route or '-'} by {record.key_id or 'no key'} in {record.dialect}",
         f"outcome    {record.outcome}, status {record.status}" + (f", {record.code}" if record.code else ""),
     ]
+    if record.features is not None:
+        lines.append(f"request    {_features(record.features)}")
     if record.message:
         lines.append(f"error      {record.message}")
     if record.findings is not None:
         found = ", ".join(f"{kind} ({count})" for kind, count in record.findings.items())
         lines.append(f"found      {found or 'nothing'}")
     if record.decision is not None:
+        lines += [f"grounds    {ground}" for ground in _grounds(record.grounds)]
         lines.append(f"label      {record.decision.label.in_words()}")
         lines += [f"because    {reason}" for reason in record.decision.reasons]
     lines += [_attempt(attempt) for attempt in record.attempts]
@@ -154,6 +159,29 @@ def _story(record: Record) -> list[str]:
     )
     lines.append(f"config     {record.config_hash[:12]}")
     return lines
+
+
+def _grounds(grounds: Grounds | None) -> Iterator[str]:
+    if grounds is None:
+        return
+    if grounds.asked is not None:
+        yield f"asked as {grounds.asked}"
+    if grounds.floor != BOTTOM:
+        yield f"{grounds.floor.in_words()}, the key's floor"
+    if grounds.said:
+        yield f"{', '.join(grounds.said)}, as the caller says"
+    if grounds.blind:
+        yield "something could not be looked into"
+    if grounds.unlooked:
+        yield f"nobody looked for {', '.join(grounds.unlooked)}, which would not have raised the label"
+
+
+def _features(features: Features) -> str:
+    parts = {"tools": features.tools, "pictures": features.pictures, "files": features.files}
+    more = {"audio": features.audio, "thinking": features.thinking, "logprobs": features.logprobs}
+    has = [name for name, there in (parts | more).items() if there]
+    form = [] if features.form == "text" else [features.form]
+    return ", ".join([f"{features.size:,} bytes", f"{features.turns} messages", *has, *form])
 
 
 def _attempt(attempt: AttemptRecord) -> str:

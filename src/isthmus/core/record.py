@@ -7,9 +7,11 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from isthmus.core.decision import Decision
+from isthmus.core.label import BOTTOM, Label
 from isthmus.core.usage import Charge, Usage
 
 Outcome: TypeAlias = Literal["ok", "error", "cancelled", "interrupted"]
+AnswerForm: TypeAlias = Literal["text", "json", "schema"]
 
 
 def milliseconds(seconds: float) -> float:
@@ -58,13 +60,56 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: float
 
 
+class Features(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a request looks like from outside: what decisions may depend on and analyses need, and no text.
+
+    `size` is its body in bytes, `turns` how many messages it has, told by their roles. `max_output` is the
+    longest answer that it asks for, in tokens. `pictures`, `files` and `audio` say that such a part stands in
+    a message. `form` is what the answer must be: any text, JSON, or JSON by a schema. `temperature` is what
+    was said, None where nothing was.
+    """
+
+    size: int
+    turns: int = 0
+    max_output: int | None = None
+    tools: bool = False
+    pictures: bool = False
+    files: bool = False
+    audio: bool = False
+    form: AnswerForm = "text"
+    temperature: float | None = None
+    thinking: bool = False
+    logprobs: bool = False
+
+
+class Grounds(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a decision rested on besides the config and what was found: with it, another config can decide.
+
+    `asked` is the model's name as the caller said it, None where that is the route's. `floor` is that of the
+    key, and `said` are the levels' names that the caller sent. `blind` says that something could not be
+    looked into. `unlooked` are kinds for which nobody looked, since finding them could not have raised the
+    label.
+    """
+
+    asked: str | None = None
+    floor: Label = BOTTOM
+    said: tuple[str, ...] = ()
+    blind: bool = False
+    unlooked: tuple[str, ...] = ()
+
+
+NO_GROUNDS = Grounds()
+"""Of a decision that rested on nothing else."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One request: who asked what route, what was found in it and decided, every attempt, and what it cost.
 
     `at_us` is wall-clock time in microseconds since the epoch (UTC). `charge` is the sum over the attempts;
     its `nanousd` is None as soon as one attempt's price is unknown. Bodies are None unless the config says
     that they are kept. `findings` says in how many places of the request each kind was found; it is None
-    where nothing was looked at. What the values were is kept nowhere.
+    where nothing was looked at. What the values were is kept nowhere. `features` and `grounds` are None
+    where the request could not be read so far, and in records of an older Isthmus.
     """
 
     id: str
@@ -76,12 +121,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     outcome: Outcome
     key_id: str | None = None
+    team: str | None = None
     user: str | None = None
     model: str | None = None
     code: str | None = None
     message: str | None = None
     decision: Decision | None = None
     findings: dict[str, int] | None = None
+    features: Features | None = None
+    grounds: Grounds | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     usage: Usage | None = None
     charge: Charge | None = None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from isthmus.accounting.budgets import Caller
-from isthmus.core.call import Envelope
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import Fault, IsthmusError
@@ -24,7 +23,7 @@ from isthmus.gateway.auth import authenticate
 from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.request import Request
 from isthmus.gateway.snapshot import Snapshot
-from isthmus.gateway.story import LONGEST_USER, Story, clock
+from isthmus.gateway.story import Story, clock
 from isthmus.gateway.treasury import Purse
 from isthmus.perimeter.policy import by_kind
 from isthmus.providers.attempts import Attempts, Question
@@ -119,12 +118,12 @@ class Exchange:
         label, hidden = snapshot.inspection.unseen(floors), None
         if label is None or LABEL_HEADER in self._request.headers:
             label, _, hidden = await self._inspect(body, floors, route)
-        purse = await self._purse(route, envelope) if snapshot.config.budgets else None
+        purse = await self._purse(route) if snapshot.config.budgets else None
         decision = story.decision = snapshot.router.decide(
             route.name,
             envelope.operation,
             label,
-            self._circumstances(envelope),
+            self._circumstances(),
             hidden.label if hidden else None,
             purse is not None and route.thrift is not None and purse.spent(route.thrift.at),
         )
@@ -234,8 +233,10 @@ class Exchange:
         inspection, key, headers = self._snapshot.inspection, self._story.key, self._request.headers
         if LABEL_HEADER in headers:
             # Said twice, by a client and by a proxy before us, both count.
-            said = headers[LABEL_HEADER].decode("latin-1").split(",")
-            floors = (*floors, *(inspection.policy.said(name.strip()) for name in said))
+            said = tuple(name.strip() for name in headers[LABEL_HEADER].decode("latin-1").split(","))
+            floors = (*floors, *map(inspection.policy.said, said))
+            # Only now, for these are names that the config knows, and no texts.
+            self._story.vouched = tuple(dict.fromkeys(said))
         envelope = self._story.envelope
         caller = msgspec.json.encode([key.id if key else None, envelope.user if envelope else None])
         models = [self._snapshot.config.models[name] for name in route.models()]
@@ -249,6 +250,7 @@ class Exchange:
         )
         if inspection.looks:
             self._story.findings = by_kind(known.seen)
+            self._story.blind, self._story.unlooked = bool(known.seen.blind), known.seen.unlooked
             self._gateway.tally.blind += bool(known.seen.blind)
         return known
 
@@ -257,13 +259,13 @@ class Exchange:
         headers, forwarded = self._request.headers, self._snapshot.forwarded
         return {name.decode(): headers[name].decode("latin-1") for name in forwarded if name in headers}
 
-    async def _purse(self, route: Route, envelope: Envelope) -> Purse:
+    async def _purse(self, route: Route) -> Purse:
         """What the request spends from; it is counted, or refused where there were too many."""
         key, story = self._story.key, self._story
         caller = Caller(
             key=key.name if key else "",
             team=(key.team or "") if key else "",
-            user=(envelope.user or "")[:LONGEST_USER],
+            user=story.user or "",
             route=route.name,
         )
         purse = self._gateway.treasury.purse(self._snapshot.config.budgets, caller, story.at_us)
@@ -271,9 +273,9 @@ class Exchange:
         story.warnings = purse.warnings
         return purse
 
-    def _circumstances(self, envelope: Envelope) -> Circumstances:
-        key = self._story.key
-        return Circumstances(draw=random(), key=key.id if key else None, user=envelope.user)
+    def _circumstances(self) -> Circumstances:
+        story, key = self._story, self._story.key
+        return Circumstances(draw=random(), key=key.id if key else None, user=story.user)
 
     async def _pause(self, seconds: float) -> None:
         if self._story.attempts is not None:

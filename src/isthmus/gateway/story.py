@@ -12,10 +12,21 @@ from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import IsthmusError
 from isthmus.core.ids import request_id
-from isthmus.core.record import AttemptRecord, Intent, Outcome, Record, Timings, milliseconds
+from isthmus.core.label import BOTTOM
+from isthmus.core.record import (
+    NO_GROUNDS,
+    AttemptRecord,
+    Grounds,
+    Intent,
+    Outcome,
+    Record,
+    Timings,
+    milliseconds,
+)
 from isthmus.core.usage import Usage
+from isthmus.dialects.features import features_of
 from isthmus.providers.attempts import Attempts
-from isthmus.routing.route import Route
+from isthmus.routing.route import LONGEST_NAME, Route
 from isthmus.store.keys import Key
 
 LONGEST_USER = 256
@@ -28,13 +39,15 @@ class Story:
     """What is known of one request so far. Its facts are set as they become known.
 
     `arrived`, `first_out` are readings of `clock`; `queued` and `uploading` are seconds spent waiting for a
-    place, and for the request's body. `said` gathers the answer's bytes where bodies are recorded.
+    place, and for the request's body. `vouched` are the levels that the caller named; `blind` and `unlooked`
+    are as in `Sightings`. `said` gathers the answer's bytes where bodies are recorded.
     """
 
     __slots__ = (
         "arrived",
         "at_us",
         "attempts",
+        "blind",
         "body",
         "config_hash",
         "decision",
@@ -47,7 +60,9 @@ class Story:
         "queued",
         "route",
         "said",
+        "unlooked",
         "uploading",
+        "vouched",
         "warnings",
         "wire",
     )
@@ -64,7 +79,10 @@ class Story:
         self.key: Key | None = None
         self.envelope: Envelope | None = None
         self.route: Route | None = None
+        self.vouched: tuple[str, ...] = ()
         self.findings: dict[str, int] | None = None
+        self.blind = False
+        self.unlooked: tuple[str, ...] = ()
         self.decision: Decision | None = None
         self.attempts: Attempts | None = None
         self.ended: list[AttemptRecord] = []
@@ -77,6 +95,12 @@ class Story:
         """The whole request, decoded."""
         assert self.attempts is not None
         return self.attempts.question.call
+
+    @property
+    def user(self) -> str | None:
+        """The end user's name, as far as it is recorded, counted, and decided by."""
+        envelope = self.envelope
+        return envelope.user[:LONGEST_USER] if envelope is not None and envelope.user else None
 
     @property
     def keeps_bodies(self) -> bool:
@@ -117,12 +141,15 @@ class Story:
             status=status,
             outcome=outcome,
             key_id=self.key.id if self.key else None,
-            user=envelope.user[:LONGEST_USER] if envelope and envelope.user else None,
+            team=self.key.team if self.key else None,
+            user=self.user,
             model=ended[-1].model if ended and outcome == "ok" else None,
             code=error.code if error else None,
             message=error.message if error and error.upstream_status is None else None,
             decision=self.decision,
             findings=self.findings,
+            features=features_of(envelope, len(self.body or b"")) if envelope else None,
+            grounds=self._grounds() if envelope else None,
             attempts=tuple(ended),
             usage=_total_usage(ended),
             charge=ended[0].charge if len(ended) == 1 else total_charge([it.charge for it in ended]),
@@ -136,6 +163,15 @@ class Story:
         """What of the time until `answered` was the gateway's own: not the upload, the queue or the model."""
         waited = self.attempts.waited if self.attempts else 0.0
         return max(0.0, milliseconds(answered - self.arrived - self.uploading - self.queued - waited))
+
+    def _grounds(self) -> Grounds:
+        assert self.envelope is not None
+        name, key = self.envelope.model, self.key
+        asked = None if self.route is not None and self.route.name == name else name[:LONGEST_NAME]
+        floor = BOTTOM if key is None else key.floor
+        if asked is None and floor is BOTTOM and not (self.vouched or self.blind or self.unlooked):
+            return NO_GROUNDS
+        return Grounds(asked=asked, floor=floor, said=self.vouched, blind=self.blind, unlooked=self.unlooked)
 
     def _timings(self) -> Timings:
         now = clock()

@@ -144,10 +144,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def label(self, seen: Sightings, floors: Iterable[Label] = ()) -> Label:
         """The label of a request in which this was seen: at least the default, and at least each floor."""
-        blind = [self.unknown] if seen.blind else []
-        kinds = frozenset(it.finding.kind for it in counted(seen))
-        meanings = map(self._meaning_of, sorted(kinds))
-        return join([Label(self.default, kinds), *floors, *blind, *meanings])
+        return self.label_of((it.finding.kind for it in counted(seen)), bool(seen.blind), floors)
+
+    def label_of(self, kinds: Iterable[str], blind: bool, floors: Iterable[Label] = ()) -> Label:
+        """The label of a request in which these kinds were found, and into which one was in part `blind`."""
+        found = frozenset(kinds)
+        unseen = [self.unknown] if blind else []
+        return join([Label(self.default, found), *floors, *unseen, *map(self._meaning_of, sorted(found))])
 
     @property
     def unknown(self) -> Label:

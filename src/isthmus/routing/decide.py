@@ -80,7 +80,7 @@ class Router:
         choice = pruned.plan.choose(circumstances) if pruned.plan is not None else None
         decision = self._decisions.get((route, operation, label, hidden, thrifty, choice))
         if decision is None:
-            decision = settle(route, operation, label, pruned, choice, self._facts)
+            decision = settle(route, operation, label, pruned, choice, self._facts, hidden, thrifty)
             _bound(self._decisions)
             self._decisions[route, operation, label, hidden, thrifty, choice] = decision
         return decision
@@ -120,7 +120,14 @@ def prune(
 
 
 def settle(
-    route: str, operation: Operation, label: Label, pruned: Pruned, choice: Choice | None, facts: Facts
+    route: str,
+    operation: Operation,
+    label: Label,
+    pruned: Pruned,
+    choice: Choice | None,
+    facts: Facts,
+    hidden: Label | None = None,
+    thrifty: bool = False,
 ) -> Decision:
     """The decision as a value, its reasons in words; its plan is None where no model is allowed."""
     if choice is None:
@@ -141,6 +148,8 @@ def settle(
         label=label,
         perimeter=facts.perimeter,
         pseudonymised=pruned.pseudonymised,
+        hidden_label=hidden,
+        thrifty=thrifty,
     )
 
 

@@ -1,4 +1,4 @@
-"""Records, keys, counters and runs in memory: they behave as the SQLite ones do, and are gone at the end."""
+"""What a file keeps, kept in memory: the stores behave as the SQLite ones do, and are gone at the end."""
 
 from __future__ import annotations
 
@@ -262,3 +262,19 @@ class MemoryRuns:
         if gone is not None and all(it.dataset_hash != gone.dataset_hash for it in self._runs.values()):
             kept = self._samples.items()
             self._samples = {key: it for key, it in kept if key[0] != gone.dataset_hash}
+
+
+class MemoryConfigs:
+    """The configs of one process."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[int, bytes]] = {}
+
+    def keep(self, hash: str, at_us: int, body: bytes) -> None:
+        """See `Configs.keep`."""
+        self._kept.setdefault(hash, (at_us, body))
+
+    def all(self) -> Mapping[str, bytes]:
+        """See `Configs.all`."""
+        by_age = sorted(self._kept.items(), key=lambda it: (it[1][0], it[0]))
+        return {hash: body for hash, (_, body) in by_age}

@@ -75,6 +75,12 @@ STEPS: Mapping[int, Sequence[str]] = {
             nth BIGINT NOT NULL, answer TEXT NOT NULL, body BLOB NOT NULL,
             PRIMARY KEY (run, scorer, model, sample, nth)
         )""",
+        "ALTER TABLE records ADD COLUMN team TEXT",
+        "ALTER TABLE records ADD COLUMN features TEXT",
+        "ALTER TABLE records ADD COLUMN grounds TEXT",
+        """CREATE TABLE IF NOT EXISTS configs (
+            hash TEXT NOT NULL, since_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (hash)
+        )""",
     ),
 }
 """The SQL that leads to each version from the one before it.
@@ -151,6 +157,7 @@ records = Table(
     ),
     Column("outcome", Text, nullable=False, comment="ok, error, cancelled or interrupted"),
     Column("key_id", Text, comment="the key that was used; null on loopback without keys"),
+    Column("team", Text, comment="the key's team"),
     Column("user", Text, comment="the end user, as the caller named it"),
     Column("model", Text, comment="the model that answered"),
     Column("code", Text, comment="the stable error code, where it failed"),
@@ -163,6 +170,16 @@ records = Table(
         Text,
         comment="in how many places of the request each kind was found; null where nothing was looked at",
     ),
+    Column(
+        "features",
+        Text,
+        comment="what the request looks like from outside: size, turns, tools, pictures, ...; never its text",
+    ),
+    Column(
+        "grounds",
+        Text,
+        comment="what else the decision rested on: the name asked, the key's floor, the caller's label, ...",
+    ),
     *_usage_columns(),
     *_charge_columns(),
     Column("queue_ms", Double, nullable=False, comment="milliseconds of waiting for a slot"),
@@ -174,8 +191,8 @@ records = Table(
 )
 """One row a request.
 
-`decision` is the SHA-256 of the decision's JSON, to be found in `decisions`; `findings` is a JSON object,
-`usage_beyond` a JSON array, or null for none.
+`decision` is the SHA-256 of the decision's JSON, to be found in `decisions`; `findings`, `features`
+and `grounds` are JSON objects, `usage_beyond` a JSON array, or null for none.
 """
 
 # Listing goes along time, newest first, and stops at its limit: filters on other columns are read off the
@@ -354,6 +371,14 @@ scores = Table(
     Column("body", LargeBinary, nullable=False),
 )
 """How good an answer was found; it says nothing of another answer that came into its place since."""
+configs = Table(
+    "configs",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("since_us", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""Each config that was ever in force, by the hash that stands on its records. See `isthmus.store.configs`."""
 
 schema_version = Table(
     "schema_version",
