@@ -65,6 +65,7 @@ class _Isthmus(LazyGroup):
         "eval": Verb("isthmus.cli.eval", "List, show, compare and score pilot runs."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
         "dataset": Verb("isthmus.cli.dataset", "Make, show and split sets of samples to judge models by."),
+        "drift": Verb("isthmus.cli.drift", "Say whether watched routes are still what they were."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }
 

@@ -81,6 +81,9 @@ STEPS: Mapping[int, Sequence[str]] = {
         """CREATE TABLE IF NOT EXISTS configs (
             hash TEXT NOT NULL, since_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (hash)
         )""",
+        """CREATE TABLE IF NOT EXISTS drift (
+            route TEXT NOT NULL, until_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (route)
+        )""",
     ),
 }
 """The SQL that leads to each version from the one before it.
@@ -379,6 +382,15 @@ configs = Table(
     Column("body", LargeBinary, nullable=False),
 )
 """Each config that was ever in force, by the hash that stands on its records. See `isthmus.store.configs`."""
+
+drift = Table(
+    "drift",
+    metadata,
+    Column("route", Text, primary_key=True),
+    Column("until_us", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""How far each watched route was looked at, and what was found. See `isthmus.evals.drift`."""
 
 schema_version = Table(
     "schema_version",
