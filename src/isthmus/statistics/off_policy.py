@@ -126,7 +126,9 @@ class _Log:
     def estimate(self, earned: Points, least: float, most: float, confidence: float) -> Estimate:
         """The estimate of what was earned on average, each by an action that could be seen."""
         ranged = intervals.mean(earned, confidence, least=least, most=most)
-        at_best = intervals.mean(earned + self._unseen, confidence, least=least, most=most + 1)
+        at_best = ranged
+        if self._unseen.any():
+            at_best = intervals.mean(earned + self._unseen, confidence, least=least, most=most + 1)
         seen = max(1 - self.unseen, np.finfo(np.float64).tiny)
         value = float(earned.mean()) / seen if len(earned) else 0.0
         spread = Interval(ranged.low / seen, ranged.high / seen, confidence)
