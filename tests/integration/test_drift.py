@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import web
 from click.testing import CliRunner
@@ -17,12 +18,15 @@ from isthmus.cli import main
 from isthmus.config.config import Watch
 from isthmus.core.decision import Decision
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.feedback import Feedback
+from isthmus.core.ids import feedback_id
 from isthmus.core.label import Label, Level
 from isthmus.core.portfolio import SecretRef
 from isthmus.core.record import AttemptRecord, Features, Record, Timings
 from isthmus.core.usage import Usage
 from isthmus.evals.drift.watchman import SETTLED_US, Watchman
 from isthmus.providers import webhook
+from isthmus.store import schema
 from isthmus.store.drift import SqliteDrifts
 from isthmus.store.ledger_file import LedgerFile
 
@@ -218,6 +222,46 @@ async def test_a_ledger_that_cannot_be_read_is_said_and_ends_nothing(
         await keeper.look()
     assert "There is no ledger" in caplog.text
     assert keeper.alarms() == {}
+
+
+async def test_scores_of_feedback_count_by_when_they_were_given(tmp_path: Path) -> None:
+    path, chance = tmp_path / "ledger.db", random.Random(8)
+    records = [even(chance, SINCE_US + nth * HOUR_US // 20) for nth in range(40 * 20)]
+    file = LedgerFile(path, "NORMAL", wait_s=1.0)
+    file.write(records)
+    file.close()
+    said = [
+        Feedback(
+            id=feedback_id(it.at_us + later, chance.getrandbits(80)),
+            record_id=it.id,
+            at_us=it.at_us + later,
+            score=float(chance.random() < (0.95 if it.at_us < SINCE_US + 26 * HOUR_US else 0.3)),
+        )
+        for it in records
+        for later in (1, 2_000_000)
+    ]
+    with schema.Database(path).writing() as connection:
+        connection.execute(
+            schema.feedback.insert(), [msgspec.structs.asdict(it) | {"metadata": None} for it in said]
+        )
+    keeper = watchman(path, Hook(), 40)
+    await keeper.look()
+    assert [quantity for (_, quantity), alarm in keeper.alarms().items() if alarm] == ["quality"]
+    # Of two opinions on one answer the last one counts.
+    assert len(SqliteDrifts(path).scores("support", SINCE_US, SINCE_US + HOUR_US, 1000)) == 20
+
+
+def test_a_judge_is_no_escalation_and_a_shadow_answers_nobody(tmp_path: Path) -> None:
+    def judged(chance: random.Random, at_us: int) -> Record:
+        it = record(chance, at_us, models=("small", "large"), finish="refusal")
+        asked, judge = it.attempts
+        attempts = (asked, msgspec.structs.replace(judge, purpose="judge"))
+        mirrors = "req_0" if at_us > SINCE_US else None
+        return msgspec.structs.replace(it, attempts=attempts, mirrors=mirrors)
+
+    fill(tmp_path / "ledger.db", 1, judged, each=2)
+    seen = SqliteDrifts(tmp_path / "ledger.db").observed("support", SINCE_US, SINCE_US + HOUR_US, 9)
+    assert [it.models for it in seen] == [1]
 
 
 def test_escalations_and_refusals_are_seen(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     keep_days: Annotated[int, Meta(ge=1)] | None = None
 
 
-Quantity: TypeAlias = Literal["label", "task", "refusals", "failures", "length", "latency", "escalation"]
+Quantity: TypeAlias = Literal[
+    "quality", "label", "task", "refusals", "failures", "length", "latency", "escalation"
+]
 """What may be watched of a route's traffic."""
 
 
@@ -57,9 +59,9 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     `route` is its name. `since` is the first day (UTC) of the time that was good, its baseline. `days` is how
     many days that lasts. `per` is what is looked at once it is over: an `hour`, a `day` or a `week`; what
     changes within it and comes back is no drift. `quantities` are what is watched, by default all that can
-    be: `label`, `task`, `refusals`, `failures`, `length`, `latency` and `escalation`. `alpha` is the chance
-    that there is ever a false alarm, over all quantities and all time. `webhook` is where the URL is found to
-    which an alarm is posted, `env:NAME` or `file:PATH`.
+    be: `quality` (the scores of feedback), `label`, `task`, `refusals`, `failures`, `length`, `latency` and
+    `escalation`. `alpha` is the chance that there is ever a false alarm, over all quantities and all time.
+    `webhook` is where the URL is found to which an alarm is posted, `env:NAME` or `file:PATH`.
     """
 
     route: str

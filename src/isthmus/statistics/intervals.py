@@ -63,8 +63,8 @@ def upper_bound(successes: int, n: int, confidence: float = CONFIDENCE) -> float
 def proportion(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """The interval of a share, by Clopper and Pearson: exact, so that no true share is held less often.
 
-    Wilson's is a little narrower and holds some shares in 83 of 100 cases only. With no samples it is all
-    of [0, 1].
+    Wilson's is a little narrower and holds some in 92 of 100 cases only (0.98, by 50 samples). With no
+    samples it is all of [0, 1].
     """
     each_side = (1 + confidence) / 2
     return Interval(lower_bound(successes, n, each_side), upper_bound(successes, n, each_side), confidence)

@@ -13,12 +13,13 @@ from sqlalchemy.dialects.sqlite import insert
 from isthmus.core.label import Label
 from isthmus.core.record import Features, Outcome
 from isthmus.store import schema
-from isthmus.store.schema import attempts, decisions, records
+from isthmus.store.schema import attempts, decisions, feedback, records
 from isthmus.store.schema import drift as table
 
 REFUSALS = ("refusal", "content_filter")
 """Why an answer ended, where the model or its provider would not give it."""
 
+_FOR_THE_CALLER = ("answer", "draft")
 _RANDOM_DIGITS = -20
 _to_features = msgspec.json.Decoder(Features).decode
 
@@ -57,6 +58,12 @@ class Drifts(Protocol):
 
     def observed(self, route: str, since_us: int, until_us: int, most: int) -> Sequence[Observed]:
         """The requests of a route in that time, at most so many of them, in an order that chance made."""
+
+    def scores(self, route: str, since_us: int, until_us: int, most: int) -> Sequence[float]:
+        """The scores that were given in that time to answers of a route, the last one of each answer alone.
+
+        At most so many of them, in an order that chance made.
+        """
 
 
 class SqliteDrifts:
@@ -100,7 +107,13 @@ class SqliteDrifts:
                 column.output_tokens,
                 column.total_ms,
             )
-            .where(column.at_us >= since_us, column.at_us < until_us, column.route == route)
+            .where(
+                column.at_us >= since_us,
+                column.at_us < until_us,
+                column.route == route,
+                # Copies that shadows made answer nobody.
+                column.mirrors.is_(None),
+            )
             .order_by(func.substr(column.id, _RANDOM_DIGITS))
             .limit(most)
             .subquery()
@@ -111,7 +124,7 @@ class SqliteDrifts:
                 func.count(distinct(attempts.c.model)).label("models"),
                 func.max(attempts.c.finish.in_(REFUSALS)).label("refused"),
             )
-            .where(attempts.c.record_id.in_(select(meant.c.id)))
+            .where(attempts.c.record_id.in_(select(meant.c.id)), attempts.c.purpose.in_(_FOR_THE_CALLER))
             .group_by(attempts.c.record_id)
             .subquery()
         )
@@ -145,6 +158,29 @@ class SqliteDrifts:
             )
             for row in found
         ]
+
+    def scores(self, route: str, since_us: int, until_us: int, most: int) -> Sequence[float]:
+        """See `Drifts.scores`. The ids of feedback sort by time, too, and end at random."""
+        last = (
+            select(func.max(feedback.c.id).label("id"))
+            .join(records, records.c.id == feedback.c.record_id)
+            .where(
+                feedback.c.at_us >= since_us,
+                feedback.c.at_us < until_us,
+                feedback.c.score.is_not(None),
+                records.c.route == route,
+            )
+            .group_by(feedback.c.record_id)
+            .subquery()
+        )
+        query = (
+            select(feedback.c.score)
+            .join(last, last.c.id == feedback.c.id)
+            .order_by(func.substr(feedback.c.id, _RANDOM_DIGITS))
+            .limit(most)
+        )
+        with self._database.reading() as connection:
+            return list(connection.scalars(query))
 
 
 class _Labelled(msgspec.Struct, frozen=True):

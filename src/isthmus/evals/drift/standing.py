@@ -32,6 +32,7 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 _to_json = msgspec.json.Encoder(order="deterministic").encode
 
 _UNITS: dict[Quantity, str] = {
+    "quality": "mean score",
     "label": "share",
     "task": "share",
     "refusals": "share",
@@ -122,12 +123,20 @@ def next_piece(watch: Watch, route: Route) -> tuple[int, int, int]:
 
 
 def advance(
-    watch: Watch, route: Route, seen: Sequence[Observed], until_us: int, draw: Callable[[], float]
+    watch: Watch,
+    route: Route,
+    seen: Sequence[Observed],
+    scores: Sequence[float],
+    until_us: int,
+    draw: Callable[[], float],
 ) -> None:
-    """Takes the next piece, or the baseline, into account; `draw` gives numbers in [0, 1)."""
+    """Takes the next piece, or the baseline, into account: its requests, and the scores given in it.
+
+    `draw` gives numbers in [0, 1).
+    """
     learning = route.until_us < _baseline_end_us(watch)
     for quantity in watch.quantities:
-        values = [value for it in seen if (value := value_of(quantity, it)) is not None]
+        values = values_of(quantity, seen, scores)
         watched = route.quantities.setdefault(quantity, Watched())
         if learning:
             for value in values:
@@ -165,7 +174,13 @@ def drifts(watch: Watch, route: Route) -> Iterator[Drift]:
         )
 
 
-def value_of(quantity: Quantity, seen: Observed) -> Value | None:
+def values_of(quantity: Quantity, seen: Sequence[Observed], scores: Sequence[float]) -> list[Value]:
+    """What a piece says of a quantity, in the order of the piece."""
+    said = scores if quantity == "quality" else (_value(quantity, it) for it in seen)
+    return [value for value in said if value is not None]
+
+
+def _value(quantity: Quantity, seen: Observed) -> Value | None:
     """What one request says of a quantity, None where it says nothing of it."""
     match quantity:
         case "label":
@@ -184,6 +199,9 @@ def value_of(quantity: Quantity, seen: Observed) -> Value | None:
             return seen.total_ms if seen.outcome == "ok" else None
         case "escalation":
             return float(seen.models > 1) if seen.models else None
+        case "quality":
+            # It is said of the answer, by others, and later.
+            return None
 
 
 def summary(quantity: Quantity, values: Sequence[Value]) -> Summary:

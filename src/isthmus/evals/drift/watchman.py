@@ -103,7 +103,8 @@ class Watchman:
         if until_us + SETTLED_US > self._now_us():
             return False
         seen = self._drifts.observed(watch.route, since_us, until_us, most)
-        standing.advance(watch, route, seen, until_us, self._draws(f"{watch.route} {since_us}"))
+        scores = self._drifts.scores(watch.route, since_us, until_us, most)
+        standing.advance(watch, route, seen, scores, until_us, self._draws(f"{watch.route} {since_us}"))
         self._write(watch, route)
         return True
 
