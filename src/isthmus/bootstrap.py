@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from isthmus.accounting.budgets import Budget
 from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
 from isthmus.config.archive import archive, unarchive
-from isthmus.config.config import Config, GatewaySettings, LedgerSettings
+from isthmus.config.config import Config, GatewaySettings, LedgerSettings, Watch
 from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.secrets import resolve
 from isthmus.core.errors import Fault, IsthmusError
@@ -28,6 +29,9 @@ from isthmus.core.portfolio import Client, Model, Provider
 from isthmus.core.record import Record
 from isthmus.dialects import endpoint_wires
 from isthmus.dialects.issuers import BOUND_WIRES
+from isthmus.evals.drift import standing
+from isthmus.evals.drift.standing import Drift
+from isthmus.evals.drift.watchman import Watchman
 from isthmus.evals.replay.replayed import Ledger as PastLedger
 from isthmus.evals.replay.replayed import Replayer
 from isthmus.gateway.app import Gateway
@@ -41,7 +45,7 @@ from isthmus.perimeter.detectors.weights import installed
 from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner
-from isthmus.providers import anyllm
+from isthmus.providers import anyllm, webhook
 from isthmus.providers.engines.fetch import Progress, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine
 from isthmus.providers.http1 import Http1Transport
@@ -51,6 +55,7 @@ from isthmus.routing.decide import Facts, Router
 from isthmus.routing.route import Route
 from isthmus.store.configs import Configs, SqliteConfigs
 from isthmus.store.counters import Counters, SqliteCounters
+from isthmus.store.drift import SqliteDrifts
 from isthmus.store.feedback import Feedbacks, SqliteFeedback
 from isthmus.store.guest import GuestLedger
 from isthmus.store.history import History, SqliteHistory
@@ -420,6 +425,13 @@ def open_runs(config: Config, config_path: Path | None) -> Runs:
     return SqliteRuns(ledger_path(config, config_path))
 
 
+def drifts_of(config: Config, config_path: Path | None) -> Iterator[Drift]:
+    """What was last found of each watched route, whether the gateway runs or not."""
+    kept = SqliteDrifts(ledger_path(config, config_path))
+    for watch in config.drift:
+        yield from standing.drifts(watch, standing.read(watch, kept.standing(watch.route)))
+
+
 def open_feedback(config: Config, config_path: Path | None) -> Feedbacks:
     """The feedback on what this config's gateway answered, whether it runs or not."""
     return SqliteFeedback(ledger_path(config, config_path))
@@ -503,6 +515,20 @@ async def open_house(
             in_background(ring.keep_fresh(), "keeping the keys fresh"),
             in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the budgets told"),
         ]
+        watchman = Watchman(SqliteDrifts(path), lambda: gateway.snapshot.config.drift, _post, _draws, _now_us)
+        tally.gauges |= {
+            "drift_alarm": (
+                "1 where a watched route is not what it was in its baseline.",
+                ("route", "quantity"),
+                watchman.alarms,
+            ),
+            "drift_p_value": (
+                "The p-value of the claim that nothing has changed since the baseline.",
+                ("route", "quantity"),
+                watchman.p_values,
+            ),
+        }
+        chores.append(in_background(watchman.keep_watch(), "watching for drift"))
         if config.ledger.keep_days is not None:
             forgetting = _forget_old_records(ledger, config.ledger.keep_days)
             chores.append(in_background(forgetting, "forgetting old records"))
@@ -612,6 +638,21 @@ async def _until_ready(engine: HostedEngine) -> None:
             ready.cancel()
             raise failure
     await ready
+
+
+async def _post(watch: Watch, body: bytes) -> None:
+    """Tell the webhook of a watch, which has one."""
+    assert watch.webhook is not None
+    await webhook.post(resolve(watch.webhook), body)
+
+
+def _draws(name: str) -> Callable[[], float]:
+    """Draws that a restart repeats; they break ties between equal values, and guard nothing."""
+    return random.Random(name).random
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 async def _forget_old_records(ledger: SqliteLedger, keep_days: int) -> None:

@@ -83,6 +83,9 @@ STEPS: Mapping[int, Sequence[str]] = {
         """CREATE TABLE IF NOT EXISTS configs (
             hash TEXT NOT NULL, since_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (hash)
         )""",
+        """CREATE TABLE IF NOT EXISTS drift (
+            route TEXT NOT NULL, until_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (route)
+        )""",
         """CREATE TABLE IF NOT EXISTS feedback (
             id TEXT NOT NULL PRIMARY KEY, record_id TEXT NOT NULL, at_us BIGINT NOT NULL, key_id TEXT,
             score DOUBLE, correction TEXT, comment TEXT, metadata TEXT
@@ -418,6 +421,15 @@ feedback = Table(
 """What was said of answers. `metadata` is a JSON object, or null for none. Rows go with their record."""
 
 feedback_record = Index("feedback_record", feedback.c.record_id)
+
+drift = Table(
+    "drift",
+    metadata,
+    Column("route", Text, primary_key=True),
+    Column("until_us", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""How far each watched route was looked at, and what was found. See `isthmus.evals.drift`."""
 
 schema_version = Table(
     "schema_version",
