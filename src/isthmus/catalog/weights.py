@@ -138,8 +138,10 @@ STATIC_VECTORS = Artefact(
     size=16_384_096,
     sources=(PackageParts(*_WORDLLAMA, "wordllama/weights/l2_supercat_256.safetensors"),),
 )
-"""A vector of 256 numbers for each of 32,000 tokens, for the learned router. WordLlama's package is under MIT;
-its vectors were trained from those of Llama 2's tokens. Never fetched unless a router is learned with it."""
+"""A vector of 256 numbers for each of 32,000 tokens, for the learned router.
+
+WordLlama's package is under MIT; its vectors were trained from those of Llama 2's tokens. They are never
+fetched unless a router is learned with them."""
 
 STATIC_VOCABULARY = Artefact(
     file="l2-supercat-tokenizer.json",
