@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from isthmus.confidence.thresholds import (
     FEWEST,
@@ -16,20 +19,35 @@ from isthmus.confidence.thresholds import (
 )
 from isthmus.confidence.voting import Panel, vote
 
+Labelled: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
+
 shares = st.floats(0.01, 0.5)
 risks: st.SearchStrategy[Risk] = st.sampled_from(("added", "accepted"))
-answers = st.lists(
-    st.tuples(st.floats(0, 1), st.one_of(st.sampled_from((0.0, 1.0)), st.floats(0, 1))),
-    min_size=FEWEST,
-    max_size=300,
+
+
+def _labelled(many: int, seed: int, levels: int, informed: float, *, graded: bool) -> Labelled:
+    """Confidences, of few levels or many, and losses that they tell more or less about."""
+    rng = np.random.default_rng(seed)
+    sure = np.round(rng.random(many) * levels) / levels
+    chance = informed * (1 - sure) + (1 - informed) * rng.random(many) * 0.3
+    return sure, chance if graded else (rng.random(many) < chance).astype(float)
+
+
+answers: st.SearchStrategy[Labelled] = st.builds(
+    _labelled,
+    many=st.integers(FEWEST, 400),
+    seed=st.integers(0, 2**32),
+    levels=st.sampled_from((1, 2, 7, 100, 10**6)),
+    informed=st.floats(0, 1),
+    graded=st.booleans(),
 )
 
 
 @given(answers, risks, shares, shares)
 def test_a_kept_promise_is_within_its_risk_among_the_labels(
-    rows: list[tuple[float, float]], risk: Risk, max_risk: float, delta: float
+    rows: Labelled, risk: Risk, max_risk: float, delta: float
 ) -> None:
-    sure, losses = map(np.array, zip(*rows, strict=True))
+    sure, losses = rows
     found = promise(sure, losses, max_risk=max_risk, delta=delta, risk=risk)
     assert found.kept == (found.threshold is not None) == (not found.why)
     if found.threshold is None:
@@ -46,9 +64,9 @@ def test_a_kept_promise_is_within_its_risk_among_the_labels(
 
 @given(answers, risks, shares)
 def test_a_tested_threshold_never_accepts_more_than_an_untested_one(
-    rows: list[tuple[float, float]], risk: Risk, max_risk: float
+    rows: Labelled, risk: Risk, max_risk: float
 ) -> None:
-    sure, losses = map(np.array, zip(*rows, strict=True))
+    sure, losses = rows
     tested = promise(sure, losses, max_risk=max_risk, delta=0.1, risk=risk).threshold
     untested = unproven_threshold(sure, losses, max_risk=max_risk, risk=risk)
     if tested is not None:
@@ -57,8 +75,8 @@ def test_a_tested_threshold_never_accepts_more_than_an_untested_one(
 
 
 @given(answers, shares)
-def test_a_stricter_promise_never_accepts_more(rows: list[tuple[float, float]], max_risk: float) -> None:
-    sure, losses = map(np.array, zip(*rows, strict=True))
+def test_a_stricter_promise_never_accepts_more(rows: Labelled, max_risk: float) -> None:
+    sure, losses = rows
     loose = promise(sure, losses, max_risk=max_risk, delta=0.2)
     assert promise(sure, losses, max_risk=max_risk / 2, delta=0.2).coverage <= loose.coverage
     assert promise(sure, losses, max_risk=max_risk, delta=0.02).coverage <= loose.coverage
