@@ -16,7 +16,7 @@ import pytest_asyncio
 from isthmus.core.decision import Decision, Refused
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import BOTTOM, Label
-from isthmus.core.record import AttemptRecord, Intent, Outcome, Record, Timings
+from isthmus.core.record import NO_GROUNDS, AttemptRecord, Features, Grounds, Intent, Outcome, Record, Timings
 from isthmus.core.usage import Charge, Usage
 from isthmus.store import schema
 from isthmus.store.keys import SqliteKeys
@@ -39,6 +39,15 @@ DECISION = Decision(
     reasons=("The route asks for fallback.",),
     propensity=1.0,
     config_hash="c0ffee",
+)
+
+
+GROUNDS = Grounds(
+    asked="gpt-4o",
+    floor=Label("confidential", zones=frozenset({"eu"})),
+    said=("internal",),
+    blind=True,
+    unlooked=("pii.name",),
 )
 
 
@@ -74,7 +83,10 @@ def make_record(
         upstream_status=503,
         dropped=("seed", "logit_bias"),
     )
+    # Newer than the first version, which wrote records 1 and 2.
+    judged = {"purpose": "draft", "confidence": 0.25, "verdict": "accepted"} if number > 2 else {}
     won = AttemptRecord(
+        **judged,
         number=2,
         model=model,
         provider="near",
@@ -100,11 +112,14 @@ def make_record(
         status=200,
         outcome=outcome,
         key_id="key_1",
+        team="blue",
         user="ann",
         model=model,
         message=message,
         decision=DECISION,
         findings={"pii.email": 2, "pii.name": 1} if number % 2 else {},
+        features=Features(size=700, turns=3, max_output=50, tools=True, form="schema", temperature=0.5),
+        grounds=GROUNDS if number % 2 else NO_GROUNDS,
         attempts=(lost, won),
         usage=usage,
         charge=charge,
@@ -120,6 +135,9 @@ def make_bare_record(number: int) -> Record:
         make_record(number),
         decision=None,
         findings=None,
+        features=None,
+        grounds=None,
+        team=None,
         attempts=(),
         usage=None,
         charge=None,
@@ -552,7 +570,8 @@ async def test_a_ledger_of_the_first_version_becomes_one_of_today(tmp_path: Path
     await ledger.close()
     kept, bare, interrupted, fresh = SqliteRecords(old).scan(bodies=True)
     first = make_record(1, bodies=(b"question", b"answer"))
-    assert kept == msgspec.structs.replace(first, findings=None)
+    unknown = {"findings": None, "features": None, "grounds": None, "team": None}
+    assert kept == msgspec.structs.replace(first, **unknown)
     assert bare == make_bare_record(2)
     assert interrupted.outcome == "interrupted"
     assert fresh == make_record(8, bodies=(b"question", b"answer"))

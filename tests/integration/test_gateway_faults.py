@@ -123,7 +123,7 @@ def _once(**fault: Any) -> Any:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def crossing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Simulator, Served]]:
-    provider = {"breaker": {"failures": 1_000_000}, "timeouts": {"idle": 0.1}}
+    provider = {"breaker": {"failures": 1_000_000}, "timeouts": {"idle": 0.5}}
     async with simulated(_routes(), tmp_path_factory.mktemp("faults"), provider=provider) as (sim, served):
         sim.scripts |= {
             "once": _once(refuse=Refusal(status=500)),

@@ -111,8 +111,8 @@ def test_what_the_run_decides_is_left_out_of_requests_and_said(tmp_path: Path) -
     found = opened(tmp_path, "a.jsonl", json.dumps(line))
     assert found.samples[0].request == {"messages": [{"role": "user", "content": "x"}]}
     assert found.notes == (
-        "`model` is left to the run (1 of 1 samples)",
-        "`stream` is left to the run (1 of 1 samples)",
+        "`model` is left to the run (1)",
+        "`stream` is left to the run (1)",
     )
 
 
@@ -150,7 +150,7 @@ def test_what_the_run_decides_is_left_out_of_requests_and_said(tmp_path: Path) -
         (
             "a.csv",
             "question,answer\nx,y\n",
-            "a.csv:2: There is no text in a column `input`. Rename the column",
+            "a.csv:2: There is no text in a column `input`. Import it with --input question",
         ),
         ("a.csv", 'input,target\n"x,y\n', "a.csv:2: This is not CSV: unexpected end of data."),
         ("a.csv", "input,target\nx,y,z\n", "a.csv:2: This row has 3 cells, the first row 2."),

@@ -15,7 +15,7 @@ import pytest
 
 from isthmus.core.decision import Decision
 from isthmus.core.errors import IsthmusError
-from isthmus.core.record import AttemptRecord, Record, Timings
+from isthmus.core.record import AttemptRecord, Features, Grounds, Record, Timings
 from isthmus.core.usage import Charge, Usage
 from isthmus.store.export import fields, write_jsonl, write_parquet
 from isthmus.store.ledger import SqliteLedger
@@ -43,6 +43,9 @@ ATTEMPT = AttemptRecord(
     usage=Usage(input=10, output=5, beyond=("tool.web_search",)),
     charge=Charge(nanousd=None, basis="unknown", snapshot=""),
     dropped=("seed",),
+    purpose="draft",
+    confidence=0.5,
+    verdict="it refuses",
 )
 
 
@@ -56,8 +59,11 @@ def make_record(number: int) -> Record:
         stream=False,
         status=200,
         outcome="ok",
+        mirrors="req_0",
         decision=DECISION,
         findings={"pii.email": 2, "pii.name": 1},
+        features=Features(size=70, turns=1),
+        grounds=Grounds(said=("internal",)),
         attempts=(ATTEMPT,),
         usage=ATTEMPT.usage,
         charge=ATTEMPT.charge,
@@ -68,7 +74,15 @@ def make_record(number: int) -> Record:
 
 
 BARE = msgspec.structs.replace(
-    make_record(7), decision=None, findings=None, attempts=(), usage=None, charge=None, request_body=None
+    make_record(7),
+    decision=None,
+    findings=None,
+    features=None,
+    grounds=None,
+    attempts=(),
+    usage=None,
+    charge=None,
+    request_body=None,
 )
 
 # Whoever reads our exports relies on these names. They may grow; a change of one that is here breaks
@@ -83,12 +97,16 @@ RECORD_FIELDS = [
     "status",
     "outcome",
     "key_id",
+    "team",
     "user",
     "model",
+    "mirrors",
     "code",
     "message",
     "decision",
     "findings",
+    "features",
+    "grounds",
     "input_tokens",
     "output_tokens",
     "cache_read_tokens",
@@ -135,8 +153,12 @@ def test_jsonl_says_what_the_record_says() -> None:
     assert (line["charge_nanousd"], line["charge_basis"]) == (None, "unknown")
     assert line["decision"] == msgspec.json.decode(msgspec.json.encode(DECISION))
     assert (line["findings"], bare["findings"]) == ({"pii.email": 2, "pii.name": 1}, None)
+    assert (line["features"], bare["features"]) == ({"size": 70, "turns": 1}, None)
+    assert (line["grounds"], bare["grounds"]) == ({"said": ["internal"]}, None)
     [attempt] = line["attempts"]  # type: ignore[misc]
     assert (attempt["finish"], attempt["dropped"]) == ("stop", ["seed"])
+    assert (attempt["purpose"], attempt["confidence"], attempt["verdict"]) == ("draft", 0.5, "it refuses")
+    assert line["mirrors"] == "req_0"
     assert line["usage_beyond"] == attempt["usage_beyond"] == ["tool.web_search"]
     assert bare["usage_beyond"] is None
     assert base64.b64decode(str(line["request_body"])) == b"\xffquestion"
@@ -156,7 +178,7 @@ def test_parquet_holds_the_same_as_jsonl() -> None:
     assert table.schema.names == [*RECORD_FIELDS, "request_body", "response_body"]
     rows = table.to_pylist()
     for row in rows:
-        for name in ("decision", "findings"):
+        for name in ("decision", "findings", "features", "grounds"):
             row[name] = None if row[name] is None else msgspec.json.decode(row[name])
     assert rows == exported_jsonl(records, bodies=True)
     described = table.schema.field("charge_nanousd").metadata[b"description"]

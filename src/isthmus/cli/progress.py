@@ -52,3 +52,45 @@ class ProgressLine:
         size = f"{progress.done / 1e6:,.0f} of {progress.total / 1e6:,.0f} MB"
         sys.stderr.write(f"\r{progress.what:<44.44} {bar} {share:4.0%}  {size} ")
         sys.stderr.flush()
+
+
+class RunLine:
+    """Draws how far a run of many requests is, what it has spent, and how long it will still take."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began: float | None = None
+        self._drawn = 0.0
+        self._tenth = -1
+        self._live = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int, asked: int, note: str = "") -> None:
+        """`asked` of those done took time now; the others were known."""
+        now = time.monotonic()
+        self._began = self._began or now
+        share = done / total if total else 1.0
+        if self._live:
+            if done < total and now - self._drawn < REDRAW_S:
+                return
+            self._drawn = now
+            full = int(share * WIDTH)
+            bar = "█" * full + "·" * (WIDTH - full)
+            left = _left(now - self._began, asked, total - done)
+            sys.stderr.write(f"\r\033[K{self._what} {bar} {done:,} of {total:,}  {note}{left}")
+            sys.stderr.flush()
+        elif int(share * 10) > self._tenth:
+            self._tenth = int(share * 10)
+            sys.stderr.write(f"{self._what}: {done:,} of {total:,}  {note}\n")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._live and self._drawn:
+            sys.stderr.write("\n")
+
+
+def _left(seconds: float, asked: int, more: int) -> str:
+    if not asked or not more:
+        return ""
+    minutes, rest = divmod(round(seconds / asked * more), 60)
+    return f"  {minutes}:{rest:02} left"

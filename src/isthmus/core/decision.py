@@ -21,7 +21,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of routing: a value, the same for `explain` and for the live request.
 
     `label` is how sensitive the request is, and `perimeter` the hash of the rules that said so.
-    `pseudonymised` are those of the allowed models that may see it only with pseudonyms.
+    `pseudonymised` are those of the allowed models that may see it only with pseudonyms, and `hidden_label`
+    is its label with them, None where it may not go out so. `thrifty` says that a budget was nearly used.
     `allowed` are the models that the plan may call, in the order of the route; `plan` is the tree that is
     left of the strategy after pruning and drawing (a strategies.plan Node), None where nothing is left;
     `propensity` is the probability with which this plan was chosen among the route's alternatives (1.0 where
@@ -39,3 +40,5 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     label: Label = BOTTOM
     perimeter: str = ""
     pseudonymised: tuple[str, ...] = ()
+    hidden_label: Label | None = None
+    thrifty: bool = False

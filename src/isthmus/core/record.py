@@ -7,9 +7,14 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from isthmus.core.decision import Decision
+from isthmus.core.label import BOTTOM, Label
 from isthmus.core.usage import Charge, Usage
 
 Outcome: TypeAlias = Literal["ok", "error", "cancelled", "interrupted"]
+Purpose: TypeAlias = Literal["answer", "draft", "judge", "shadow"]
+"""What a model was called for: the client's answer, a draft that is kept from the client until it is judged,
+a judgement on others, or a comparison that no client sees."""
+AnswerForm: TypeAlias = Literal["text", "json", "schema"]
 
 
 def milliseconds(seconds: float) -> float:
@@ -19,6 +24,9 @@ def milliseconds(seconds: float) -> float:
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream call. Times are milliseconds; `started_ms` counts from the request's arrival.
+
+    `purpose` is what it was for. `confidence` in [0, 1] is what was made of a draft, None where nobody judged
+    it; `verdict` says in words what came of that.
 
     `queue_ms` is waiting for a free connection. `fault` and `code` are set where it failed; `upstream_status`
     is the provider's HTTP status, if one came. `committed` says that some of its answer went to the client.
@@ -43,6 +51,9 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     committed: bool = False
     passthrough: bool = False
     dropped: tuple[str, ...] = ()
+    purpose: Purpose = "answer"
+    confidence: float | None = None
+    verdict: str | None = None
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,13 +69,57 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: float
 
 
+class Features(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a request looks like from outside: what decisions may depend on and analyses need, and no text.
+
+    `size` is its body in bytes, `turns` how many messages it has, told by their roles. `max_output` is the
+    longest answer that it asks for, in tokens. `pictures`, `files` and `audio` say that such a part stands in
+    a message. `form` is what the answer must be: any text, JSON, or JSON by a schema. `temperature` is what
+    was said, None where nothing was.
+    """
+
+    size: int
+    turns: int = 0
+    max_output: int | None = None
+    tools: bool = False
+    pictures: bool = False
+    files: bool = False
+    audio: bool = False
+    form: AnswerForm = "text"
+    temperature: float | None = None
+    thinking: bool = False
+    logprobs: bool = False
+
+
+class Grounds(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a decision rested on besides the config and what was found: with it, another config can decide.
+
+    `asked` is the model's name as the caller said it, None where that is the route's. `floor` is that of the
+    key, and `said` are the levels' names that the caller sent. `blind` says that something could not be
+    looked into. `unlooked` are kinds for which nobody looked, since finding them could not have raised the
+    label.
+    """
+
+    asked: str | None = None
+    floor: Label = BOTTOM
+    said: tuple[str, ...] = ()
+    blind: bool = False
+    unlooked: tuple[str, ...] = ()
+
+
+NO_GROUNDS = Grounds()
+"""Of a decision that rested on nothing else."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One request: who asked what route, what was found in it and decided, every attempt, and what it cost.
 
     `at_us` is wall-clock time in microseconds since the epoch (UTC). `charge` is the sum over the attempts;
     its `nanousd` is None as soon as one attempt's price is unknown. Bodies are None unless the config says
-    that they are kept. `findings` says in how many places of the request each kind was found; it is None
-    where nothing was looked at. What the values were is kept nowhere.
+    that they are kept. `mirrors` is the id of the request whose copy this is: a comparison, whose answer no
+    client gets. `findings` says in how many places of the request each kind was found; it is None
+    where nothing was looked at. What the values were is kept nowhere. `features` and `grounds` are None
+    where the request could not be read so far, and in records of an older Isthmus.
     """
 
     id: str
@@ -76,12 +131,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     outcome: Outcome
     key_id: str | None = None
+    team: str | None = None
     user: str | None = None
     model: str | None = None
+    mirrors: str | None = None
     code: str | None = None
     message: str | None = None
     decision: Decision | None = None
     findings: dict[str, int] | None = None
+    features: Features | None = None
+    grounds: Grounds | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     usage: Usage | None = None
     charge: Charge | None = None

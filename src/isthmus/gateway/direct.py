@@ -16,7 +16,7 @@ import msgspec
 
 from isthmus.accounting.breaker import Breaker
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.evaluation import Answered
+from isthmus.core.evaluation import Answered, Embedded
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.pieces import Piece, RefusalDelta, TextDelta
 from isthmus.core.record import Record
@@ -121,6 +121,10 @@ class LabelRing:
         """The key of this secret."""
         return self._keys[secret]
 
+    def name_of(self, key_id: str) -> str | None:
+        """The name that all of them bear."""
+        return self.name if key_id == self.name else None
+
 
 class Direct:
     """Asks the models of a gateway that has a route `pilot/MODEL` for each: an `Ask` of `core.evaluation`.
@@ -152,15 +156,20 @@ class Direct:
         told = await self._told("/v1/chat/completions", model, body, label)
         return answered_of(model, body, *told)
 
-    async def embed(self, model: str, texts: Sequence[str], label: Label = BOTTOM) -> list[list[float]]:
-        """The vectors of the texts, in their order. Raises IsthmusError where there are none."""
+    async def embed(self, model: str, texts: Sequence[str], label: Label = BOTTOM) -> Embedded:
+        """See `core.evaluation.Embed`."""
         body = msgspec.json.encode({"model": route_to(model), "input": list(texts)})
         record, said = await self._told("/v1/embeddings", model, body, label)
+        told = Embedded(model=model, usage=record.usage, charge=record.charge)
         if record.outcome != "ok":
-            message = _error_text(said) or record.message or "no reason was given"
-            raise IsthmusError(Fault.UPSTREAM_ERROR, message, code=record.code)
-        rows = msgspec.json.decode(said)["data"]
-        return [row["embedding"] for row in sorted(rows, key=lambda row: row["index"])]
+            error = _error_text(said) or record.message or ""
+            return msgspec.structs.replace(told, code=record.code or record.outcome, error=error)
+        try:
+            vectors = _vectors(said)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            said_what = "The endpoint's vectors are none."
+            return msgspec.structs.replace(told, code="malformed_answer", error=said_what)
+        return msgspec.structs.replace(told, vectors=vectors)
 
     async def _told(self, path: str, model: str, body: bytes, label: Label) -> tuple[Record, bytes]:
         """The record of the request and the bytes of its answer, once waiting helps no more."""
@@ -271,6 +280,20 @@ def _error_text(said: bytes) -> str:
     with suppress(msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
         return msgspec.json.decode(last, type=_Failed).error.message
     return ""
+
+
+def _vectors(said: bytes) -> tuple[tuple[float, ...], ...]:
+    rows = msgspec.json.decode(said, type=_Vectors).data
+    return tuple(row.embedding for row in sorted(rows, key=lambda row: row.index))
+
+
+class _Vector(msgspec.Struct):
+    index: int
+    embedding: tuple[float, ...]
+
+
+class _Vectors(msgspec.Struct):
+    data: list[_Vector]
 
 
 class _Message(msgspec.Struct):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from isthmus.accounting.budgets import Caller
-from isthmus.core.call import Envelope
+from isthmus.core.call import Message, Text
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import AttemptEnded, Delta, Event, Finished
+from isthmus.core.events import AttemptEnded, Delivered, Delta, Event, Finished, Judged
 from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
@@ -24,12 +24,12 @@ from isthmus.gateway.auth import authenticate
 from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.request import Request
 from isthmus.gateway.snapshot import Snapshot
-from isthmus.gateway.story import LONGEST_USER, Story, clock
+from isthmus.gateway.story import Story, clock
 from isthmus.gateway.treasury import Purse
 from isthmus.perimeter.policy import by_kind
 from isthmus.providers.attempts import Attempts, Question
 from isthmus.routing.route import Route
-from isthmus.strategies.plan.node import Circumstances
+from isthmus.strategies.plan.node import Attempt, Circumstances, Draft
 from isthmus.strategies.run import run
 
 if TYPE_CHECKING:
@@ -119,12 +119,12 @@ class Exchange:
         label, hidden = snapshot.inspection.unseen(floors), None
         if label is None or LABEL_HEADER in self._request.headers:
             label, _, hidden = await self._inspect(body, floors, route)
-        purse = await self._purse(route, envelope) if snapshot.config.budgets else None
+        purse = await self._purse(route) if snapshot.config.budgets else None
         decision = story.decision = snapshot.router.decide(
             route.name,
             envelope.operation,
             label,
-            self._circumstances(envelope),
+            self._circumstances(),
             hidden.label if hidden else None,
             purse is not None and route.thrift is not None and purse.spent(route.thrift.at),
         )
@@ -147,7 +147,7 @@ class Exchange:
             attempts = story.attempts = Attempts(question, snapshot.upstreams, veils, purse)
         else:
             attempts = story.attempts = Attempts(question, snapshot.upstreams, purse=purse)
-        await run(decision.plan, attempts, decision.allowed.__contains__, self._pause, self._listen)
+        await run(decision.plan, attempts, self._permits, self._pause, self._listen)
 
     def _listen(self, event: Event) -> Awaitable[None] | None:
         """The folds over the one stream of events: the client's answer, and the record with its metrics."""
@@ -157,8 +157,38 @@ class Exchange:
         if kind is AttemptEnded:
             self._story.ended.append(event.record)  # type: ignore[union-attr]
         elif kind is Finished:
+            self._story.answered_by = event.model  # type: ignore[union-attr]
             return self._finish(event.error)  # type: ignore[union-attr]
+        elif kind is Judged:
+            self._story.judge(event)  # type: ignore[arg-type]
+        elif kind is Delivered:
+            self._story.deliver(event)  # type: ignore[arg-type]
         return None
+
+    def _permits(self, effect: Attempt | Draft) -> bool | Awaitable[bool]:
+        """Whether a model may be called so: it is allowed, and may see what a strategy adds to the
+        question."""
+        decision = self._story.decision
+        assert decision is not None
+        if effect.model not in decision.allowed:
+            return False
+        return effect.amendment is None or not effect.amendment.turns or self._may_see(effect)
+
+    async def _may_see(self, effect: Attempt | Draft) -> bool:
+        """Whether a model may see the turns that are added: answers may say what the question did not."""
+        inspection, decision = self._snapshot.inspection, self._story.decision
+        assert decision is not None
+        assert effect.amendment is not None
+        if effect.model in decision.pseudonymised:
+            # Answers of others hold the values themselves.
+            return False
+        if not inspection.looks:
+            return True
+        said = [{"role": it.role, "content": _words(it)} for it in effect.amendment.turns]
+        body = msgspec.json.encode({"model": "", "messages": said})
+        seen = await inspection.inspect(body, (decision.label,), b"", {}, barred=lambda _: False)
+        model = self._snapshot.config.models[effect.model]
+        return inspection.policy.refuses(model, decision.label.join(seen.label)) is None
 
     async def _finish(self, error: IsthmusError | None) -> None:
         """End the answer: settle first, so that a strict ledger has it before the client does."""
@@ -234,8 +264,10 @@ class Exchange:
         inspection, key, headers = self._snapshot.inspection, self._story.key, self._request.headers
         if LABEL_HEADER in headers:
             # Said twice, by a client and by a proxy before us, both count.
-            said = headers[LABEL_HEADER].decode("latin-1").split(",")
-            floors = (*floors, *(inspection.policy.said(name.strip()) for name in said))
+            said = tuple(name.strip() for name in headers[LABEL_HEADER].decode("latin-1").split(","))
+            floors = (*floors, *map(inspection.policy.said, said))
+            # Only now, for these are names that the config knows, and no texts.
+            self._story.vouched = tuple(dict.fromkeys(said))
         envelope = self._story.envelope
         caller = msgspec.json.encode([key.id if key else None, envelope.user if envelope else None])
         models = [self._snapshot.config.models[name] for name in route.models()]
@@ -249,6 +281,7 @@ class Exchange:
         )
         if inspection.looks:
             self._story.findings = by_kind(known.seen)
+            self._story.blind, self._story.unlooked = bool(known.seen.blind), known.seen.unlooked
             self._gateway.tally.blind += bool(known.seen.blind)
         return known
 
@@ -257,13 +290,13 @@ class Exchange:
         headers, forwarded = self._request.headers, self._snapshot.forwarded
         return {name.decode(): headers[name].decode("latin-1") for name in forwarded if name in headers}
 
-    async def _purse(self, route: Route, envelope: Envelope) -> Purse:
+    async def _purse(self, route: Route) -> Purse:
         """What the request spends from; it is counted, or refused where there were too many."""
         key, story = self._story.key, self._story
         caller = Caller(
             key=key.name if key else "",
             team=(key.team or "") if key else "",
-            user=(envelope.user or "")[:LONGEST_USER],
+            user=story.user or "",
             route=route.name,
         )
         purse = self._gateway.treasury.purse(self._snapshot.config.budgets, caller, story.at_us)
@@ -271,14 +304,22 @@ class Exchange:
         story.warnings = purse.warnings
         return purse
 
-    def _circumstances(self, envelope: Envelope) -> Circumstances:
-        key = self._story.key
-        return Circumstances(draw=random(), key=key.id if key else None, user=envelope.user)
+    def _circumstances(self) -> Circumstances:
+        story, key = self._story, self._story.key
+        return Circumstances(draw=random(), key=key.id if key else None, user=story.user)
 
     async def _pause(self, seconds: float) -> None:
-        if self._story.attempts is not None:
-            self._story.attempts.question.waited += seconds
-        await asyncio.sleep(seconds)
+        assert self._story.attempts is not None, "there is a plan, and so there are attempts"
+        waiting = self._story.attempts.question.waiting
+        waiting.begin(clock())
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            waiting.end(clock())
+
+
+def _words(message: Message) -> str:
+    return "\n".join(part.text for part in message.parts if isinstance(part, Text))
 
 
 def _nothing_allowed(decision: Decision) -> IsthmusError:

@@ -166,6 +166,8 @@ class Inspection:
                 if headers:
                     # Nobody hides anything in them: all that is seen there counts.
                     seen = seen.join(scanner.scan({"headers": headers}, enough))
+            else:
+                seen = seen.join(Sightings(unlooked=tuple(sorted(kinds))))
         return seen
 
     def unread(self, floors: Sequence[Label]) -> Inspected:

@@ -144,15 +144,24 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def label(self, seen: Sightings, floors: Iterable[Label] = ()) -> Label:
         """The label of a request in which this was seen: at least the default, and at least each floor."""
-        blind = [self.unknown] if seen.blind else []
-        kinds = frozenset(it.finding.kind for it in counted(seen))
-        meanings = map(self._meaning_of, sorted(kinds))
-        return join([Label(self.default, kinds), *floors, *blind, *meanings])
+        return self.label_of((it.finding.kind for it in counted(seen)), bool(seen.blind), floors)
+
+    def label_of(self, kinds: Iterable[str], blind: bool, floors: Iterable[Label] = ()) -> Label:
+        """The label of a request in which these kinds were found, and into which one was in part `blind`."""
+        found = frozenset(kinds)
+        unseen = [self.unknown] if blind else []
+        return join([Label(self.default, found), *floors, *unseen, *map(self._meaning_of, sorted(found))])
 
     @property
     def unknown(self) -> Label:
         """The label of what could not be looked into: it may hold whatever any rule is about."""
         return join([TOP, *(rule.label for rule in self.rules)])
+
+    def meaning(self, kinds: Iterable[str], families: Iterable[str] = ()) -> Label:
+        """What it would mean at most to find something of these kinds, or of any kind of these families."""
+        families = tuple(families)
+        about = (rule for rule in self.rules if rule.when.partition(".")[0] in families)
+        return join([*map(self._meaning_of, kinds), *(rule.label for rule in about)])
 
     def _meaning_of(self, kind: str) -> Label:
         return join(rule.label for rule in self.rules if rule.fits(kind))

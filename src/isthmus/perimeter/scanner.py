@@ -44,14 +44,20 @@ class Sighting(msgspec.Struct, frozen=True):
 
 class Sightings(msgspec.Struct, frozen=True):
     """What was seen in a request. `blind` are the places that could not be looked into, whatever the reason:
-    a picture, a reference, a detector that failed."""
+    a picture, a reference, a detector that failed. `unlooked` are kinds for which nobody looked, since
+    finding them would not have raised the label."""
 
     found: tuple[Sighting, ...] = ()
     blind: tuple[str, ...] = ()
+    unlooked: tuple[str, ...] = ()
 
     def join(self, other: Sightings) -> Sightings:
         """What both saw."""
-        return Sightings(self.found + other.found, tuple(dict.fromkeys(self.blind + other.blind)))
+        return Sightings(
+            self.found + other.found,
+            tuple(dict.fromkeys(self.blind + other.blind)),
+            tuple(dict.fromkeys(self.unlooked + other.unlooked)),
+        )
 
 
 class Scanner:

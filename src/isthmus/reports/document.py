@@ -57,7 +57,28 @@ class Tornado(msgspec.Struct, frozen=True, kw_only=True):
     bars: tuple[Bar, ...]
 
 
-Block: TypeAlias = Prose | Table | Lines | Tornado
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """A named point whose height is known to lie from `low` to `high`; `marked` ones stand out, joined by a
+    line."""
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
+    marked: bool = False
+
+
+class Scatter(msgspec.Struct, frozen=True, kw_only=True):
+    """A chart of points with whiskers. `says` is the chart in a sentence, for who does not see it."""
+
+    says: str
+    across: str
+    upward: str
+    points: tuple[Point, ...]
+
+
+Block: TypeAlias = Prose | Table | Lines | Tornado | Scatter
 
 
 class Section(msgspec.Struct, frozen=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from isthmus.reports.document import Block, Document, Lines, Prose, Section, Table, Tornado
-from isthmus.reports.svg import lines_svg, tornado_svg
+from isthmus.reports.document import Block, Document, Lines, Prose, Scatter, Section, Table, Tornado
+from isthmus.reports.svg import lines_svg, scatter_svg, tornado_svg
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #ffffff; --faint: #6b7280; --rule: #d7dae0;
@@ -52,6 +52,8 @@ def _block(block: Block) -> str:
             return _figure(lines_svg(block), block.says)
         case Tornado():
             return _figure(tornado_svg(block), block.says)
+        case Scatter():
+            return _figure(scatter_svg(block), block.says)
 
 
 def _figure(picture: str, says: str) -> str:

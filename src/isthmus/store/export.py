@@ -1,8 +1,9 @@
 """Records as files for other tools: one JSON object a line, or Parquet.
 
 Both have the same fields, under the names of the columns of `isthmus.store.schema`, whose comments say what
-they mean; `fields` lists them. `attempts` is a list of objects; `decision` and `findings` are JSON text in
-Parquet and objects in JSONL. The names are stable: fields may be added, none is ever renamed or dropped.
+they mean; `fields` lists them. `attempts` is a list of objects; `decision`, `findings`, `features` and
+`grounds` are JSON text in Parquet and objects in JSONL. The names are stable: fields may be added, none is
+ever renamed or dropped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from isthmus.store import rows, schema
 _ROWS_AT_ONCE = 1000
 _RECORD_FIELDS = [column.name for column in schema.records.columns]
 _ATTEMPT_FIELDS = [column.name for column in schema.attempts.columns if column.name != "record_id"]
-_OBJECTS = ("decision", "findings")
+_OBJECTS = ("decision", "findings", "features", "grounds")
 _LISTS = ("dropped", "usage_beyond")
 _to_json = msgspec.json.Encoder().encode
 
@@ -78,7 +79,7 @@ def write_parquet(records: Iterable[Record], out: BinaryIO, *, bodies: bool = Fa
 
 def _flat(record: Record, *, bodies: bool) -> dict[str, Any]:
     values: dict[str, Any] = dict(zip(_RECORD_FIELDS, rows.record_row(record, None), strict=True))
-    values |= {"decision": record.decision, "findings": record.findings}
+    values |= {name: getattr(record, name) for name in _OBJECTS}
     values["usage_beyond"] = record.usage.beyond if record.usage else None
     values["attempts"] = [
         dict(zip(_ATTEMPT_FIELDS, rows.attempt_row(record.id, attempt)[1:], strict=True))

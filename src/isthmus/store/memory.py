@@ -1,4 +1,4 @@
-"""Records, keys and counters in memory: they behave as the SQLite ones do, and are gone at the end."""
+"""What a file keeps, kept in memory: the stores behave as the SQLite ones do, and are gone at the end."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from isthmus.core.decision import Decision
+from isthmus.core.evaluation import Sample, Score
+from isthmus.core.feedback import Feedback
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.record import Intent, Record
 from isthmus.store.counters import KEPT_WINDOWS, Count, Name
+from isthmus.store.feedback import Allowed, everybody, require_room, unknown_request
 from isthmus.store.keys import Digests, Key, NewKey, digest_of, make_key, named, require_free, successor
 from isthmus.store.ledger import Health
 from isthmus.store.records import EVERYTHING, Cursor, Page, Where, page_of, the_one
+from isthmus.store.runs import Kept, Place, Run, the_run
 
 _as_json = msgspec.json.Encoder().encode
 _as_decision = msgspec.json.Decoder(Decision).decode
 
 
 class MemoryLedger:
-    """A ledger that commits at once, and its records."""
+    """A ledger that commits at once, and its records; `feedback` belongs to them (`MemoryFeedback`)."""
 
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
+        self.feedback: dict[str, list[Feedback]] = {}
         self._open = True
         self._lost = 0
         self._committed = 0
@@ -54,6 +59,7 @@ class MemoryLedger:
         old = [record.id for record in self._records.values() if record.at_us < at_us]
         for identity in old:
             del self._records[identity]
+            self.feedback.pop(identity, None)
         return len(old)
 
     def health(self) -> Health:
@@ -178,3 +184,134 @@ class MemoryCounters:
         """See `Counters.list`."""
         current = (it for it in self._counts.items() if it[0].start_us <= at_us < it[0].end_us)
         return sorted(current, key=lambda it: (it[0].budget, it[0].subject))
+
+
+class MemoryRuns:
+    """The runs of one process."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Run] = {}
+        self._samples: dict[tuple[str, str], Sample] = {}
+        self._answers: dict[str, Kept] = {}
+        self._asked: dict[str, dict[Place, str]] = {}
+        self._marks: dict[str, dict[str, dict[Place, tuple[str, Score]]]] = {}
+
+    def begin(self, run: Run, asked: Sequence[Sample]) -> None:
+        """See `Runs.begin`."""
+        self._runs[run.id] = run
+        for sample in asked:
+            self._samples.setdefault((run.dataset_hash, sample.id), sample)
+
+    def end(self, run: str, at_us: int) -> None:
+        """See `Runs.end`."""
+        if run in self._runs:
+            self._runs[run] = msgspec.structs.replace(self._runs[run], ended_us=at_us)
+
+    def list(self, limit: int | None = None) -> tuple[Run, ...]:
+        """See `Runs.list`."""
+        return tuple(sorted(self._runs.values(), key=lambda run: (run.at_us, run.id), reverse=True)[:limit])
+
+    def find(self, prefix: str) -> Run:
+        """See `Runs.find`."""
+        return the_run(prefix, self.list())
+
+    def unfinished(self, identity: str) -> Run | None:
+        """See `Runs.unfinished`."""
+        same = (run for run in self.list() if run.identity == identity and run.ended_us is None)
+        return next(same, None)
+
+    def samples(self, run: Run) -> tuple[Sample, ...]:
+        """See `Runs.samples`."""
+        return tuple(self._samples[run.dataset_hash, it] for it in run.sample_ids)
+
+    def recall(self, key: str, since_us: int = 0) -> Kept | None:
+        """See `Runs.recall`."""
+        alike = [it for it in self._answers.values() if it.key == key and it.at_us >= since_us]
+        return max(alike, key=lambda it: it.at_us, default=None)
+
+    def keep(self, kept: Kept, run: str | None = None, place: Place | None = None) -> None:
+        """See `Runs.keep`."""
+        self._answers[kept.id] = kept
+        if run is not None and place is not None:
+            self.take(run, place, kept.id)
+
+    def take(self, run: str, place: Place, answer: str) -> None:
+        """See `Runs.take`."""
+        self._asked.setdefault(run, {})[place] = answer
+
+    def answers(self, run: str) -> dict[Place, Kept]:
+        """See `Runs.answers`."""
+        return {place: self._answers[answer] for place, answer in self._asked.get(run, {}).items()}
+
+    def mark(self, run: str, scorer: str, marks: Mapping[Place, tuple[str, Score]]) -> None:
+        """See `Runs.mark`."""
+        self._marks.setdefault(run, {}).setdefault(scorer, {}).update(marks)
+
+    def scores(self, run: str) -> dict[str, dict[Place, Score]]:
+        """See `Runs.scores`."""
+        there = self._asked.get(run, {})
+        still = {
+            scorer: {place: score for place, (answer, score) in marks.items() if there.get(place) == answer}
+            for scorer, marks in self._marks.get(run, {}).items()
+        }
+        return {scorer: marks for scorer, marks in still.items() if marks}
+
+    def delete(self, run: str) -> None:
+        """See `Runs.delete`."""
+        mine = set(self._asked.pop(run, {}).values())
+        others = {answer for places in self._asked.values() for answer in places.values()}
+        gone = self._runs.pop(run, None)
+        self._marks.pop(run, None)
+        self._answers = {name: it for name, it in self._answers.items() if name not in mine - others}
+        if gone is not None and all(it.dataset_hash != gone.dataset_hash for it in self._runs.values()):
+            kept = self._samples.items()
+            self._samples = {key: it for key, it in kept if key[0] != gone.dataset_hash}
+
+
+class MemoryConfigs:
+    """The configs of one process."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[int, bytes]] = {}
+
+    def keep(self, hash: str, at_us: int, body: bytes) -> None:
+        """See `Configs.keep`."""
+        self._kept.setdefault(hash, (at_us, body))
+
+    def all(self) -> Mapping[str, bytes]:
+        """See `Configs.all`."""
+        by_age = sorted(self._kept.items(), key=lambda it: (it[1][0], it[0]))
+        return {hash: body for hash, (_, body) in by_age}
+
+
+class MemoryFeedback:
+    """Feedback on the records of a ledger in memory."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self._ledger = ledger
+
+    def add(self, feedback: Feedback, allowed: Allowed = everybody) -> None:
+        """See `Feedbacks.add`."""
+        record = next((it for it in self._ledger.scan() if it.id == feedback.record_id), None)
+        if record is None or not allowed(record.key_id):
+            raise unknown_request(feedback.record_id)
+        given = self._ledger.feedback.setdefault(record.id, [])
+        require_room(len(given))
+        given.append(feedback)
+
+    def of(self, record_ids: Sequence[str]) -> dict[str, list[Feedback]]:
+        """See `Feedbacks.of`."""
+        given = self._ledger.feedback
+        return {
+            identity: sorted(given[identity], key=_moment) for identity in record_ids if identity in given
+        }
+
+    def list(self, since_us: int | None = None, limit: int = 50) -> list[Feedback]:
+        """See `Feedbacks.list`."""
+        recent = (it for given in self._ledger.feedback.values() for it in given)
+        meant = [it for it in recent if since_us is None or it.at_us >= since_us]
+        return sorted(meant, key=_moment, reverse=True)[:limit]
+
+
+def _moment(feedback: Feedback) -> tuple[int, str]:
+    return feedback.at_us, feedback.id

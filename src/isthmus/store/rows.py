@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from isthmus.core.decision import Decision
-from isthmus.core.record import AttemptRecord, Intent, Record, Timings
+from isthmus.core.record import NO_GROUNDS, AttemptRecord, Features, Grounds, Intent, Record, Timings
 from isthmus.core.usage import Charge, Usage
 
 Row: TypeAlias = tuple[Any, ...]
@@ -31,12 +31,15 @@ DAY_US = 86_400_000_000
 
 _NO_USAGE = (None,) * len(Usage.__struct_fields__)
 _NO_CHARGE = (None,) * len(Charge.__struct_fields__)
+_NOTHING = "{}"
 # How many of the fields, from the first on, are columns of the same order.
 _RECORD_FACTS = Record.__struct_fields__.index("decision")
 _ATTEMPT_FACTS = AttemptRecord.__struct_fields__.index("usage")
 _to_json = msgspec.json.Encoder(order="deterministic").encode
 _to_decision = msgspec.json.Decoder(Decision).decode
 _to_counts = msgspec.json.Decoder(dict[str, int]).decode
+_to_features = msgspec.json.Decoder(Features).decode
+_to_grounds = msgspec.json.Decoder(Grounds).decode
 _to_names = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
@@ -47,11 +50,19 @@ def record_row(record: Record, decision: bytes | None) -> Row:
         *fields[:_RECORD_FACTS],
         decision,
         None if record.findings is None else _to_json(record.findings).decode(),
+        None if record.features is None else _to_json(record.features).decode(),
+        _grounds_column(record.grounds),
         *_usage_columns(record.usage),
         *(_NO_CHARGE if record.charge is None else astuple(record.charge)),
         *astuple(record.timings),
         record.config_hash,
     )
+
+
+def _grounds_column(grounds: Grounds | None) -> str | None:
+    if grounds is None:
+        return None
+    return _NOTHING if grounds is NO_GROUNDS else _to_json(grounds).decode()
 
 
 def attempt_row(record_id: str, attempt: AttemptRecord) -> Row:
@@ -65,6 +76,9 @@ def attempt_row(record_id: str, attempt: AttemptRecord) -> Row:
         attempt.committed,
         attempt.passthrough,
         _as_text(attempt.dropped),
+        attempt.purpose,
+        attempt.confidence,
+        attempt.verdict,
     )
 
 
@@ -153,12 +167,16 @@ def record_of(
         status=row["status"],
         outcome=row["outcome"],
         key_id=row["key_id"],
+        team=row["team"],
         user=row["user"],
         model=row["model"],
+        mirrors=row["mirrors"],
         code=row["code"],
         message=row["message"],
         decision=None if decision is None else _to_decision(decision),
         findings=None if row["findings"] is None else _to_counts(row["findings"]),
+        features=None if row["features"] is None else _to_features(row["features"]),
+        grounds=None if row["grounds"] is None else _to_grounds(row["grounds"]),
         attempts=tuple(_attempt_of(attempt) for attempt in attempts),
         usage=_usage_of(row),
         charge=_charge_of(row),
@@ -194,6 +212,9 @@ def _attempt_of(row: Columns) -> AttemptRecord:
         committed=row["committed"],
         passthrough=row["passthrough"],
         dropped=_names_of(row["dropped"]),
+        purpose=row["purpose"],
+        confidence=row["confidence"],
+        verdict=row["verdict"],
     )
 
 

@@ -38,7 +38,7 @@ from isthmus.core.errors import Fault, IsthmusError
 
 Durability: TypeAlias = Literal["NORMAL", "FULL"]
 
-VERSION = 2
+VERSION = 3
 """The version of the tables below."""
 
 STEPS: Mapping[int, Sequence[str]] = {
@@ -52,6 +52,44 @@ STEPS: Mapping[int, Sequence[str]] = {
             budget TEXT NOT NULL, subject TEXT NOT NULL, start_us BIGINT NOT NULL, end_us BIGINT NOT NULL,
             drawn BIGINT NOT NULL, spent BIGINT NOT NULL, PRIMARY KEY (budget, subject, start_us)
         )""",
+    ),
+    3: (
+        """CREATE TABLE IF NOT EXISTS runs (
+            id TEXT NOT NULL, at_us BIGINT NOT NULL, ended_us BIGINT, identity TEXT NOT NULL,
+            dataset_hash TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (id)
+        )""",
+        """CREATE TABLE IF NOT EXISTS samples (
+            dataset_hash TEXT NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (dataset_hash, id)
+        )""",
+        """CREATE TABLE IF NOT EXISTS answers (
+            id TEXT NOT NULL, "key" TEXT, at_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (id)
+        )""",
+        'CREATE INDEX IF NOT EXISTS answers_key ON answers ("key", at_us)',
+        """CREATE TABLE IF NOT EXISTS asked (
+            run TEXT NOT NULL, model TEXT NOT NULL, sample TEXT NOT NULL, nth BIGINT NOT NULL,
+            answer TEXT NOT NULL, PRIMARY KEY (run, model, sample, nth)
+        )""",
+        "CREATE INDEX IF NOT EXISTS asked_answer ON asked (answer)",
+        """CREATE TABLE IF NOT EXISTS scores (
+            run TEXT NOT NULL, scorer TEXT NOT NULL, model TEXT NOT NULL, sample TEXT NOT NULL,
+            nth BIGINT NOT NULL, answer TEXT NOT NULL, body BLOB NOT NULL,
+            PRIMARY KEY (run, scorer, model, sample, nth)
+        )""",
+        "ALTER TABLE records ADD COLUMN team TEXT",
+        "ALTER TABLE records ADD COLUMN features TEXT",
+        "ALTER TABLE records ADD COLUMN grounds TEXT",
+        """CREATE TABLE IF NOT EXISTS configs (
+            hash TEXT NOT NULL, since_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (hash)
+        )""",
+        """CREATE TABLE IF NOT EXISTS feedback (
+            id TEXT NOT NULL PRIMARY KEY, record_id TEXT NOT NULL, at_us BIGINT NOT NULL, key_id TEXT,
+            score DOUBLE, correction TEXT, comment TEXT, metadata TEXT
+        )""",
+        "CREATE INDEX IF NOT EXISTS feedback_record ON feedback (record_id)",
+        "ALTER TABLE records ADD COLUMN mirrors TEXT",
+        "ALTER TABLE attempts ADD COLUMN purpose TEXT NOT NULL DEFAULT 'answer'",
+        "ALTER TABLE attempts ADD COLUMN confidence DOUBLE",
+        "ALTER TABLE attempts ADD COLUMN verdict TEXT",
     ),
 }
 """The SQL that leads to each version from the one before it.
@@ -128,8 +166,10 @@ records = Table(
     ),
     Column("outcome", Text, nullable=False, comment="ok, error, cancelled or interrupted"),
     Column("key_id", Text, comment="the key that was used; null on loopback without keys"),
+    Column("team", Text, comment="the key's team"),
     Column("user", Text, comment="the end user, as the caller named it"),
     Column("model", Text, comment="the model that answered"),
+    Column("mirrors", Text, comment="the request whose copy this is, for a comparison; null for all others"),
     Column("code", Text, comment="the stable error code, where it failed"),
     Column("message", Text, comment="the error in words, where it failed"),
     Column(
@@ -139,6 +179,16 @@ records = Table(
         "findings",
         Text,
         comment="in how many places of the request each kind was found; null where nothing was looked at",
+    ),
+    Column(
+        "features",
+        Text,
+        comment="what the request looks like from outside: size, turns, tools, pictures, ...; never its text",
+    ),
+    Column(
+        "grounds",
+        Text,
+        comment="what else the decision rested on: the name asked, the key's floor, the caller's label, ...",
     ),
     *_usage_columns(),
     *_charge_columns(),
@@ -151,8 +201,8 @@ records = Table(
 )
 """One row a request.
 
-`decision` is the SHA-256 of the decision's JSON, to be found in `decisions`; `findings` is a JSON object,
-`usage_beyond` a JSON array, or null for none.
+`decision` is the SHA-256 of the decision's JSON, to be found in `decisions`; `findings`, `features`
+and `grounds` are JSON objects, `usage_beyond` a JSON array, or null for none.
 """
 
 # Listing goes along time, newest first, and stops at its limit: filters on other columns are read off the
@@ -202,6 +252,15 @@ attempts = Table(
         "passthrough", Boolean, nullable=False, comment="true where bytes were relayed without translation"
     ),
     Column("dropped", Text, comment="the request's fields that this model could not be given"),
+    Column(
+        "purpose",
+        Text,
+        nullable=False,
+        server_default="answer",
+        comment="what it was for: answer, draft (kept until it was judged), judge, or shadow",
+    ),
+    Column("confidence", Double, comment="how sure its answer was found to be, 0 to 1; null where unknown"),
+    Column("verdict", Text, comment="what was made of its answer, in words; null where nobody judged it"),
     sqlite_with_rowid=False,
 )
 """One row an upstream call. `dropped` and `usage_beyond` are JSON arrays, or null for none."""
@@ -272,6 +331,88 @@ counters = Table(
     Column("spent", BigInteger, nullable=False),
 )
 """How far the account of each budget, subject and window is drawn. See `isthmus.accounting.budgets`."""
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("ended_us", BigInteger),
+    Column("identity", Text, nullable=False),
+    Column("dataset_hash", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""Evaluation runs; see `isthmus.store.runs.Run`, of which `body` is the JSON."""
+
+samples = Table(
+    "samples",
+    metadata,
+    Column("dataset_hash", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+)
+"""What runs asked, once for all runs of one dataset."""
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key", Text),
+    Column("at_us", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""What models answered in evaluations, by the hash of what they were asked; null for what is no answer."""
+
+answers_key = Index("answers_key", answers.c.key, answers.c.at_us)
+
+asked = Table(
+    "asked",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("sample", Text, primary_key=True),
+    Column("nth", BigInteger, primary_key=True, autoincrement=False),
+    Column("answer", Text, nullable=False),
+)
+"""Which answer a run has of a model to a sample."""
+
+asked_answer = Index("asked_answer", asked.c.answer)
+
+scores = Table(
+    "scores",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("scorer", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("sample", Text, primary_key=True),
+    Column("nth", BigInteger, primary_key=True, autoincrement=False),
+    Column("answer", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""How good an answer was found; it says nothing of another answer that came into its place since."""
+configs = Table(
+    "configs",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("since_us", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""Each config that was ever in force, by the hash that stands on its records. See `isthmus.store.configs`."""
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("record_id", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("key_id", Text),
+    Column("score", Double),
+    Column("correction", Text),
+    Column("comment", Text),
+    Column("metadata", Text),
+)
+"""What was said of answers. `metadata` is a JSON object, or null for none. Rows go with their record."""
+
+feedback_record = Index("feedback_record", feedback.c.record_id)
 
 schema_version = Table(
     "schema_version",

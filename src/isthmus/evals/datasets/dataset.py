@@ -11,7 +11,7 @@ import msgspec
 from isthmus.core.errors import IsthmusError
 from isthmus.core.evaluation import Sample
 from isthmus.evals.datasets.faults import refused
-from isthmus.evals.datasets.samples import is_made, line_of
+from isthmus.evals.datasets.samples import line_of, made_id
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,23 +28,29 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def dataset_of(name: str, found: Iterable[tuple[str, Sample]], left_out: Counter[str]) -> Dataset:
+def dataset_of(
+    name: str, found: Iterable[tuple[str, Sample]], left_out: Counter[str], *, drop_doubles: bool = False
+) -> Dataset:
     """The dataset of samples, each with its place in a file; `left_out` is counted while they are read.
 
-    Raises IsthmusError (`bad_dataset`) for none at all, and for two of one id.
+    Raises IsthmusError (`bad_dataset`) for none at all, and for two of one id; those that ask for the same
+    and want the same are dropped, and counted, with `drop_doubles`.
     """
     samples: list[Sample] = []
     places: dict[str, str] = {}
     for where, sample in found:
         first = places.setdefault(sample.id, where)
         if first is not where:
-            raise _twice(where, first, made=is_made(sample))
+            if not (drop_doubles and _is_made(sample)):
+                raise _twice(where, first, sample)
+            left_out["dropped: they ask for the same and want the same as others"] += 1
+            continue
         samples.append(sample)
     if not samples:
         raise refused(
             name, "There is no sample in it.", 'Write one JSON object a line, such as {"input": ...}.'
         )
-    notes = tuple(f"{what} ({count:,} of {len(samples):,} samples)" for what, count in left_out.items())
+    notes = tuple(f"{what} ({count:,})" for what, count in left_out.items())
     return Dataset(name=name, samples=tuple(samples), hash=hash_of(samples), notes=notes)
 
 
@@ -56,11 +62,15 @@ def hash_of(samples: Iterable[Sample]) -> str:
     return whole.hexdigest()
 
 
-def _twice(where: str, first: str, *, made: bool) -> IsthmusError:
-    if made:
+def _is_made(sample: Sample) -> bool:
+    return sample.id == made_id(sample.request, sample.target, sample.choices)
+
+
+def _twice(where: str, first: str, sample: Sample) -> IsthmusError:
+    if _is_made(sample):
         return refused(
             where,
             f"This asks for the same and wants the same as {first}.",
-            "Take one of them away, or give each an `id`.",
+            "Take one away, give each an `id`, or import the file with --drop-doubles.",
         )
     return refused(where, f"This has the `id` of {first}.", "Give each sample an id of its own, or none.")

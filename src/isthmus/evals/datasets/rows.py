@@ -160,18 +160,18 @@ def parquet_rows(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
                 for row in batch.to_pylist():
                     number += 1
-                    yield Row(f"{path}: row {number}", _as_json(row))
+                    yield Row(f"{path}: row {number}", as_json(row))
     except pa.ArrowException as error:
         raise refused(str(path), "This is not a whole Parquet file.", "Was it cut off?") from error
 
 
-def _as_json(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """What JSON can hold of a cell: times as ISO 8601, bytes as base64; nulls and NaN are left out."""
     match value:
         case dict():
-            return {name: _as_json(it) for name, it in value.items() if it is not None and it == it}
+            return {str(name): as_json(it) for name, it in value.items() if it is not None and it == it}
         case list():
-            return [_as_json(it) for it in value]
+            return [as_json(it) for it in value]
         case float():
             return None if math.isnan(value) or math.isinf(value) else value
         case str() | bool() | int() | None:

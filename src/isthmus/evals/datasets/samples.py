@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from isthmus.config.faults import did_you_mean
+from isthmus.core.call import Call
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.evaluation import Sample
 from isthmus.core.label import BOTTOM, LEVELS, Label, Level
@@ -70,7 +71,7 @@ def _sample(fields: Fields, left_out: Counter[str]) -> Sample:
     for unknown in fields.unread:
         raise _unknown(unknown)
     return Sample(
-        id=given if given is not None else _made_id(request, target, choices),
+        id=given if given is not None else made_id(request, target, choices),
         request=request,
         target=target,
         choices=choices,
@@ -93,8 +94,13 @@ def _request(fields: Fields, choices: tuple[str, ...], left_out: Counter[str]) -
         raise _wrong("input", "A sample needs `input`: a text, or a list of messages.")
     if len(request) > 1 or not isinstance(asked, str):
         # One text is a valid request by construction.
-        _chat.decode_call(_chat.peek(msgspec.json.encode({**request, "model": "any"})))
+        call_of(request)
     return request
+
+
+def call_of(request: Mapping[str, Any]) -> Call:
+    """A sample's request in the canonical form. Raises IsthmusError where it is none."""
+    return _chat.decode_call(_chat.peek(msgspec.json.encode({**request, "model": "any"})))
 
 
 def _messages(asked: Any, choices: tuple[str, ...]) -> list[Any]:
@@ -171,13 +177,9 @@ def _id(given: Any) -> str | None:
     raise invalid("id", "a text or a whole number", given)
 
 
-def _made_id(request: Mapping[str, Any], target: tuple[str, ...], choices: tuple[str, ...]) -> str:
+def made_id(request: Mapping[str, Any], target: tuple[str, ...], choices: tuple[str, ...]) -> str:
+    """The id of a sample that was given none: 64 bits of the SHA-256 of what is asked and wanted."""
     return hashlib.sha256(_canonical((request, target, choices))).hexdigest()[:16]
-
-
-def is_made(sample: Sample) -> bool:
-    """True where the id was made from the content, not given."""
-    return sample.id == _made_id(sample.request, sample.target, sample.choices)
 
 
 def _label(given: Any) -> Label:

@@ -15,14 +15,14 @@ from isthmus.evals.datasets.faults import refused
 from isthmus.evals.datasets.samples import FIELDS
 
 _LIKE_INPUT = ("question", "prompt", "query", "text", "instruction", "problem")
-_LIKE_TARGET = ("answer", "expected", "output", "ideal", "reference", "label", "completion")
 
 
 def translate(cells: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The row in our own form. Raises IsthmusError (`bad_dataset`) where no column says what is asked."""
     if "input" not in cells and "request" not in cells:
         near = next((name for name in cells if name.lower() in _LIKE_INPUT), None)
-        hint = f"Rename the column `{near}` to `input`." if near else f"The columns are {', '.join(cells)}."
+        columns = f"The columns are {', '.join(cells)}."
+        hint = f"Import it with --input {near}, or rename that column." if near else columns
         raise refused(where, "There is no text in a column `input`.", hint)
     own = {name: _READERS.get(name, _as_is)(value) for name, value in cells.items() if name in FIELDS}
     others = {name: value for name, value in cells.items() if name not in FIELDS}
