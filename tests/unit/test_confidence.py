@@ -14,12 +14,12 @@ from isthmus.confidence.fitting import FEWEST, fit, probabilities
 from isthmus.confidence.reliability import calibration_error, discrimination, reliability, risk_coverage
 from isthmus.confidence.shift import shift, stability_index
 from isthmus.confidence.signals import of_probability
-from isthmus.confidence.signals.agreement import canonical, of_agreement, of_samples
+from isthmus.confidence.signals.agreement import of_agreement, of_samples
 from isthmus.confidence.signals.checks import is_json, of_checks
 from isthmus.confidence.signals.logprobs import of_logprobs, of_margins
-from isthmus.confidence.signals.self_check import of_self_check
 from isthmus.confidence.signals.verbalised import of_verbalised
 from isthmus.confidence.signals.wording import of_wording
+from isthmus.core.answers import plain
 from isthmus.core.errors import IsthmusError
 
 NAN = float("nan")
@@ -57,11 +57,11 @@ def test_margins() -> None:
     [("Paris.", "paris"), ("$1,234.50", "1234.5"), (" (B) ", "b"), ("**42**", "42.0"), ("a  b", "A b")],
 )
 def test_answers_that_say_the_same_are_compared_alike(one: str, other: str) -> None:
-    assert canonical(one) == canonical(other)
+    assert plain(one) == plain(other)
 
 
 def test_numbers_and_words_that_differ_stay_apart() -> None:
-    assert len({canonical(it) for it in ("1", "-1", "1.5", "15", "A", "B")}) == 6
+    assert len({plain(it) for it in ("1", "-1", "1.5", "15", "A", "B")}) == 6
 
 
 def test_agreement_counts_the_others_who_say_the_same() -> None:
@@ -74,12 +74,6 @@ def test_samples_that_agree_have_no_entropy() -> None:
     assert of_samples("A", ["A", "a", "A."]) == {"consistency": 1.0, "sample_entropy": 0.0}
     assert of_samples("A", ["A", "B"])["sample_entropy"] == pytest.approx(1.0)
     assert of_samples("A", ["A"]) == {}
-
-
-def test_a_self_check_is_the_share_of_yes() -> None:
-    found = of_self_check({" Yes": log(0.6), "no": log(0.2), "Well": log(0.2)})
-    assert exp(found["self_check"]) == pytest.approx(0.75)
-    assert of_self_check({"Well": -0.1}) == of_self_check({"yes": NAN}) == {}
 
 
 @pytest.mark.parametrize(
