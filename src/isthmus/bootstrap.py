@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hash
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from isthmus.accounting.breaker import Breaker
 from isthmus.accounting.budgets import Budget
 from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
+from isthmus.catalog.weights import STATIC_VECTORS, STATIC_VOCABULARY
 from isthmus.config.archive import archive, unarchive
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings, Watch
 from isthmus.config.places import ledger_path, state_dir
@@ -46,7 +47,7 @@ from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner
 from isthmus.providers import anyllm, webhook
-from isthmus.providers.engines.fetch import Progress, weights_folder
+from isthmus.providers.engines.fetch import Progress, fetch, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine
 from isthmus.providers.http1 import Http1Transport
 from isthmus.providers.transport import Origin, Proxy, Transport, TransportError
@@ -66,6 +67,9 @@ from isthmus.store.runs import Runs, SqliteRuns
 from isthmus.store.traffic import SqliteTraffic
 from isthmus.strategies.plan import CallModel
 from isthmus.telemetry.metrics import Tally
+
+if TYPE_CHECKING:
+    from isthmus.routing.learned.embedding import Embedding
 
 log = logging.getLogger("isthmus")
 
@@ -403,6 +407,19 @@ def _weights(engine: Engine) -> tuple[Path, str | None]:
     if engine.folder is not None:
         return Path(engine.folder), engine.sha256
     return installed(ENGLISH), ENGLISH.sha256
+
+
+def static_embedding(report: Callable[[Progress], None] = lambda _: None) -> Embedding:
+    """The static vectors of the learned router, fetched first where they are not there.
+
+    Raises IsthmusError: `weights_unavailable`, `bad_embedding`.
+    """
+    # It needs numpy, which only the extra `evals` brings.
+    from isthmus.routing.learned.embedding import Embedding
+
+    folder = weights_folder(os.environ)
+    table, vocabulary = (fetch(it, folder, report) for it in (STATIC_VECTORS, STATIC_VOCABULARY))
+    return Embedding(table.read_bytes(), vocabulary.read_bytes(), STATIC_VECTORS.sha256)
 
 
 def open_keys(config: Config, config_path: Path | None) -> Keys:
