@@ -170,7 +170,7 @@ def replay(path: Path) -> Replay:
     for some in open_history(old, None).requests(where):
         for past in some:
             replayer.take(past)
-    return summary(_config(NEW).hash, replayer.judgements, {})
+    return summary(_config(NEW).hash, replayer.judgements)
 
 
 def measure(records: int = RECORDS) -> float:

@@ -9,20 +9,24 @@ from pathlib import Path
 import click
 import msgspec
 
-from isthmus.bootstrap import open_history, replayer_of
+from isthmus.bootstrap import open_history, open_runs, replayer_of, rescanner_of
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told, use_colour
+from isthmus.cli.runs import require_statistics
 from isthmus.config.config import Config
 from isthmus.config.load import locate, read
 from isthmus.config.report import render
+from isthmus.core.errors import Fault, IsthmusError
 from isthmus.evals.replay.replayed import Replayer
 from isthmus.evals.replay.report import replay_report
-from isthmus.evals.replay.summary import summary
+from isthmus.evals.replay.summary import Worth, summary
 from isthmus.gateway.direct import PREFIX
+from isthmus.gateway.rescan import Rescanner
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 from isthmus.store.history import SqliteHistory
 from isthmus.store.records import Where
+from isthmus.store.runs import Runs
 
 
 @click.command()
@@ -36,6 +40,17 @@ from isthmus.store.records import Where
 @click.option("--since", type=Span(), default="30d", show_default=True, help="The traffic of the last while.")
 @click.option("--route", help="Only the traffic of this route.")
 @click.option("--key", help="Only the traffic of this key's id.")
+@click.option(
+    "--quality",
+    "run_id",
+    help="A stored evaluation run (the beginning of its id): how good its models were found.",
+)
+@click.option("--scorer", help="Of the run's scorers the one that counts. Default: its first.")
+@click.option(
+    "--rescan",
+    is_flag=True,
+    help="Look again into requests whose texts were kept, by the new rules. Slow: as slow as looking is.",
+)
 @click.option(
     "--fail-on-crossing",
     is_flag=True,
@@ -52,6 +67,9 @@ def replay(
     since: float,
     route: str | None,
     key: str | None,
+    run_id: str | None,
+    scorer: str | None,
+    rescan: bool,
     fail_on_crossing: bool,
     html_path: Path | None,
     config_path: Path | None,
@@ -68,8 +86,10 @@ def replay(
     where = Where(since_us=time.time_ns() // 1000 - int(since * 1e6), route=route, key_id=key)
     history = open_history(config, path)
     replayer = replayer_of(policy, config, path, where)
-    left_out = _take_all(replayer, history, where)
-    found = summary(policy.hash, replayer.judgements, {})
+    worth = _worth(open_runs(config, path), run_id, scorer, policy) if run_id is not None else {}
+    again = rescanner_of(policy, history) if rescan else None
+    left_out = _take_all(replayer, history, where, again)
+    found = summary(policy.hash, replayer.judgements, worth)
     report = replay_report(found, _in_words(since, left_out))
     if html_path is not None:
         html_path.write_text(html(report), encoding="utf-8")
@@ -87,14 +107,31 @@ def _policy_or_exit(path: Path) -> Config:
     return policy
 
 
-def _take_all(replayer: Replayer, history: SqliteHistory, where: Where) -> int:
+def _worth(runs: Runs, run_id: str, scorer: str | None, policy: Config) -> dict[str, Worth]:
+    require_statistics()
+    from isthmus.evals.replay.worth import worth_of
+
+    run = runs.find(run_id)
+    scores = runs.scores(run.id)
+    named = scorer or next((it for it in run.scorers if it in scores), "")
+    if named not in scores:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"The run {run.id} has no scores{f' by {named!r}' if named else ''}.",
+            code="no_scores",
+            hint=f"It has scores by {', '.join(sorted(scores))}." if scores else "Run `isthmus eval score`.",
+        )
+    return worth_of(run, named, scores[named], policy.models)
+
+
+def _take_all(replayer: Replayer, history: SqliteHistory, where: Where, again: Rescanner | None) -> int:
     """Replay everything that is meant; returns how many were the evaluations' own, and left out."""
     left_out = 0
     talk = sys.stderr
     length = history.count(where)
     with click.progressbar(length=length, label="Replaying", file=talk, hidden=not talk.isatty()) as bar:
         for some in history.requests(where):
-            for past in some:
+            for past in some if again is None else again.look(some):
                 if past.route.startswith(PREFIX):
                     left_out += 1
                 else:

@@ -6,18 +6,21 @@ records are made of. What many share (decisions, configs) is read once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Select, and_, exists, func, or_, select, tuple_
 
+from isthmus.core.label import Label
 from isthmus.store import schema
 from isthmus.store.records import EVERYTHING, Where, conditions
-from isthmus.store.schema import attempts, decisions, records
+from isthmus.store.schema import attempts, bodies, decisions, records
 
 AT_ONCE = 10_000
 _DECISIONS_AT_ONCE = 500
+_BODIES_AT_ONCE = 500
 
 
 class Tried(NamedTuple):
@@ -27,11 +30,22 @@ class Tried(NamedTuple):
     fault: str | None
 
 
+class Again(NamedTuple):
+    """What is seen in a request that is looked at again: as in `core.record.Grounds`; `hidden` is its label
+    with pseudonyms."""
+
+    kinds: frozenset[str]
+    blind: bool
+    unlooked: tuple[str, ...]
+    hidden: Label | None
+
+
 class Past(NamedTuple):
     """A request as it was recorded; the fields are those of `isthmus.store.schema.records`.
 
     `findings` and `grounds` are JSON. `tried` are its attempts in order, where there was more than one or one
     that failed; else it is empty, and `model` is who answered at once, or None where nobody was asked.
+    `again` is what is seen by other rules, where somebody has looked.
     """
 
     at_us: int
@@ -60,6 +74,7 @@ class Past(NamedTuple):
     basis: str | None
     total_ms: float
     tried: tuple[Tried, ...] = ()
+    again: Again | None = None
 
 
 _COLUMNS = (
@@ -133,6 +148,17 @@ class SqliteHistory:
                 }
         return found
 
+    def bodies(self, some: Sequence[Past]) -> dict[str, bytes]:
+        """The bodies of those of these requests whose texts were kept, by their ids."""
+        found: dict[str, bytes] = {}
+        with self._database.reading() as connection:
+            for start in range(0, len(some), _BODIES_AT_ONCE):
+                ids = [past.id for past in some[start : start + _BODIES_AT_ONCE]]
+                query = select(bodies.c.record_id, bodies.c.request).where(bodies.c.record_id.in_(ids))
+                for identity, body in connection.execute(query.where(bodies.c.request.is_not(None))).all():
+                    found[identity] = zlib.decompress(body)
+        return found
+
     def _part(self, where: Where, after: tuple[int, str] | None) -> list[Past]:
         place = tuple_(records.c.at_us, records.c.id)
         meant = list(conditions(where))
@@ -140,7 +166,7 @@ class SqliteHistory:
             meant.append(place > after)
         query = select(*_COLUMNS).where(*meant).order_by(records.c.at_us, records.c.id).limit(AT_ONCE)
         with self._database.reading() as connection:
-            found = [Past._make((*row, ())) for row in connection.execute(query).all()]
+            found = [Past._make((*row, (), None)) for row in connection.execute(query).all()]
             if not found:
                 return found
             first, last = found[0], found[-1]

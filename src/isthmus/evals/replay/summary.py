@@ -129,8 +129,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
         return sum(it.requests for it in self.changes)
 
 
-def summary(config: str, judgements: Iterable[Judgement], worth: Mapping[tuple[str, str], Worth]) -> Replay:
-    """What these judgements come to; `worth` is known of models by route and name."""
+def summary(config: str, judgements: Iterable[Judgement], worth: Mapping[str, Worth] | None = None) -> Replay:
+    """What these judgements come to; `worth` is what is known of models, by their names."""
     judged = list(judgements)
     decided = [it for it in judged if it.undecided is None]
     known = [it for it in decided if it.unknown is None]
@@ -278,7 +278,7 @@ def _latency(known: Iterable[Judgement]) -> list[Times]:
     return found
 
 
-def _quality(known: Iterable[Judgement], worth: Mapping[tuple[str, str], Worth]) -> list[Quality]:
+def _quality(known: Iterable[Judgement], worth: Mapping[str, Worth]) -> list[Quality]:
     then: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     now: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     unknown: dict[str, float] = defaultdict(float)
@@ -287,24 +287,24 @@ def _quality(known: Iterable[Judgement], worth: Mapping[tuple[str, str], Worth])
             then[judgement.route][judgement.model] += judgement.requests
         for outcome in judgement.outcomes:
             requests = judgement.requests * outcome.odds
-            if outcome.answers is not None and (judgement.route, outcome.answers) in worth:
+            if outcome.answers is not None and outcome.answers in worth:
                 now[judgement.route][outcome.answers] += requests
             elif outcome.answers is not None or outcome.change in ("moved", "newly allowed", "adjusted"):
                 unknown[judgement.route] += requests
     return [
         Quality(
             route=route,
-            then=_mean(route, then[route], worth),
-            now=_mean(route, now[route], worth),
+            then=_mean(then[route], worth),
+            now=_mean(now[route], worth),
             unknown=unknown[route],
         )
         for route in sorted(then.keys() | now.keys() | unknown.keys())
     ]
 
 
-def _mean(route: str, requests: Mapping[str, float], worth: Mapping[tuple[str, str], Worth]) -> Worth | None:
+def _mean(requests: Mapping[str, float], worth: Mapping[str, Worth]) -> Worth | None:
     """The mean over the requests whose model's worth is known, None where none is."""
-    known = {name: worth[route, name] for name in requests if (route, name) in worth}
+    known = {name: worth[name] for name in requests if name in worth}
     total = sum(requests[name] for name in known)
     if not total:
         return None
