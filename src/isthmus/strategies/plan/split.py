@@ -11,6 +11,8 @@ from msgspec import Meta
 
 from isthmus.strategies.plan.node import Choice, Circumstances, Node, Steps, once_each
 
+_LAST_DRAW = 1.0 - 2.0**-53
+
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
     """One share: a `plan` and its `weight` relative to the others."""
@@ -57,6 +59,9 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
                 chosen = arm
                 break
             mark -= arm.weight
+        if draw is circumstances.draw:
+            # What is left of the draw is even within the arm. The same draw again would choose in it, too.
+            circumstances = msgspec.structs.replace(circumstances, draw=min(mark / chosen.weight, _LAST_DRAW))
         inner = chosen.plan.choose(circumstances)
         share = chosen.weight / total
         reason = f"split: {share:.0%} of {whose} go to {', '.join(chosen.plan.models())}"
