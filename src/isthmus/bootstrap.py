@@ -52,8 +52,9 @@ from isthmus.routing.decide import Facts, Router
 from isthmus.routing.route import Route
 from isthmus.store.configs import Configs, SqliteConfigs
 from isthmus.store.counters import Counters, SqliteCounters
+from isthmus.store.feedback import Feedbacks, SqliteFeedback
 from isthmus.store.guest import GuestLedger
-from isthmus.store.history import SqliteHistory
+from isthmus.store.history import History, SqliteHistory
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.store.records import Records, SqliteRecords, Where
@@ -420,7 +421,12 @@ def open_runs(config: Config, config_path: Path | None) -> Runs:
     return SqliteRuns(ledger_path(config, config_path))
 
 
-def open_history(config: Config, config_path: Path | None) -> SqliteHistory:
+def open_feedback(config: Config, config_path: Path | None) -> Feedbacks:
+    """The feedback on what this config's gateway answered, whether it runs or not."""
+    return SqliteFeedback(ledger_path(config, config_path))
+
+
+def open_history(config: Config, config_path: Path | None) -> History:
     """What this config's gateway has recorded, for one pass over all of it."""
     return SqliteHistory(ledger_path(config, config_path))
 
@@ -440,7 +446,7 @@ def replayer_of(policy: Config, config: Config, config_path: Path | None, where:
     return Replayer(policy, router_of(policy), prices_of(policy), ledger)
 
 
-def rescanner_of(policy: Config, history: SqliteHistory) -> Rescanner:
+def rescanner_of(policy: Config, history: History) -> Rescanner:
     """What looks again, by `policy`, into the requests of a history whose texts were kept."""
     inspection = inspection_of(policy.perimeter, secrets.token_bytes(32))
     return Rescanner(policy, inspection, history.bodies)
@@ -491,6 +497,7 @@ async def open_house(
             ring=ring,
             treasury=treasury,
             tally=tally,
+            feedbacks=SqliteFeedback(path),
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
         )
         tally.config_hash = config.hash
@@ -550,7 +557,14 @@ async def open_ask(
         closing.push_async_callback(treasury.close)
         ring = LabelRing(name)
         snapshot = workshop.snapshot(_for_asking(config, models, name, cap_nanousd, retries))
-        gateway = Gateway(snapshot=snapshot, ledger=ledger, ring=ring, treasury=treasury, tally=Tally())
+        gateway = Gateway(
+            snapshot=snapshot,
+            ledger=ledger,
+            ring=ring,
+            treasury=treasury,
+            tally=Tally(),
+            feedbacks=SqliteFeedback(path),
+        )
         telling = in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the cap told")
         closing.push_async_callback(_end_all, [telling])
         await asyncio.gather(*map(_until_ready, workshop.engines().values()))

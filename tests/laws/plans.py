@@ -4,16 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.strategies.plan import CallModel, Fallback, Node, Split
-from isthmus.strategies.plan.node import Attempt, Result, Wait
+from isthmus.core.pieces import Finish, TextDelta
+from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Hedge, Node, Split
+from isthmus.strategies.plan.cascade import Step
+from isthmus.strategies.plan.node import (
+    Acceptance,
+    Assess,
+    Attempt,
+    Begin,
+    CutOff,
+    Deliver,
+    Draft,
+    Effect,
+    Kept,
+    Load,
+    Next,
+    Race,
+    Reply,
+    Result,
+    Verdict,
+)
 from isthmus.strategies.plan.split import Arm
 
 NAMES = ("a", "b", "c", "d")
 
-calls = st.builds(CallModel, model=st.sampled_from(NAMES), retries=st.integers(0, 3))
+names = st.sampled_from(NAMES)
+calls = st.builds(CallModel, model=names, retries=st.integers(0, 3))
+hedges = st.builds(Hedge, model=names, beside=names, after=st.floats(0.1, 3))
+bursts = st.builds(Burst, queue=st.lists(names, min_size=1, max_size=3).map(tuple), at=st.integers(1, 3))
 
 
 def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
@@ -26,10 +48,33 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
             sticky=st.sampled_from([None, "key", "user"]),
             salt=st.text(max_size=3),
         ),
+        st.builds(
+            Cascade,
+            stages=st.lists(
+                st.builds(
+                    Step,
+                    plan=inner,
+                    accept=st.builds(Acceptance, self_check=st.sampled_from([None, 0.5])),
+                    context=st.sampled_from(["fresh", "with_attempt"]),
+                    among=st.lists(names, max_size=2).map(tuple),
+                    samples=st.integers(0, 2),
+                ),
+                min_size=1,
+                max_size=3,
+            ).map(tuple),
+            unsure=st.sampled_from(["fail", "deliver"]),
+        ),
+        st.builds(
+            Ensemble,
+            members=st.lists(names, min_size=1, max_size=3).map(tuple),
+            combine=st.sampled_from(["vote", "judge", "fuse", "first_valid", "critique"]),
+            judge=names,
+            otherwise=st.one_of(st.none(), inner),
+        ),
     )
 
 
-plans: st.SearchStrategy[Node] = st.recursive(calls, _wider, max_leaves=6)
+plans: st.SearchStrategy[Node] = st.recursive(st.one_of(calls, hedges, bursts), _wider, max_leaves=6)
 
 faults = st.sampled_from(list(Fault))
 outcomes = st.one_of(
@@ -46,15 +91,63 @@ def result_of(model: str, outcome: object) -> Result:
     return Result(model, IsthmusError(fault, "failed", retry_after_s=retry_after), committed)
 
 
-def drive(node: Node, answer: Callable[[str], Result]) -> tuple[list[Attempt | Wait], Result]:
-    """Every effect of a settled plan, in order, and its result."""
-    effects: list[Attempt | Wait] = []
+def drive(
+    node: Node,
+    answer: Callable[[str], Result],
+    accepts: Callable[[], bool] = lambda: True,
+    load: Callable[[], int] = lambda: 0,
+) -> tuple[list[Effect], Result]:
+    """Every effect of a settled plan, in order, and its result. A race is won by its first model; what a
+    draft says is its model's name."""
+    effects: list[Effect] = []
+    begun: list[list[tuple[int, Draft]]] = []
     steps = node.steps()
-    reply: Result | None = None
+    reply: Reply = None
+
+    def draft(effect: Draft) -> Result:
+        result = answer(effect.model)
+        if not result.final:
+            return result
+        pieces = (TextDelta(text=effect.model), Finish(reason="stop"))
+        return Result(effect.model, kept=Kept(effect.model, len(effects), pieces))
+
     while True:
         try:
             effect = steps.send(reply)
         except StopIteration as stop:
+            assert not begun, "who begins has to end"
             return effects, stop.value
         effects.append(effect)
-        reply = answer(effect.model) if isinstance(effect, Attempt) else None
+        reply = None
+        match effect:
+            case Attempt(model) | Race(Attempt(model)):
+                reply = answer(model)
+            case Draft():
+                reply = draft(effect)
+            case Begin(drafts):
+                begun.append(list(enumerate(drafts)))
+            case Next():
+                place, started = begun[-1].pop(0) if begun[-1] else (0, None)
+                reply = msgspec.structs.replace(draft(started), place=place) if started else None
+            case CutOff():
+                begun.pop()
+            case Load():
+                reply = load()
+            case Assess():
+                reply = Verdict(accepts(), None, "so it is")
+            case Deliver(kept):
+                reply = Result(kept.model, committed=True)
+
+
+def asked(effects: list[Effect]) -> set[str]:
+    """Every model that these effects ask."""
+    found: set[str] = set()
+    for effect in effects:
+        match effect:
+            case Attempt(model) | Draft(model):
+                found.add(model)
+            case Begin(drafts):
+                found |= {draft.model for draft in drafts}
+            case Race(first, second):
+                found |= {first.model, second.model}
+    return found

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import AttemptEnded, AttemptStarted, Delta, Event, Finished
+from isthmus.core.events import AttemptEnded, AttemptStarted, Delivered, Delta, Event, Finished
+from isthmus.core.pieces import TextDelta
 from isthmus.core.record import AttemptRecord
 from isthmus.strategies.plan import CallModel, Fallback, Node
-from isthmus.strategies.plan.node import Circumstances
+from isthmus.strategies.plan.node import Assess, Attempt, Circumstances, Draft, Kept, Verdict
 from isthmus.strategies.run import run
 from tests.laws.plans import NAMES, plans
 from tests.laws.plans import faults as fault_classes
@@ -28,37 +29,35 @@ settled = plans.map(lambda plan: plan.choose(Circumstances(draw=0.5, key="k", us
 class Script:
     """A performer that plays what Hypothesis draws, and remembers what was asked of it."""
 
-    def __init__(self, draw: Callable[[], tuple[int, Fault | None, float | None]]) -> None:
+    def __init__(
+        self,
+        draw: Callable[[], tuple[int, Fault | None, float | None]],
+        accepts: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._draw = draw
+        self._accepts = accepts
         self.performed: list[str] = []
         self.closed: list[str] = []
         self.said = 0
         self.slept: list[float] = []
 
-    def attempt(self, model: str, number: int) -> Scripted:
+    def attempt(self, effect: Attempt | Draft, number: int) -> Scripted:
         assert self.said == 0, "an attempt after something was said to the client"
-        assert self.closed == self.performed, "an attempt is closed before the next one begins"
-        self.performed.append(model)
+        self.performed.append(effect.model)
         assert number == len(self.performed)
-        return Scripted(self, self._events(model, number))
-
-    async def _events(self, model: str, number: int) -> AsyncGenerator[Delta | AttemptEnded, None]:
         deltas, fault, retry_after = self._draw()
-        for _ in range(deltas):
-            self.said += 1
-            await asyncio.sleep(0)
-            yield Delta(data=b"x")
         error = None if fault is None else IsthmusError(fault, "failed", retry_after_s=retry_after)
-        record = AttemptRecord(
-            number=number,
-            model=model,
-            provider="p",
-            model_id="m",
-            outcome="error" if error else "ok",
-            started_ms=0.0,
-            committed=deltas > 0,
-        )
-        yield AttemptEnded(record, error)
+        return Scripted(self, effect, number, deltas, error)
+
+    def assess(self, effect: Assess) -> Verdict:
+        return Verdict(self._accepts(), 0.5, "so it is")
+
+    def deliver(self, kept: Kept) -> Delta:
+        self.said += 1
+        return Delta(pieces=kept.pieces)
+
+    def load(self, model: str) -> int:
+        return len(self.performed) - len(self.closed)
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -67,15 +66,49 @@ class Script:
 class Scripted:
     """One attempt that a script plays."""
 
-    def __init__(self, script: Script, events: AsyncGenerator[Delta | AttemptEnded, None]) -> None:
+    def __init__(
+        self, script: Script, effect: Attempt | Draft, number: int, deltas: int, error: IsthmusError | None
+    ) -> None:
         self._script = script
-        self._events = events
+        self._effect = effect
+        self._number = number
+        self._left = deltas
+        self._deltas = deltas
+        self._error = error
+        self._open = True
+        self._closed = False
 
     async def next(self) -> Delta | AttemptEnded:
-        return await anext(self._events)
+        assert self._open
+        await asyncio.sleep(0)
+        if self._left:
+            self._left -= 1
+            if isinstance(self._effect, Draft):
+                return Delta(pieces=(TextDelta(text="x"),))
+            self._script.said += 1
+            return Delta(data=b"x")
+        return self._end(self._error)
+
+    def cut_off(self) -> AttemptEnded | None:
+        return self._end(IsthmusError(Fault.CANCELLED, "cut off")) if self._open else None
 
     def close(self) -> None:
-        self._script.closed.append(self._script.performed[-1])
+        if not self._closed:
+            self._closed = True
+            self._script.closed.append(self._effect.model)
+
+    def _end(self, error: IsthmusError | None) -> AttemptEnded:
+        self._open = False
+        record = AttemptRecord(
+            number=self._number,
+            model=self._effect.model,
+            provider="p",
+            model_id="m",
+            outcome="error" if error else "ok",
+            started_ms=0.0,
+            committed=self._deltas > self._left and isinstance(self._effect, Attempt),
+        )
+        return AttemptEnded(record, error)
 
 
 def _events(plan: Node, script: Script, permits: Callable[[str], bool]) -> list[Event]:
@@ -84,47 +117,71 @@ def _events(plan: Node, script: Script, permits: Callable[[str], bool]) -> list[
     async def listen(event: Event) -> None:
         heard.append(event)
 
-    asyncio.run(run(plan, script, permits, script.sleep, listen))
-    assert script.closed == script.performed
+    asyncio.run(run(plan, script, lambda effect: permits(effect.model), script.sleep, listen))
+    assert sorted(script.closed) == sorted(script.performed)
     return heard
 
 
 @given(settled, st.sets(st.sampled_from(NAMES)), st.data())
 def test_the_interpreter_keeps_the_laws(plan: Node, allowed: set[str], data: st.DataObject) -> None:
-    script = Script(lambda: data.draw(outcomes))
+    script = Script(lambda: data.draw(outcomes), lambda: data.draw(st.booleans()))
     events = _events(plan, script, allowed.__contains__)
 
     finished = [event for event in events if isinstance(event, Finished)]
     assert finished == events[-1:], "exactly one Finished, and it is the last"
     assert set(script.performed) <= allowed, "a model that is not permitted is never performed"
 
-    started = [event.model for event in events if isinstance(event, AttemptStarted)]
+    started = [event.number for event in events if isinstance(event, AttemptStarted)]
     ended = [event for event in events if isinstance(event, AttemptEnded)]
-    assert started == script.performed == [event.record.model for event in ended]
-    assert all(not event.record.committed for event in ended[:-1]), "nothing is tried after the first content"
-    assert sum(isinstance(event, Delta) for event in events) == script.said
-
-    if ended and (ended[-1].error is None or ended[-1].record.committed):
-        assert finished == [Finished(ended[-1].record.model, ended[-1].error)]
-    else:
-        assert finished[0].error is not None, "what nobody answered ends in an error"
+    assert sorted(started) == sorted(event.record.number for event in ended)
+    said = [event for event in events if isinstance(event, Delta)]
+    assert len(said) == script.said
+    delivered = [event.number for event in events if isinstance(event, Delivered)]
+    committed = [event.record.number for event in ended if event.record.committed]
+    assert len({*delivered, *committed}) <= 1, "the client gets one model's answer"
+    if delivered:
+        assert finished[0] == Finished(script.performed[delivered[0] - 1], None)
+    elif finished[0].error is None:
+        assert [event for event in ended if event.error is None]
 
 
 @given(settled, st.data())
-def test_deltas_come_between_the_start_and_the_end_of_their_attempt(plan: Node, data: st.DataObject) -> None:
-    running = False
+def test_deltas_come_between_the_start_and_the_end_of_their_attempt_or_are_delivered(
+    plan: Node, data: st.DataObject
+) -> None:
+    running: set[int] = set()
+    delivered = False
     for event in _events(plan, Script(lambda: data.draw(outcomes)), lambda _: True):
         match event:
-            case AttemptStarted():
-                assert not running
-                running = True
-            case AttemptEnded():
-                assert running
-                running = False
+            case AttemptStarted(_, number):
+                assert not delivered
+                running.add(number)
+            case AttemptEnded(record):
+                running.remove(record.number)
+            case Delivered():
+                delivered = True
             case Delta():
-                assert running
+                assert running or delivered
             case Finished():
                 assert not running
+
+
+@given(settled, st.integers(0, 12), st.data())
+def test_whatever_is_under_way_is_told_and_let_go_when_nobody_waits_any_more(
+    plan: Node, steps: int, data: st.DataObject
+) -> None:
+    script = Script(lambda: data.draw(outcomes))
+    heard: list[Event] = []
+
+    async def leave() -> None:
+        running = asyncio.create_task(run(plan, script, lambda _: True, script.sleep, heard.append))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+
+    asyncio.run(leave())
+    assert sorted(script.closed) == sorted(script.performed)
 
 
 @given(settled)

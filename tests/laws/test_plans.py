@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.strategies.plan import CallModel, Fallback, Node, Split
+from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Node, Split
 from isthmus.strategies.plan.call import LONGEST_PAUSE_S
-from isthmus.strategies.plan.node import Attempt, Circumstances, Result, Wait
+from isthmus.strategies.plan.node import Attempt, Circumstances, Deliver, Race, Result, Wait
 from isthmus.strategies.plan.split import Arm
-from tests.laws.plans import NAMES, drive, outcomes, plans, result_of
+from tests.laws.plans import NAMES, asked, drive, outcomes, plans, result_of
 
 draws = st.floats(0, 1, exclude_max=True)
 circumstances = st.builds(
@@ -28,41 +28,53 @@ def test_a_pruned_plan_never_calls_what_was_pruned(
 ) -> None:
     pruned = plan.prune(lambda name: name in allowed)
     if pruned is None:
-        assert not set(plan.models()) & allowed
+        assert not set(plan.models()) & allowed or not _answers(plan) & allowed
         return
-    assert set(pruned.models()) == set(plan.models()) & allowed
-    effects, _ = drive(pruned.choose(drawn).node, lambda name: result_of(name, data.draw(outcomes)))
-    assert {effect.model for effect in effects if isinstance(effect, Attempt)} <= allowed
+    assert set(pruned.models()) <= set(plan.models()) & allowed
+    effects, _ = drive(
+        pruned.choose(drawn).node,
+        lambda name: result_of(name, data.draw(outcomes)),
+        lambda: data.draw(st.booleans()),
+    )
+    assert asked(effects) <= allowed
+
+
+def _answers(plan: Node) -> set[str]:
+    """The models of a plan that answer by themselves: a judge without anything to judge does not."""
+    match plan:
+        case Ensemble():
+            otherwise = _answers(plan.otherwise) if plan.otherwise else set()
+            return {*plan.members, *otherwise}
+        case Cascade():
+            return {name for stage in plan.stages for name in _answers(stage.plan)}
+        case Fallback():
+            return {name for inner in plan.plans for name in _answers(inner)}
+        case Split():
+            return {name for arm in plan.arms for name in _answers(arm.plan)}
+        case _:
+            return set(plan.models())
 
 
 @given(plans, circumstances, st.data())
 def test_nothing_is_tried_after_an_answer_has_begun(
     plan: Node, drawn: Circumstances, data: st.DataObject
 ) -> None:
-    over = False
-
-    def answer(name: str) -> Result:
-        nonlocal over
-        assert not over, "an attempt was made after the client had seen something"
-        result = result_of(name, data.draw(outcomes))
-        over = result.final
-        return result
-
-    _, result = drive(plan.choose(drawn).node, answer)
-    assert result.final == over
+    effects, result = drive(
+        plan.choose(drawn).node,
+        lambda name: result_of(name, data.draw(outcomes)),
+        lambda: data.draw(st.booleans()),
+    )
+    delivered = [isinstance(effect, Deliver) for effect in effects]
+    assert not any(delivered[:-1]), "nothing follows an answer that was delivered"
+    assert result.kept is None, "a draft that is nobody's answer is not the end"
+    assert result.final or result.error is not None
 
 
-@given(plans, circumstances, st.data())
-def test_a_plan_ends_with_its_last_result(plan: Node, drawn: Circumstances, data: st.DataObject) -> None:
-    seen: list[Result] = []
-
-    def answer(name: str) -> Result:
-        seen.append(result_of(name, data.draw(outcomes)))
-        return seen[-1]
-
-    effects, result = drive(plan.choose(drawn).node, answer)
-    assert result is seen[-1]
-    assert not isinstance(effects[-1], Wait), "nobody waits after the last attempt"
+@given(plans, circumstances)
+def test_a_plan_whose_models_answer_gives_one_answer(plan: Node, drawn: Circumstances) -> None:
+    effects, result = drive(plan.choose(drawn).node, Result)
+    assert result.final
+    assert isinstance(effects[-1], Attempt | Race | Deliver)
 
 
 def test_a_model_that_is_not_permitted_hands_over_to_the_next() -> None:

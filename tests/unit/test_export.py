@@ -43,6 +43,9 @@ ATTEMPT = AttemptRecord(
     usage=Usage(input=10, output=5, beyond=("tool.web_search",)),
     charge=Charge(nanousd=None, basis="unknown", snapshot=""),
     dropped=("seed",),
+    purpose="draft",
+    confidence=0.5,
+    verdict="it refuses",
 )
 
 
@@ -56,6 +59,7 @@ def make_record(number: int) -> Record:
         stream=False,
         status=200,
         outcome="ok",
+        mirrors="req_0",
         decision=DECISION,
         findings={"pii.email": 2, "pii.name": 1},
         features=Features(size=70, turns=1),
@@ -96,6 +100,7 @@ RECORD_FIELDS = [
     "team",
     "user",
     "model",
+    "mirrors",
     "code",
     "message",
     "decision",
@@ -152,6 +157,8 @@ def test_jsonl_says_what_the_record_says() -> None:
     assert (line["grounds"], bare["grounds"]) == ({"said": ["internal"]}, None)
     [attempt] = line["attempts"]  # type: ignore[misc]
     assert (attempt["finish"], attempt["dropped"]) == ("stop", ["seed"])
+    assert (attempt["purpose"], attempt["confidence"], attempt["verdict"]) == ("draft", 0.5, "it refuses")
+    assert line["mirrors"] == "req_0"
     assert line["usage_beyond"] == attempt["usage_beyond"] == ["tool.web_search"]
     assert bare["usage_beyond"] is None
     assert base64.b64decode(str(line["request_body"])) == b"\xffquestion"

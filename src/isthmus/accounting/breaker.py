@@ -17,6 +17,8 @@ class Breaker:
     closes the breaker, its failure opens it again for twice as long, up to `max_cooldown`. A probe that does
     not report within `max_cooldown` counts as gone, and another one may follow. While it is open, reports of
     attempts that began earlier change nothing.
+
+    `under_way` counts the attempts that have begun and not ended; whoever makes them keeps it.
     """
 
     def __init__(self, settings: BreakerSettings) -> None:
@@ -26,6 +28,7 @@ class Breaker:
         self._closed = True
         self._until = 0.0
         self._probe_until: float | None = None
+        self.under_way = 0
 
     def state(self, now: float) -> State:
         """The state at that time."""

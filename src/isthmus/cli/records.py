@@ -11,11 +11,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from isthmus.bootstrap import open_records
+from isthmus.bootstrap import open_feedback, open_records
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
+from isthmus.core.feedback import Feedback
 from isthmus.core.label import BOTTOM
 from isthmus.core.money import format_usd
 from isthmus.core.record import AttemptRecord, Features, Grounds, Outcome, Record
@@ -75,8 +76,14 @@ def show(record_id: str, config_path: Path | None, as_json: bool) -> None:
 
     The beginning of its id is enough.
     """
-    record = _records(config_path).find(record_id)
-    click.echo(msgspec.json.encode(record) if as_json else "\n".join(_story(record)))
+    path = locate(config_path)
+    config = load_or_exit(path)
+    record = open_records(config, path).find(record_id)
+    said = open_feedback(config, path).of([record.id]).get(record.id, [])
+    if as_json:
+        click.echo(msgspec.json.encode({**msgspec.structs.asdict(record), "feedback": said}))
+    else:
+        click.echo("\n".join([*_story(record), *map(_opinion, said)]))
 
 
 @records.command()
@@ -138,6 +145,8 @@ def _story(record: Record) -> list[str]:
     ]
     if record.features is not None:
         lines.append(f"request    {_features(record.features)}")
+    if record.mirrors:
+        lines.append(f"mirrors    {record.mirrors}: no client got this answer")
     if record.message:
         lines.append(f"error      {record.message}")
     if record.findings is not None:
@@ -184,6 +193,13 @@ def _features(features: Features) -> str:
     return ", ".join([f"{features.size:,} bytes", f"{features.turns} messages", *has, *form])
 
 
+def _opinion(one: Feedback) -> str:
+    """One feedback without its texts, which may be long, and as sensitive as the request."""
+    parts = [] if one.score is None else [f"score {one.score:g}"]
+    parts += [f"a {name}" for name in ("correction", "comment") if getattr(one, name)]
+    return f"feedback   {', '.join(parts)}, by {one.key_id or 'no key'} ({one.id})"
+
+
 def _attempt(attempt: AttemptRecord) -> str:
     usage = attempt.usage
     tokens = f"{usage.prompt} in, {usage.output} out" if usage else "no usage"
@@ -191,7 +207,10 @@ def _attempt(attempt: AttemptRecord) -> str:
     beyond = f", {', '.join(usage.beyond)}" if usage and usage.beyond else ""
     result = attempt.code or attempt.finish or attempt.outcome
     who = f"attempt {attempt.number}  {attempt.model} ({attempt.model_id})"
-    return f"{who}: {result}, {tokens}{estimated}{beyond}, {attempt.total_ms:,.0f} ms"
+    what = "" if attempt.purpose == "answer" else f" as {attempt.purpose}"
+    sure = f" ({attempt.confidence:.2f})" if attempt.confidence is not None else ""
+    verdict = f"; {attempt.verdict}{sure}" if attempt.verdict else ""
+    return f"{who}{what}: {result}, {tokens}{estimated}{beyond}, {attempt.total_ms:,.0f} ms{verdict}"
 
 
 def _time(record: Record) -> str:

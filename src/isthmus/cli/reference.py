@@ -21,7 +21,7 @@ from isthmus.cli import main as isthmus
 from isthmus.config.config import Config
 from isthmus.config.load import parse
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.record import AttemptRecord, Record, Timings
+from isthmus.core.record import AttemptRecord, Purpose, Record, Timings
 from isthmus.core.usage import Charge, Usage
 from isthmus.dialects import CLIENT_WIRES
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
@@ -145,6 +145,9 @@ CODES = (
     ("route_not_allowed", Fault.FORBIDDEN, "The key is for other routes."),
     ("unknown_route", Fault.NOT_FOUND, "No route has this name or fits it."),
     ("unknown_endpoint", Fault.NOT_FOUND, "Nothing is mounted at this path."),
+    ("unknown_request", Fault.NOT_FOUND, "No record has this id, or one of another key."),
+    ("invalid_feedback", Fault.INVALID_REQUEST, "The feedback says nothing, or too much."),
+    ("too_much_feedback", Fault.RATE_LIMITED, "There is feedback on this request 32 times already."),
     ("malformed_json", Fault.INVALID_REQUEST, "The body is not JSON."),
     ("no_model_allowed", Fault.INVALID_REQUEST, "No model of the route can serve this kind of request."),
     ("stateless", Fault.UNSUPPORTED, "The request needs a stored response, and none is stored."),
@@ -316,9 +319,10 @@ def _small_config(path: Path) -> Config:
 
 
 def _some_record() -> Record:
-    """One that touches every label: a priced and an unpriced attempt, with tokens of every class."""
+    """One that touches every label: a priced answer and an unpriced draft, with tokens of every class."""
     usage = Usage(input=1, output=1, cache_read=1, reasoning=1)
     charges = [Charge(nanousd=amount, basis="", snapshot="") for amount in (1, None)]
+    purposes: tuple[Purpose, ...] = ("answer", "draft")
     attempts = tuple(
         AttemptRecord(
             number=number,
@@ -330,8 +334,9 @@ def _some_record() -> Record:
             first_token_ms=1.0,
             usage=usage,
             charge=charge,
+            purpose=purpose,
         )
-        for number, charge in enumerate(charges, start=1)
+        for number, (charge, purpose) in enumerate(zip(charges, purposes, strict=True), start=1)
     )
     return Record(
         id="req_0",

@@ -24,7 +24,7 @@ from isthmus.gateway.direct import PREFIX
 from isthmus.gateway.rescan import Rescanner
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
-from isthmus.store.history import SqliteHistory
+from isthmus.store.history import History
 from isthmus.store.records import Where
 from isthmus.store.runs import Runs
 
@@ -124,7 +124,7 @@ def _worth(runs: Runs, run_id: str, scorer: str | None, policy: Config) -> dict[
     return worth_of(run, named, scores[named], policy.models)
 
 
-def _take_all(replayer: Replayer, history: SqliteHistory, where: Where, again: Rescanner | None) -> int:
+def _take_all(replayer: Replayer, history: History, where: Where, again: Rescanner | None) -> int:
     """Replay everything that is meant; returns how many were the evaluations' own, and left out."""
     left_out = 0
     talk = sys.stderr

@@ -23,15 +23,15 @@ from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
 from isthmus.config.paths import absolute, is_file
 from isthmus.config.perimeter import compile_policy, warn_of_unheeded
+from isthmus.config.plans import check_plans
 from isthmus.config.secrets import resolve
-from isthmus.config.tree import Mapping, Mark, Path, Scalar, Sequence, Tree, sounds_secret
+from isthmus.config.tree import Mapping, Mark, Path, Sequence, Tree, sounds_secret
 from isthmus.core.errors import IsthmusError
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.money import nanousd
 from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
 from isthmus.providers.transport import OWNED_HEADERS
 from isthmus.routing.route import Route
-from isthmus.strategies.plan import CallModel, Fallback
 
 MODES: frozenset[Capability] = frozenset({"chat", "embeddings"})
 """Capabilities of which an answer needs exactly one."""
@@ -106,7 +106,7 @@ class _Compiler:
             self._check_secret(policy.key, ("perimeter", "key"))
         budgets = self._budgets()
         self._check_keys_of_anyllm(providers, models)
-        self._check_plans()
+        check_plans(self._sections.plans, self._names("models"), self._findings)
         for route in routes.values():
             self._check_modes(route, models)
         if self._findings.refused:
@@ -493,29 +493,6 @@ class _Compiler:
 
     # Routes
 
-    def _check_plans(self) -> None:
-        declared = self._names("models")
-        origins = {id(plan.node): plan for plan in self._sections.plans}
-        for plan in self._sections.plans:
-            for model in plan.node.models():
-                if model not in declared:
-                    self._dangling(model, plan, declared)
-            if isinstance(plan.node, Fallback):
-                self._check_fallback(plan.node, origins)
-
-    def _dangling(self, model: str, plan: DecodedPlan, declared: set[str]) -> None:
-        hint = did_you_mean(model, declared)
-        for mark in _places(plan.tree, model):
-            self._findings.add(Code.UNKNOWN_NAME, f"There is no model `{model}`.", hint, mark, plan.path)
-
-    def _check_fallback(self, fallback: Fallback, origins: dict[int, DecodedPlan]) -> None:
-        for before, after in zip(fallback.plans, fallback.plans[1:], strict=False):
-            if isinstance(before, CallModel) and isinstance(after, CallModel) and before.model == after.model:
-                message = f"`{after.model}` has just failed when this is reached."
-                hint = "Remove it, and raise `retries` of the one before if it should be asked again."
-                origin = origins[id(after)]
-                self._findings.add(Code.UNREACHABLE, message, hint, origin.tree.start, origin.path)
-
     def _check_modes(self, route: Route, models: dict[str, Model]) -> None:
         called = [models[name] for name in route.models() if name in models]
         for model in called:
@@ -611,16 +588,6 @@ def _place(tree: Tree, path: Path, *, at_key: bool = False) -> Mark:
         else:
             break
     return key if at_key and key is not None else tree.start
-
-
-def _places(tree: Tree, text: str) -> list[Mark]:
-    """Where a text stands in a tree."""
-    if isinstance(tree, Scalar):
-        return [tree.start] if tree.text == text else []
-    if isinstance(tree, Sequence):
-        return [mark for item in tree.items for mark in _places(item, text)]
-    keys = [key.start for key, _ in tree.entries.values() if key.text == text]
-    return keys + [mark for _, value in tree.entries.values() for mark in _places(value, text)]
 
 
 def _meaning_hash(config: Config) -> str:

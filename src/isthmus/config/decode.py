@@ -219,6 +219,10 @@ class Decoder:
         if len(values) < (kind.min_length or 0):
             message = f"Expected at least {kind.min_length}, found {len(values)}."
             return self._add(Code.OUT_OF_RANGE, message, "", tree, path)
+        most = kind.max_length if isinstance(kind, mi.VarTupleType) else None
+        if most is not None and len(values) > most:
+            message = f"Expected at most {most}, found {len(values)}."
+            return self._add(Code.OUT_OF_RANGE, message, "", tree, path)
         if INVALID in values:
             return INVALID
         return frozenset(values) if isinstance(kind, mi.FrozenSetType) else tuple(values)
@@ -259,7 +263,7 @@ class Decoder:
                 self._add(Code.MISSING, f"`{name}` is missing.", "", at, path)
                 values[name] = INVALID
         if INVALID not in values.values():
-            return cls(**values)
+            return made(cls, values)
         if issubclass(cls, Node):
             self._salvage(cls, values, at, path)
         return INVALID
@@ -268,7 +272,7 @@ class Decoder:
         """Keep what is sound of a strategy, so that the names in it are looked up along with the rest."""
         sound = {name: value for name, value in values.items() if value is not INVALID}
         if all(name in sound for name, field in fields_of(cls).items() if field.required):
-            self.plans.append(DecodedPlan(cls(**sound), tree, path))
+            self.plans.append(DecodedPlan(made(cls, sound), tree, path))
 
     def _unknown_key(self, name: str, key: Scalar, known: Iterable[str], path: Path) -> None:
         self._add(Code.UNKNOWN_KEY, f"Nothing reads `{name[:60]}`.", did_you_mean(name, known), key, path)
@@ -290,7 +294,7 @@ class Decoder:
         }
         rest = {name: entry for name, entry in tree.entries.items() if name not in fields}
         plan = self._plan(Mapping(rest, tree.start), path, beside=fields.keys() - {"plan"})
-        return INVALID if plan is INVALID or INVALID in own.values() else cls(plan=plan, **own)
+        return INVALID if plan is INVALID or INVALID in own.values() else made(cls, {"plan": plan, **own})
 
     def _plan(self, tree: Tree, path: Path, beside: Iterable[str] = ()) -> Any:
         if isinstance(tree, Mapping):
@@ -359,10 +363,16 @@ def entries_of(tree: Mapping, path: Path) -> Entries:
 
 @cache
 def fields_of(cls: Any) -> dict[str, mi.Field]:
-    """The fields of a struct by name, in order."""
+    """The fields of a struct by the names that they are written by, in order."""
     kind = mi.type_info(cls)
     assert isinstance(kind, mi.StructType)
-    return {field.name: field for field in kind.fields}
+    return {field.encode_name: field for field in kind.fields}
+
+
+def made(cls: Any, values: dict[str, Any]) -> Any:
+    """The struct with these values, by the names that they are written by."""
+    fields = fields_of(cls)
+    return cls(**{fields[name].name: value for name, value in values.items()})
 
 
 def holds_plan(cls: Any) -> bool:

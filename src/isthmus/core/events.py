@@ -43,6 +43,21 @@ class AttemptEnded(msgspec.Struct, frozen=True):
     error: IsthmusError | None = None
 
 
+class Judged(msgspec.Struct, frozen=True):
+    """Something was made of the answer of attempt `number`, which has ended: a confidence in [0, 1] where
+    there is one, and in words what follows from it."""
+
+    number: int
+    confidence: float | None
+    verdict: str
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """The kept answer of attempt `number` is what the client gets: the deltas that follow are its."""
+
+    number: int
+
+
 class Finished(msgspec.Struct, frozen=True):
     """The strategy is done: `model` answered, or `error` says why none did. Always the last event, exactly
     once.
@@ -52,4 +67,4 @@ class Finished(msgspec.Struct, frozen=True):
     error: IsthmusError | None = None
 
 
-Event: TypeAlias = AttemptStarted | Delta | AttemptEnded | Finished
+Event: TypeAlias = AttemptStarted | Delta | AttemptEnded | Judged | Delivered | Finished

@@ -7,6 +7,7 @@ streaming and non-streaming answers cannot diverge. `choice` numbers the alterna
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -146,3 +147,12 @@ Piece: TypeAlias = (
     | Finish
     | UsageReport
 )
+
+
+def text_of(pieces: Iterable[Piece], choice: int = 0) -> str:
+    """The words of an answer, without its thinking; a refusal is words, too."""
+    return "".join(
+        piece.text
+        for piece in pieces
+        if isinstance(piece, TextDelta | RefusalDelta) and piece.choice == choice
+    )

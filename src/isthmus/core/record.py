@@ -11,6 +11,9 @@ from isthmus.core.label import BOTTOM, Label
 from isthmus.core.usage import Charge, Usage
 
 Outcome: TypeAlias = Literal["ok", "error", "cancelled", "interrupted"]
+Purpose: TypeAlias = Literal["answer", "draft", "judge", "shadow"]
+"""What a model was called for: the client's answer, a draft that is kept from the client until it is judged,
+a judgement on others, or a comparison that no client sees."""
 AnswerForm: TypeAlias = Literal["text", "json", "schema"]
 
 
@@ -21,6 +24,9 @@ def milliseconds(seconds: float) -> float:
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream call. Times are milliseconds; `started_ms` counts from the request's arrival.
+
+    `purpose` is what it was for. `confidence` in [0, 1] is what was made of a draft, None where nobody judged
+    it; `verdict` says in words what came of that.
 
     `queue_ms` is waiting for a free connection. `fault` and `code` are set where it failed; `upstream_status`
     is the provider's HTTP status, if one came. `committed` says that some of its answer went to the client.
@@ -45,6 +51,9 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     committed: bool = False
     passthrough: bool = False
     dropped: tuple[str, ...] = ()
+    purpose: Purpose = "answer"
+    confidence: float | None = None
+    verdict: str | None = None
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +116,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     `at_us` is wall-clock time in microseconds since the epoch (UTC). `charge` is the sum over the attempts;
     its `nanousd` is None as soon as one attempt's price is unknown. Bodies are None unless the config says
-    that they are kept. `findings` says in how many places of the request each kind was found; it is None
+    that they are kept. `mirrors` is the id of the request whose copy this is: a comparison, whose answer no
+    client gets. `findings` says in how many places of the request each kind was found; it is None
     where nothing was looked at. What the values were is kept nowhere. `features` and `grounds` are None
     where the request could not be read so far, and in records of an older Isthmus.
     """
@@ -124,6 +134,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     team: str | None = None
     user: str | None = None
     model: str | None = None
+    mirrors: str | None = None
     code: str | None = None
     message: str | None = None
     decision: Decision | None = None

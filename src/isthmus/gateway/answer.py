@@ -162,7 +162,7 @@ class Answer:
         story = self._story
         assert story.attempts is not None
         assert story.first_out is not None
-        attempt = story.attempts.last
+        attempt = story.attempts.answering
         assert attempt is not None
         headers = (
             f"{self._identity()}x-isthmus-model: {attempt.upstream.name_in_headers}\r\n"

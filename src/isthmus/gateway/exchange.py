@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from isthmus.accounting.budgets import Caller
+from isthmus.core.call import Message, Text
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import AttemptEnded, Delta, Event, Finished
+from isthmus.core.events import AttemptEnded, Delivered, Delta, Event, Finished, Judged
 from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
@@ -28,7 +29,7 @@ from isthmus.gateway.treasury import Purse
 from isthmus.perimeter.policy import by_kind
 from isthmus.providers.attempts import Attempts, Question
 from isthmus.routing.route import Route
-from isthmus.strategies.plan.node import Circumstances
+from isthmus.strategies.plan.node import Attempt, Circumstances, Draft
 from isthmus.strategies.run import run
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Exchange:
             attempts = story.attempts = Attempts(question, snapshot.upstreams, veils, purse)
         else:
             attempts = story.attempts = Attempts(question, snapshot.upstreams, purse=purse)
-        await run(decision.plan, attempts, decision.allowed.__contains__, self._pause, self._listen)
+        await run(decision.plan, attempts, self._permits, self._pause, self._listen)
 
     def _listen(self, event: Event) -> Awaitable[None] | None:
         """The folds over the one stream of events: the client's answer, and the record with its metrics."""
@@ -156,8 +157,38 @@ class Exchange:
         if kind is AttemptEnded:
             self._story.ended.append(event.record)  # type: ignore[union-attr]
         elif kind is Finished:
+            self._story.answered_by = event.model  # type: ignore[union-attr]
             return self._finish(event.error)  # type: ignore[union-attr]
+        elif kind is Judged:
+            self._story.judge(event)  # type: ignore[arg-type]
+        elif kind is Delivered:
+            self._story.deliver(event)  # type: ignore[arg-type]
         return None
+
+    def _permits(self, effect: Attempt | Draft) -> bool | Awaitable[bool]:
+        """Whether a model may be called so: it is allowed, and may see what a strategy adds to the
+        question."""
+        decision = self._story.decision
+        assert decision is not None
+        if effect.model not in decision.allowed:
+            return False
+        return effect.amendment is None or not effect.amendment.turns or self._may_see(effect)
+
+    async def _may_see(self, effect: Attempt | Draft) -> bool:
+        """Whether a model may see the turns that are added: answers may say what the question did not."""
+        inspection, decision = self._snapshot.inspection, self._story.decision
+        assert decision is not None
+        assert effect.amendment is not None
+        if effect.model in decision.pseudonymised:
+            # Answers of others hold the values themselves.
+            return False
+        if not inspection.looks:
+            return True
+        said = [{"role": it.role, "content": _words(it)} for it in effect.amendment.turns]
+        body = msgspec.json.encode({"model": "", "messages": said})
+        seen = await inspection.inspect(body, (decision.label,), b"", {}, barred=lambda _: False)
+        model = self._snapshot.config.models[effect.model]
+        return inspection.policy.refuses(model, decision.label.join(seen.label)) is None
 
     async def _finish(self, error: IsthmusError | None) -> None:
         """End the answer: settle first, so that a strict ledger has it before the client does."""
@@ -278,9 +309,17 @@ class Exchange:
         return Circumstances(draw=random(), key=key.id if key else None, user=story.user)
 
     async def _pause(self, seconds: float) -> None:
-        if self._story.attempts is not None:
-            self._story.attempts.question.waited += seconds
-        await asyncio.sleep(seconds)
+        assert self._story.attempts is not None, "there is a plan, and so there are attempts"
+        waiting = self._story.attempts.question.waiting
+        waiting.begin(clock())
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            waiting.end(clock())
+
+
+def _words(message: Message) -> str:
+    return "\n".join(part.text for part in message.parts if isinstance(part, Text))
 
 
 def _nothing_allowed(decision: Decision) -> IsthmusError:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from random import getrandbits
+from typing import Any
+
+import msgspec
 
 from isthmus.accounting.charge import total as total_charge
 from isthmus.core.call import Call, Envelope
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import IsthmusError
+from isthmus.core.events import Delivered, Judged
 from isthmus.core.ids import request_id
 from isthmus.core.label import BOTTOM
 from isthmus.core.record import (
@@ -44,6 +48,7 @@ class Story:
     """
 
     __slots__ = (
+        "answered_by",
         "arrived",
         "at_us",
         "attempts",
@@ -86,6 +91,7 @@ class Story:
         self.decision: Decision | None = None
         self.attempts: Attempts | None = None
         self.ended: list[AttemptRecord] = []
+        self.answered_by: str | None = None
         self.body: bytes | None = None
         self.said: list[bytes] = []
         self.warnings: list[str] = []
@@ -109,9 +115,21 @@ class Story:
 
     def abandon(self, outcome: Outcome, error: IsthmusError) -> None:
         """End the attempt that is still running, if one is."""
-        unfinished = self.attempts.abandon(outcome, error) if self.attempts is not None else None
-        if unfinished is not None:
-            self.ended.append(unfinished)
+        if self.attempts is not None:
+            self.ended += self.attempts.abandon(outcome, error)
+
+    def judge(self, judged: Judged) -> None:
+        """Note what was made of an attempt's answer."""
+        self._amend(judged.number, confidence=judged.confidence, verdict=judged.verdict)
+
+    def deliver(self, delivered: Delivered) -> None:
+        """Note whose answer the client gets, though it was kept at first."""
+        self._amend(delivered.number, committed=True)
+
+    def _amend(self, number: int, **facts: Any) -> None:
+        self.ended = [
+            msgspec.structs.replace(it, **facts) if it.number == number else it for it in self.ended
+        ]
 
     def intent(self) -> Intent:
         """What a strict ledger must know before the first attempt."""
@@ -143,14 +161,14 @@ class Story:
             key_id=self.key.id if self.key else None,
             team=self.key.team if self.key else None,
             user=self.user,
-            model=ended[-1].model if ended and outcome == "ok" else None,
+            model=self.answered_by if outcome == "ok" else None,
             code=error.code if error else None,
             message=error.message if error and error.upstream_status is None else None,
             decision=self.decision,
             findings=self.findings,
             features=features_of(envelope, len(self.body or b"")) if envelope else None,
             grounds=self._grounds() if envelope else None,
-            attempts=tuple(ended),
+            attempts=tuple(sorted(ended, key=_number)) if len(ended) > 1 else tuple(ended),
             usage=_total_usage(ended),
             charge=ended[0].charge if len(ended) == 1 else total_charge([it.charge for it in ended]),
             timings=self._timings(),
@@ -161,7 +179,7 @@ class Story:
 
     def overhead_ms(self, answered: float) -> float:
         """What of the time until `answered` was the gateway's own: not the upload, the queue or the model."""
-        waited = self.attempts.waited if self.attempts else 0.0
+        waited = self.attempts.waited(answered) if self.attempts else 0.0
         return max(0.0, milliseconds(answered - self.arrived - self.uploading - self.queued - waited))
 
     def _grounds(self) -> Grounds:
@@ -175,14 +193,25 @@ class Story:
 
     def _timings(self) -> Timings:
         now = clock()
-        last = self.attempts.last if self.attempts else None
-        first = last.first_token if last else None
+        first = self._first_token()
         return Timings(
             queue_ms=milliseconds(self.queued),
             overhead_ms=self.overhead_ms(self.first_out or now),
             first_token_ms=None if first is None else milliseconds(first - self.arrived),
             total_ms=milliseconds(now - self.arrived),
         )
+
+    def _first_token(self) -> float | None:
+        """When the first content of the answer was there for the client, by `clock`."""
+        attempts = self.attempts
+        if attempts is None or attempts.answering is None:
+            return None
+        # What was kept until it was judged was there only then.
+        return self.first_out if attempts.delivered else attempts.answering.first_token
+
+
+def _number(attempt: AttemptRecord) -> int:
+    return attempt.number
 
 
 def _total_usage(ended: list[AttemptRecord]) -> Usage | None:

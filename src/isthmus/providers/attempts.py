@@ -14,6 +14,8 @@ import msgspec
 
 from isthmus.accounting.bounds import Bound, bound
 from isthmus.accounting.charge import charge
+from isthmus.confidence.assess import assess
+from isthmus.core.amendment import Amendment, amended, uses_tools
 from isthmus.core.call import Call, Envelope
 from isthmus.core.codec import ClientWire, EndpointWire, Reading, StreamDecoder, Watch, Wire
 from isthmus.core.errors import Fault, IsthmusError
@@ -28,14 +30,21 @@ from isthmus.core.pieces import (
     ToolArgumentsDelta,
     UsageReport,
 )
-from isthmus.core.record import AttemptRecord, Outcome, milliseconds
+from isthmus.core.record import AttemptRecord, Outcome, Purpose, milliseconds
 from isthmus.core.usage import Charge, Usage
 from isthmus.dialects.constrained_tools import ToolReader, constrain
 from isthmus.dialects.counting import BYTES_PER_TOKEN, estimate_tokens
 from isthmus.dialects.issuers import Marker, MarkingWatch, holds_marks, marked_body, told_to
 from isthmus.perimeter.restore import Restorer
-from isthmus.providers.transport import FirstByteTimeoutError, ResponseTooLargeError, Stream, TransportError
+from isthmus.providers.transport import (
+    DEFAULT_MAX_BODY_BYTES,
+    FirstByteTimeoutError,
+    ResponseTooLargeError,
+    Stream,
+    TransportError,
+)
 from isthmus.providers.upstream import Upstream, as_error
+from isthmus.strategies.plan import node as plan
 
 log = logging.getLogger("isthmus.providers")
 
@@ -90,23 +99,52 @@ class _Spoken(NamedTuple):
     readers: tuple[Reader, ...] = ()
 
 
+class Waiting:
+    """The seconds in which a request could only wait, however many models it waited for at once."""
+
+    __slots__ = ("_open", "_since", "_sum")
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._since = 0.0
+        self._sum = 0.0
+
+    def begin(self, now: float) -> None:
+        """One more is waited for."""
+        if not self._open:
+            self._since = now
+        self._open += 1
+
+    def end(self, now: float) -> None:
+        """One less."""
+        self._open -= 1
+        if not self._open:
+            self._sum += now - self._since
+
+    def seconds(self, now: float) -> float:
+        """All of it until now."""
+        return self._sum + now - self._since if self._open else self._sum
+
+
 class Question:
     """What one request asks, as every attempt at it needs it.
 
-    `waited` sums the seconds in which the gateway had nothing to do but wait for a model, up to the first
+    `waiting` measures the time in which the gateway had nothing to do but wait for a model, up to the first
     content: what is left of the request's time is the gateway's own. `values` are what pseudonyms in the
-    envelope stand for, None where it is what the client sent.
+    envelope stand for, None where it is what the client sent. `amended` says that `call` is not what the
+    envelope says, but what a strategy asks beside it.
     """
 
     __slots__ = (
         "_call",
+        "amended",
         "arrived",
         "at_us",
         "client_headers",
         "clock",
         "envelope",
         "values",
-        "waited",
+        "waiting",
         "wire",
     )
 
@@ -120,6 +158,7 @@ class Question:
         at_us: int,
         clock: Callable[[], float],
         values: Mapping[str, str] | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
         self.envelope = envelope
         self.wire = wire
@@ -128,7 +167,8 @@ class Question:
         self.at_us = at_us
         self.clock = clock
         self.values = values
-        self.waited = 0.0
+        self.waiting = waiting or Waiting()
+        self.amended = False
         self._call: Call | None = None
 
     @property
@@ -140,6 +180,9 @@ class Question:
 
     def with_pseudonyms(self, envelope: Envelope, values: Mapping[str, str]) -> Question:
         """The same question with pseudonyms for these values."""
+        return self._about(envelope, values)
+
+    def _about(self, envelope: Envelope, values: Mapping[str, str] | None) -> Question:
         return Question(
             envelope=envelope,
             wire=self.wire,
@@ -148,7 +191,15 @@ class Question:
             at_us=self.at_us,
             clock=self.clock,
             values=values,
+            waiting=self.waiting,
         )
+
+    def amended_by(self, amendment: Amendment) -> Question:
+        """What a strategy asks beside the question."""
+        question = self._about(self.envelope, self.values)
+        question._call = amended(self.call, amendment)
+        question.amended = True
+        return question
 
     def restorers(self) -> tuple[Restorer, ...]:
         """What puts values in the place of their pseudonyms in one answer; none where there are none."""
@@ -159,14 +210,14 @@ class Question:
 
 
 class Attempts:
-    """Calls models on behalf of one request, one attempt after the other; `last` runs, or ran last.
+    """Calls models on behalf of one request.
 
     `hidden` is the question for those models that may see it only with pseudonyms. `purse` is what they are
     paid from, None where nothing bounds that.
     """
 
     # An attempt knows the question, and not these: a cycle would keep each request until the next collection.
-    __slots__ = ("_hidden", "_purse", "_upstreams", "last", "question")
+    __slots__ = ("_delivered", "_hidden", "_made", "_purse", "_upstreams", "question")
 
     def __init__(
         self,
@@ -176,25 +227,57 @@ class Attempts:
         purse: Purse | None = None,
     ) -> None:
         self.question = question
-        self.last: Attempt | None = None
+        self._made: list[Attempt] = []
+        self._delivered: Attempt | None = None
         self._upstreams = upstreams
         self._hidden = hidden
         self._purse = purse
 
-    def attempt(self, model: str, number: int) -> Attempt:
+    def attempt(self, effect: plan.Attempt | plan.Draft, number: int) -> Attempt:
         """The model, about to be called once; see `strategies.run.Performer`."""
-        question = self._hidden.get(model, self.question)
-        self.last = Attempt(question, self._upstreams[model], number, self._purse)
-        return self.last
+        question = self._hidden.get(effect.model, self.question)
+        if effect.amendment is not None:
+            question = question.amended_by(effect.amendment)
+        purpose: Purpose = "answer" if type(effect) is plan.Attempt else effect.purpose  # type: ignore[union-attr]
+        attempt = Attempt(question, self._upstreams[effect.model], number, self._purse, purpose)
+        self._made.append(attempt)
+        return attempt
+
+    def assess(self, effect: plan.Assess) -> plan.Verdict:
+        """See `strategies.run.Performer`."""
+        return assess(effect, self.question.call)
+
+    def deliver(self, kept: plan.Kept) -> Delta:
+        """See `strategies.run.Performer`."""
+        self._delivered = next(it for it in self._made if it.number == kept.number)
+        pieces = kept.pieces if self.question.call.logprobs else _without_logprobs(kept.pieces)
+        return Delta(pieces=pieces, last=True)
+
+    def load(self, model: str) -> int:
+        """See `strategies.run.Performer`."""
+        return self._upstreams[model].breaker.under_way
 
     @property
-    def waited(self) -> float:
-        """The seconds in which the gateway only waited for models; see `Question`."""
-        return self.question.waited + sum(it.waited for it in {*self._hidden.values()})
+    def answering(self) -> Attempt | None:
+        """The attempt whose answer the client gets, or would have got: None before there is one."""
+        if self._delivered is not None:
+            return self._delivered
+        spoken = (it for it in reversed(self._made) if it.committed and it.purpose == "answer")
+        return next(spoken, self._made[-1] if self._made else None)
 
-    def abandon(self, outcome: Outcome, error: IsthmusError) -> AttemptRecord | None:
-        """The story of the attempt that was running at the request's sudden end; None where none was."""
-        return self.last.abandon(outcome, error) if self.last is not None else None
+    @property
+    def delivered(self) -> bool:
+        """True where the client gets an answer that was kept at first."""
+        return self._delivered is not None
+
+    def waited(self, now: float) -> float:
+        """The seconds in which the gateway only waited for models; see `Question`."""
+        return self.question.waiting.seconds(now)
+
+    def abandon(self, outcome: Outcome, error: IsthmusError) -> list[AttemptRecord]:
+        """The stories of the attempts that were running at the request's sudden end."""
+        told = (it.abandon(outcome, error) for it in self._made)
+        return [record for record in told if record is not None]
 
 
 class Attempt:
@@ -212,12 +295,12 @@ class Attempt:
         "_next",
         "_open",
         "_purse",
-        "_question",
         "_readers",
         "_relayed",
         "_sample",
         "_sent",
         "_stream",
+        "_taken",
         "_watch",
         "committed",
         "dropped",
@@ -225,6 +308,8 @@ class Attempt:
         "heard",
         "number",
         "passthrough",
+        "purpose",
+        "question",
         "queued",
         "reading",
         "said",
@@ -234,9 +319,15 @@ class Attempt:
     )
 
     def __init__(
-        self, question: Question, upstream: Upstream, number: int, purse: Purse | None = None
+        self,
+        question: Question,
+        upstream: Upstream,
+        number: int,
+        purse: Purse | None = None,
+        purpose: Purpose = "answer",
     ) -> None:
         self.upstream = upstream
+        self.purpose = purpose
         self.number = number
         self.started = question.clock()
         self.first_token: float | None = None
@@ -248,13 +339,14 @@ class Attempt:
         self.passthrough = False
         self.dropped: tuple[str, ...] = ()
         self.said = 0
-        self._question = question
+        self.question = question
         self._purse = purse
         self._holding: Held | None = None
         self._asked = False
         self._sent = False
         self._open = True
         self._relayed = 0
+        self._taken = 0
         self._sample = b""
         self._stream: Stream | None = None
         self._watch: Watch
@@ -284,8 +376,16 @@ class Attempt:
             error = self._bug()
         self._open = False
         if self._asked:
+            self.upstream.breaker.under_way -= 1
             self._tell_breaker(error)
         return AttemptEnded(self._record(error), error)
+
+    def cut_off(self) -> AttemptEnded | None:
+        """See `strategies.run.Answering`."""
+        error = IsthmusError(Fault.CANCELLED, "Another answer was taken, or nobody waits any more.")
+        self.committed = False
+        record = self.abandon("cancelled", error)
+        return None if record is None else AttemptEnded(record, error)
 
     def close(self) -> None:
         """See `strategies.run.Answering`."""
@@ -304,7 +404,9 @@ class Attempt:
         if not self._open:
             return None
         self._open = False
-        self.upstream.breaker.released()
+        if self._asked:
+            self.upstream.breaker.under_way -= 1
+            self.upstream.breaker.released()
         return msgspec.structs.replace(self._record(error), outcome=outcome)
 
     # -- what is done, step by step
@@ -314,33 +416,34 @@ class Attempt:
         if refusal is not None:
             raise refusal
         self._asked = True
+        self.upstream.breaker.under_way += 1
         spoken = self._prepare()
         if (
             self._purse is not None
             and spoken is not None
-            and self._question.envelope.operation != "count_tokens"
+            and self.question.envelope.operation != "count_tokens"
         ):
             self._holding = await self._purse.hold(self.upstream.model.name, lambda: self._bound(spoken.body))
         self._sent = True
-        if self._question.envelope.stream:
+        if self.question.envelope.stream:
             assert spoken is not None, "only counting, which is never streamed, does without a wire"
             return await self._begin_stream(spoken)
         self._next = _nothing_more
         if spoken is None:
             self.committed = True
-            return Delta(pieces=(Start(), estimate_tokens(self._question.call)), last=True)
+            return Delta(pieces=(Start(), estimate_tokens(self.question.call)), last=True)
         return await self._whole(spoken)
 
     async def _whole(self, spoken: _Spoken) -> Delta:
         """An answer that is wanted in one piece."""
-        question, wire = self._question, spoken.wire
+        question, wire = self.question, spoken.wire
         outgoing = self.upstream.outgoing(wire, spoken.body, False, question.client_headers, self._queued)
-        began = question.clock()
+        question.waiting.begin(question.clock())
         try:
             reply = await self.upstream.transport.send(outgoing)
         finally:
             now = question.clock()
-            question.waited += now - began
+            question.waiting.end(now)
         self.status = reply.status
         if reply.status != 200:
             said = reply.body if len(reply.body) <= MAX_ERROR_BODY else b""
@@ -369,13 +472,13 @@ class Attempt:
 
     async def _begin_stream(self, spoken: _Spoken) -> Delta | None:
         """An answer that is wanted as it comes."""
-        question, wire = self._question, spoken.wire
+        question, wire = self.question, spoken.wire
         outgoing = self.upstream.outgoing(wire, spoken.body, True, question.client_headers, self._queued)
-        began = question.clock()
+        question.waiting.begin(question.clock())
         try:
             stream = self._stream = await self.upstream.transport.stream(outgoing)
         finally:
-            question.waited += question.clock() - began
+            question.waiting.end(question.clock())
         self.status = stream.status
         await _check_stream(stream, wire)
         if spoken.shared is not None:
@@ -419,6 +522,7 @@ class Attempt:
         decoder, held = self._decoder, self._held
         while True:
             chunk = b"" if decoder.ended else await self._chunk()
+            self._take(len(chunk))
             try:
                 pieces = decoder.feed(chunk) if chunk else decoder.close()
             except IsthmusError as fault:
@@ -433,6 +537,14 @@ class Attempt:
                 return Delta(pieces=held)
             if not chunk:
                 return None
+
+    def _take(self, size: int) -> None:
+        """Note that so much of an answer is kept; a stream that is passed on is not."""
+        if self.purpose != "answer":
+            self._taken += size
+            if self._taken > DEFAULT_MAX_BODY_BYTES:
+                assert self._stream is not None
+                raise ResponseTooLargeError(self._stream.origin, DEFAULT_MAX_BODY_BYTES)
 
     def _salvage(self, fault: IsthmusError) -> Delta:
         """What was understood before the fault, which is raised after it; at once where nothing was."""
@@ -451,19 +563,21 @@ class Attempt:
         return pieces
 
     async def _chunk(self) -> bytes:
-        stream, question = self._stream, self._question
+        stream, question = self._stream, self.question
         assert stream is not None
-        if self.committed:
+        if self.committed and self.purpose == "answer":
             return await stream.next_chunk()
+        # Nobody reads a draft while it comes: all of its time is waiting.
         began = question.clock()
+        question.waiting.begin(began)
         try:
-            if self.heard:
+            if self.heard and not self.committed:
                 return await self._chunk_in_time(stream, began)
             # For the first byte, the transport itself waits no longer than for the first token.
             self.heard = True
             return await stream.next_chunk()
         finally:
-            question.waited += question.clock() - began
+            question.waiting.end(question.clock())
 
     async def _chunk_in_time(self, stream: Stream, now: float) -> bytes:
         """The next chunk of a stream that has begun and said nothing yet: roles, pings and the like."""
@@ -482,21 +596,23 @@ class Attempt:
     def _commit(self) -> None:
         if not self.committed:
             self.committed = True
-            self.first_token = self._question.clock()
+            self.first_token = self.question.clock()
 
     def _prepare(self) -> _Spoken | None:
         """What to say and in which wire; None where there is no wire, which only a count can do without."""
-        question, upstream = self._question, self.upstream
+        question, upstream = self.question, self.upstream
         envelope = question.envelope
         constrained = "constrained_tools" in upstream.provider.quirks and self._has_tools()
         restorers = question.restorers()
-        shared = None if constrained else upstream.shared_wire(question.wire.name)
+        shared = None if constrained or question.amended else upstream.shared_wire(question.wire.name)
         if shared is not None:
-            # Bytes pass on the way there. On the way back they do where nothing must be put in place of them.
-            self.passthrough = not restorers
+            # Bytes pass on the way there. On the way back they do where nothing must be put in place of them,
+            # and nobody but the client reads them.
+            self.passthrough = not restorers and self.purpose == "answer"
             marked = holds_marks(envelope)
             body = self._encoded(shared) if marked else shared.patch(envelope, upstream.model.id)
-            return _Spoken(shared, body, None if restorers else shared, (*restorers, *self._markers()))
+            back = shared if self.passthrough else None
+            return _Spoken(shared, body, back, (*restorers, *self._markers()))
         wire = upstream.wire_for(envelope.operation)
         if wire is None:
             return None
@@ -507,8 +623,16 @@ class Attempt:
     def _encoded(self, wire: EndpointWire, *, constrained: bool = False) -> bytes:
         """The request as the wire says it; what it cannot say is noted."""
         upstream = self.upstream
-        call = told_to(upstream.provider.name, self._question.call)
-        encoded = wire.encode_call(constrain(call) if constrained else call, upstream.model.id)
+        call = told_to(upstream.provider.name, self.question.call)
+        if constrained:
+            call = constrain(call)
+        try:
+            encoded = wire.encode_call(call, upstream.model.id)
+        except IsthmusError as fault:
+            if not self.question.amended or fault.fault is not Fault.UNSUPPORTED or not call.logprobs:
+                raise
+            # They were asked for by a strategy, which does without them where they are not to be had.
+            encoded = wire.encode_call(msgspec.structs.replace(call, logprobs=None), upstream.model.id)
         self.dropped = encoded.dropped
         return encoded.body
 
@@ -516,7 +640,7 @@ class Attempt:
         return (Marker(self.upstream.provider.name),) if self.upstream.marks else ()
 
     def _bound(self, body: bytes) -> Bound:
-        question, upstream = self._question, self.upstream
+        question, upstream = self.question, self.upstream
         call: Call | None = None
         with suppress(IsthmusError):
             # What passes as bytes may be more than our codec takes: texts that the endpoint has, say.
@@ -524,8 +648,11 @@ class Attempt:
         return bound(call, len(body), upstream.model, upstream.price, question.at_us)
 
     def _has_tools(self) -> bool:
+        if self.question.amended:
+            call = self.question.call
+            return bool(call.tools) or uses_tools(call)
         # Also a conversation that used tools before must be told to such a model in plain words.
-        fields = self._question.envelope.fields
+        fields = self.question.envelope.fields
         turns = fields.get("messages") or fields.get("input")
         return "tools" in fields or (turns is not None and b'"tool' in bytes(turns))
 
@@ -545,7 +672,7 @@ class Attempt:
                     self.said += 1 + len(piece.text) // BYTES_PER_TOKEN
 
     def _tell_breaker(self, error: IsthmusError | None) -> None:
-        breaker, now = self.upstream.breaker, self._question.clock
+        breaker, now = self.upstream.breaker, self.question.clock
         if error is not None and error.fault.trips_breaker:
             breaker.failed(now(), error.retry_after_s)
         elif self.status is None:
@@ -555,7 +682,7 @@ class Attempt:
             breaker.succeeded(now())
 
     def _record(self, error: IsthmusError | None) -> AttemptRecord:
-        question, upstream, reading = self._question, self.upstream, self.reading
+        question, upstream, reading = self.question, self.upstream, self.reading
         usage = self._usage(error)
         charged = charge(upstream.price, usage, question.at_us) if usage is not None else None
         if self._holding is not None:
@@ -578,9 +705,10 @@ class Attempt:
             finish=reading.finish,
             usage=usage,
             charge=charged,
-            committed=self.committed,
+            committed=self.committed and self.purpose == "answer",
             passthrough=self.passthrough,
             dropped=self.dropped,
+            purpose=self.purpose,
         )
 
     def _usage(self, error: IsthmusError | None) -> Usage | None:
@@ -595,7 +723,7 @@ class Attempt:
             # Told on the way: the answer grew on until it broke.
             return msgspec.structs.replace(told, output=max(told.output, self._tokens_said), estimated=True)
         refused = error is not None and error.fault is not Fault.CANCELLED and not self.committed
-        if refused or self._question.envelope.operation == "count_tokens":
+        if refused or self.question.envelope.operation == "count_tokens":
             return None
         return Usage(input=self._prompt_tokens(), output=self._tokens_said, estimated=True)
 
@@ -611,10 +739,10 @@ class Attempt:
 
     def _prompt_tokens(self) -> int:
         try:
-            return estimate_tokens(self._question.call).tokens
+            return estimate_tokens(self.question.call).tokens
         except IsthmusError:
             # The endpoint took what our codec would have refused.
-            return sum(map(len, self._question.envelope.fields.values())) // BYTES_PER_TOKEN
+            return sum(map(len, self.question.envelope.fields.values())) // BYTES_PER_TOKEN
 
     def _bug(self) -> IsthmusError:
         """A failure of our own; once the endpoint has answered, its answer had a part in it."""
@@ -627,6 +755,15 @@ class Attempt:
             f"The stream of {self.upstream.model.name} ended before the answer did.",
             hint="What was received is incomplete; ask again.",
         )
+
+
+def _without_logprobs(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+    """What a client gets that did not ask for them."""
+    return tuple(
+        msgspec.structs.replace(it, logprobs=None) if isinstance(it, TextDelta) and it.logprobs else it
+        for it in pieces
+        if not (isinstance(it, TextDelta) and not it.text)
+    )
 
 
 def _read(readers: Sequence[Reader], pieces: Iterable[Piece]) -> list[Piece]:

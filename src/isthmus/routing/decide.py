@@ -110,11 +110,16 @@ def prune(
         still = _refused(tuple(refused), operation, hidden, facts)
         pseudonymised = tuple(name for name in refused if name not in still)
         refused = {name: why for name, why in refused.items() if name in still}
+    plan = strategy.prune(lambda name: name not in refused)
+    if plan is not None and operation != "chat":
+        plan = plan.plain()
+    allowed = plan.models() if plan is not None else ()
+    needless = [_needless(name, operation) for name in names if name not in refused and name not in allowed]
     return Pruned(
-        allowed=tuple(name for name in names if name not in refused),
-        pseudonymised=pseudonymised,
-        refused=tuple(refused.values()),
-        plan=strategy.prune(lambda name: name not in refused),
+        allowed=tuple(name for name in names if name in allowed),
+        pseudonymised=tuple(name for name in pseudonymised if name in allowed),
+        refused=(*refused.values(), *needless),
+        plan=plan,
         thrifty=thrifty and route.thrift is not None,
     )
 
@@ -133,7 +138,7 @@ def settle(
     if choice is None:
         summary = f"no model of route {route} can serve {operation}"
     else:
-        summary = f"route {route} plans {', then '.join(choice.node.models())}"
+        summary = f"route {route} plans {choice.node.words()}"
     saving = ("a budget is nearly used, so the route is thrifty",) if pruned.thrifty else ()
     hiding = (f"{', '.join(pruned.pseudonymised)} would see pseudonyms",) if pruned.pseudonymised else ()
     return Decision(
@@ -157,6 +162,12 @@ def _refused(names: tuple[str, ...], operation: Operation, label: Label, facts: 
     """Those of the models that may not, or cannot, with the reason for each."""
     refusals = ((name, _refuse(name, operation, label, facts)) for name in names)
     return {name: refusal for name, refusal in refusals if refusal is not None}
+
+
+def _needless(name: str, operation: Operation) -> Refused:
+    """Why a model that may serve the operation is not asked."""
+    why = "without the models that are refused" if operation == "chat" else f"for {operation}"
+    return Refused(name, "needless", f"{name} has nothing to do in this route {why}")
 
 
 def _refuse(name: str, operation: Operation, label: Label, facts: Facts) -> Refused | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Select, and_, exists, func, or_, select, tuple_
 
@@ -106,6 +106,26 @@ _COLUMNS = (
 )
 
 
+class History(Protocol):
+    """What was recorded, for one pass over all of it."""
+
+    def count(self, where: Where = EVERYTHING) -> int:
+        """How many requests are meant."""
+        ...
+
+    def requests(self, where: Where = EVERYTHING) -> Iterator[list[Past]]:
+        """All requests that are meant, oldest first, some at a time; new ones may be missed meanwhile."""
+        ...
+
+    def decisions(self, where: Where = EVERYTHING) -> dict[bytes, bytes]:
+        """The JSON of each decision of those requests, by its hash."""
+        ...
+
+    def bodies(self, some: Sequence[Past]) -> dict[str, bytes]:
+        """The bodies of those of these requests whose texts were kept, by their ids."""
+        ...
+
+
 class SqliteHistory:
     """The past of a ledger's file, read without disturbing who writes it.
 
@@ -116,12 +136,12 @@ class SqliteHistory:
         self._database = schema.Database(path)
 
     def count(self, where: Where = EVERYTHING) -> int:
-        """How many requests are meant."""
+        """See `History.count`."""
         with self._database.reading() as connection:
             return connection.scalar(select(func.count()).select_from(records).where(*conditions(where))) or 0
 
     def requests(self, where: Where = EVERYTHING) -> Iterator[list[Past]]:
-        """All requests that are meant, oldest first, some at a time; new ones may be missed meanwhile."""
+        """See `History.requests`."""
         after: tuple[int, str] | None = None
         while True:
             # A transaction for each part: one long one would keep the write-ahead log from being emptied.
@@ -133,7 +153,7 @@ class SqliteHistory:
             after = (found[-1].at_us, found[-1].id)
 
     def decisions(self, where: Where = EVERYTHING) -> dict[bytes, bytes]:
-        """The JSON of each decision of those requests, by its hash."""
+        """See `History.decisions`."""
         meant = (
             select(records.c.decision).where(*conditions(where), records.c.decision.is_not(None)).distinct()
         )
@@ -149,7 +169,7 @@ class SqliteHistory:
         return found
 
     def bodies(self, some: Sequence[Past]) -> dict[str, bytes]:
-        """The bodies of those of these requests whose texts were kept, by their ids."""
+        """See `History.bodies`."""
         found: dict[str, bytes] = {}
         with self._database.reading() as connection:
             for start in range(0, len(some), _BODIES_AT_ONCE):

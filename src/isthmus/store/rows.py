@@ -76,6 +76,9 @@ def attempt_row(record_id: str, attempt: AttemptRecord) -> Row:
         attempt.committed,
         attempt.passthrough,
         _as_text(attempt.dropped),
+        attempt.purpose,
+        attempt.confidence,
+        attempt.verdict,
     )
 
 
@@ -167,6 +170,7 @@ def record_of(
         team=row["team"],
         user=row["user"],
         model=row["model"],
+        mirrors=row["mirrors"],
         code=row["code"],
         message=row["message"],
         decision=None if decision is None else _to_decision(decision),
@@ -208,6 +212,9 @@ def _attempt_of(row: Columns) -> AttemptRecord:
         committed=row["committed"],
         passthrough=row["passthrough"],
         dropped=_names_of(row["dropped"]),
+        purpose=row["purpose"],
+        confidence=row["confidence"],
+        verdict=row["verdict"],
     )
 
 

@@ -81,6 +81,15 @@ STEPS: Mapping[int, Sequence[str]] = {
         """CREATE TABLE IF NOT EXISTS configs (
             hash TEXT NOT NULL, since_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (hash)
         )""",
+        """CREATE TABLE IF NOT EXISTS feedback (
+            id TEXT NOT NULL PRIMARY KEY, record_id TEXT NOT NULL, at_us BIGINT NOT NULL, key_id TEXT,
+            score DOUBLE, correction TEXT, comment TEXT, metadata TEXT
+        )""",
+        "CREATE INDEX IF NOT EXISTS feedback_record ON feedback (record_id)",
+        "ALTER TABLE records ADD COLUMN mirrors TEXT",
+        "ALTER TABLE attempts ADD COLUMN purpose TEXT NOT NULL DEFAULT 'answer'",
+        "ALTER TABLE attempts ADD COLUMN confidence DOUBLE",
+        "ALTER TABLE attempts ADD COLUMN verdict TEXT",
     ),
 }
 """The SQL that leads to each version from the one before it.
@@ -160,6 +169,7 @@ records = Table(
     Column("team", Text, comment="the key's team"),
     Column("user", Text, comment="the end user, as the caller named it"),
     Column("model", Text, comment="the model that answered"),
+    Column("mirrors", Text, comment="the request whose copy this is, for a comparison; null for all others"),
     Column("code", Text, comment="the stable error code, where it failed"),
     Column("message", Text, comment="the error in words, where it failed"),
     Column(
@@ -242,6 +252,15 @@ attempts = Table(
         "passthrough", Boolean, nullable=False, comment="true where bytes were relayed without translation"
     ),
     Column("dropped", Text, comment="the request's fields that this model could not be given"),
+    Column(
+        "purpose",
+        Text,
+        nullable=False,
+        server_default="answer",
+        comment="what it was for: answer, draft (kept until it was judged), judge, or shadow",
+    ),
+    Column("confidence", Double, comment="how sure its answer was found to be, 0 to 1; null where unknown"),
+    Column("verdict", Text, comment="what was made of its answer, in words; null where nobody judged it"),
     sqlite_with_rowid=False,
 )
 """One row an upstream call. `dropped` and `usage_beyond` are JSON arrays, or null for none."""
@@ -379,6 +398,21 @@ configs = Table(
     Column("body", LargeBinary, nullable=False),
 )
 """Each config that was ever in force, by the hash that stands on its records. See `isthmus.store.configs`."""
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("record_id", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("key_id", Text),
+    Column("score", Double),
+    Column("correction", Text),
+    Column("comment", Text),
+    Column("metadata", Text),
+)
+"""What was said of answers. `metadata` is a JSON object, or null for none. Rows go with their record."""
+
+feedback_record = Index("feedback_record", feedback.c.record_id)
 
 schema_version = Table(
     "schema_version",

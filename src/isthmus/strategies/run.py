@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import msgspec
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import AttemptEnded, AttemptStarted, Delta, Event, Finished
-from isthmus.strategies.plan.node import Node, Result, Wait
+from isthmus.core.events import AttemptEnded, AttemptStarted, Delivered, Delta, Event, Finished, Judged
+from isthmus.core.pieces import Piece
+from isthmus.strategies.plan.node import (
+    Assess,
+    Attempt,
+    Begin,
+    CutOff,
+    Deliver,
+    Draft,
+    Effect,
+    Kept,
+    Load,
+    Next,
+    Node,
+    Race,
+    Reply,
+    Result,
+    Say,
+    Verdict,
+    Wait,
+)
 
 Listener: TypeAlias = Callable[[Event], Awaitable[None] | None]
 """Is told of an event; where that takes time, it returns what to wait for."""
+
+Permit: TypeAlias = Callable[[Attempt | Draft], bool | Awaitable[bool]]
+"""Whether a model may be called so; where that takes time to find out, it returns what to wait for."""
+
+
+Asking = TypeVar("Asking", Attempt, Draft)
 
 
 class Answering(Protocol):
@@ -21,6 +49,11 @@ class Answering(Protocol):
         CancelledError."""
         ...
 
+    def cut_off(self) -> AttemptEnded | None:
+        """Ends an answer of which the client has seen nothing, and is to see nothing; None where it had
+        ended."""
+        ...
+
     def close(self) -> None:
         """Lets go of the model; where its answer has not ended, that is cut off."""
         ...
@@ -29,64 +62,304 @@ class Answering(Protocol):
 class Performer(Protocol):
     """Who really calls models, on behalf of one request."""
 
-    def attempt(self, model: str, number: int) -> Answering:
-        """The model, about to be called once; the call itself begins with the first `next`."""
+    def attempt(self, effect: Attempt | Draft, number: int) -> Answering:
+        """The model, about to be called once; the call itself begins with the first `next`. A draft's answer
+        comes as pieces."""
+        ...
+
+    def assess(self, effect: Assess) -> Verdict:
+        """Whether a kept answer is good enough."""
+        ...
+
+    def deliver(self, kept: Kept) -> Delta:
+        """A kept answer, as the client is to have it."""
+        ...
+
+    def load(self, model: str) -> int:
+        """How many attempts at this model are under way, whoever asked for them."""
         ...
 
 
 async def run(
     plan: Node,
     performer: Performer,
-    permits: Callable[[str], bool],
+    permits: Permit,
     sleep: Callable[[float], Awaitable[None]],
     listen: Listener,
 ) -> None:
-    """Tells `listen` the events of a plan, in order, ended by exactly one Finished.
+    """Tells `listen` the events of a plan, ended by exactly one Finished.
 
-    What `listen` raises ends the run, and whatever model is being asked then.
+    What `listen` raises ends the run, and whatever models are being asked then.
     `permits` is asked before every attempt of every strategy, whatever led to it; a model that it refuses is
     not called.
     """
-    steps = plan.steps()
-    reply: Result | None = None
-    number = 0
-    while True:
-        try:
-            effect = steps.send(reply)
-        except StopIteration as stop:
-            result: Result = stop.value
-            break
-        if isinstance(effect, Wait):
-            await sleep(effect.seconds)
-            reply = None
-        elif permits(effect.model):
-            number += 1
-            reply = await _attempt(effect.model, number, performer, listen)
-        else:
-            reply = Result(effect.model, _not_permitted(effect.model))
+    result = await _Run(performer, permits, sleep, listen).through(plan)
     if (pending := listen(Finished(result.model, result.error))) is not None:
         await pending
 
 
-async def _attempt(model: str, number: int, performer: Performer, listen: Listener) -> Result:
-    if (pending := listen(AttemptStarted(model, number))) is not None:
-        await pending
-    answering = performer.attempt(model, number)
-    try:
+class _Drafts:
+    """Drafts that were begun side by side at a time of the loop's clock, each with its place among them."""
+
+    __slots__ = ("begun", "running")
+
+    def __init__(self, drafts: Iterable[Coroutine[Any, Any, Result]]) -> None:
+        self.begun = asyncio.get_running_loop().time()
+        self.running = {asyncio.create_task(draft): place for place, draft in enumerate(drafts)}
+
+    async def next(self, seconds: float | None) -> Result | None:
+        """See `strategies.plan.node.Next`."""
+        if not self.running:
+            return None
+        left = None
+        if seconds is not None:
+            left = max(0.0, self.begun + seconds - asyncio.get_running_loop().time())
+        done, _ = await asyncio.wait(self.running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            return None
+        # Of several that have ended by now, the one that stands first.
+        first = min(done, key=self.running.__getitem__)
+        return msgspec.structs.replace(first.result(), place=self.running.pop(first))
+
+    async def cut_off(self) -> None:
+        """Ends those that are running still."""
+        for task in self.running:
+            task.cancel()
+        await asyncio.gather(*self.running, return_exceptions=True)
+        self.running.clear()
+
+
+class _Run:
+    """One run of a plan: the attempts so far, and the drafts that are under way, begun last at the end."""
+
+    __slots__ = ("_drafts", "_listen", "_number", "_performer", "_permits", "_sleep")
+
+    def __init__(
+        self,
+        performer: Performer,
+        permits: Permit,
+        sleep: Callable[[float], Awaitable[None]],
+        listen: Listener,
+    ) -> None:
+        self._performer = performer
+        self._permits = permits
+        self._sleep = sleep
+        self._listen = listen
+        self._number = 0
+        self._drafts: list[_Drafts] = []
+
+    async def through(self, plan: Node) -> Result:
+        steps = plan.steps()
+        reply: Reply = None
+        try:
+            while True:
+                try:
+                    effect = steps.send(reply)
+                except StopIteration as stop:
+                    result: Result = stop.value
+                    return result
+                reply = await self._perform(effect)
+        finally:
+            while self._drafts:
+                await self._drafts.pop().cut_off()
+
+    async def _perform(self, effect: Effect) -> Reply:
+        match effect:
+            case Attempt():
+                return await self._attempt(effect)
+            case Wait(seconds):
+                await self._sleep(seconds)
+            case Draft():
+                return await self._draft(effect)
+            case Begin(drafts):
+                self._drafts.append(_Drafts(map(self._draft, drafts)))
+            case Next(seconds):
+                return await self._drafts[-1].next(seconds)
+            case CutOff():
+                await self._drafts.pop().cut_off()
+            case Race():
+                return await self._race(effect)
+            case Load(model):
+                return self._performer.load(model)
+            case Assess():
+                verdict = self._performer.assess(effect)
+                await self._tell(Judged(effect.kept.number, verdict.confidence, verdict.why))
+                return verdict
+            case Say(kept, verdict, confidence):
+                await self._tell(Judged(kept.number, confidence, verdict))
+            case Deliver(kept):
+                await self._tell(Delivered(kept.number))
+                await self._tell(self._performer.deliver(kept))
+                return Result(kept.model, committed=True)
+        return None
+
+    async def _tell(self, event: Event) -> None:
+        if (pending := self._listen(event)) is not None:
+            await pending
+
+    async def _permitted(self, effect: Asking) -> Asking | None:
+        """The effect as far as it is permitted: without what may be left out, or None."""
+        permitted = self._permits(effect)
+        if permitted if isinstance(permitted, bool) else await permitted:
+            return effect
+        amendment = effect.amendment
+        if amendment is None or not amendment.turns or not amendment.optional:
+            return None
+        return await self._permitted(msgspec.structs.replace(effect, amendment=amendment.without_turns()))
+
+    async def _start(self, effect: Attempt | Draft) -> Answering:
+        self._number += 1
+        number = self._number
+        await self._tell(AttemptStarted(effect.model, number))
+        return self._performer.attempt(effect, number)
+
+    async def _attempt(self, effect: Attempt) -> Result:
+        permitted = await self._permitted(effect)
+        if permitted is None:
+            return _refused(effect.model)
+        answering = await self._start(permitted)
+        try:
+            return await self._pass_on(effect.model, answering, await answering.next())
+        finally:
+            answering.close()
+
+    async def _pass_on(self, model: str, answering: Answering, event: Delta | AttemptEnded) -> Result:
+        """Pass an answer on from this event to its end."""
         while True:
-            event = await answering.next()
-            if (pending := listen(event)) is not None:
+            if (pending := self._listen(event)) is not None:
                 await pending
             if type(event) is AttemptEnded:
                 return Result(model, event.error, event.record.committed)
-    finally:
-        answering.close()
+            event = await answering.next()
+
+    async def _draft(self, effect: Draft) -> Result:
+        permitted = await self._permitted(effect)
+        if permitted is None:
+            return _refused(effect.model)
+        answering = await self._start(permitted)
+        pieces: list[Piece] = []
+        ended = None
+        try:
+            while type(event := await answering.next()) is not AttemptEnded:
+                pieces.extend(event.pieces)  # type: ignore[union-attr]
+            ended = event
+        except asyncio.CancelledError:
+            ended = answering.cut_off()
+            raise
+        finally:
+            answering.close()
+            if ended is not None:
+                await self._tell(ended)
+        if ended.error is not None:
+            return Result(effect.model, ended.error)
+        return Result(effect.model, kept=Kept(effect.model, ended.record.number, tuple(pieces)))
+
+    async def _race(self, effect: Race) -> Result:
+        first = await self._permitted(effect.first)
+        if first is None:
+            return await self._attempt(effect.second)
+        racing = _Racing()
+        try:
+            racing.enter(first.model, await self._start(first))
+            spoken = await racing.spoken(effect.seconds)
+            if not spoken and (second := await self._permitted(effect.second)) is not None:
+                racing.enter(second.model, await self._start(second))
+            result = await self._won(racing)
+        finally:
+            await racing.close()
+        # One that failed before the other was asked has not been raced at all.
+        return await self._attempt(effect.second) if spoken and result.hands_over else result
+
+    async def _won(self, racing: _Racing) -> Result:
+        """Pass on the answer of whichever speaks first; one that fails before has lost to any other."""
+        failed: Result | None = None
+        while runners := await racing.spoken():
+            for runner in runners:
+                event = runner.task.result()
+                if type(event) is AttemptEnded and event.error is not None:
+                    await self._tell(event)
+                    failed = Result(runner.model, event.error)
+                    racing.leave(runner)
+                    continue
+                for ended in await racing.lose_to(runner):
+                    await self._tell(ended)
+                return await self._pass_on(runner.model, runner.answering, event)
+        assert failed is not None, "a race has at least one runner"
+        return failed
 
 
-def _not_permitted(model: str) -> IsthmusError:
-    return IsthmusError(
-        Fault.NOT_PERMITTED,
-        f"The model {model!r} is outside what this request may reach.",
-        code="model_not_permitted",
-        hint="See `isthmus explain` for the rule.",
+class _Runner(NamedTuple):
+    """Who takes part in a race, and what says its first word."""
+
+    model: str
+    answering: Answering
+    task: asyncio.Task[Delta | AttemptEnded]
+
+
+class _Racing:
+    """Those who race to speak first, in the order in which they began."""
+
+    __slots__ = ("_runners",)
+
+    def __init__(self) -> None:
+        self._runners: list[_Runner] = []
+
+    def enter(self, model: str, answering: Answering) -> None:
+        """One more has begun."""
+        self._runners.append(_Runner(model, answering, asyncio.ensure_future(answering.next())))
+
+    def leave(self, runner: _Runner) -> None:
+        """One less."""
+        self._runners.remove(runner)
+        runner.answering.close()
+
+    async def spoken(self, seconds: float | None = None) -> list[_Runner]:
+        """Those that have said something, or failed, as soon as there are any within that time."""
+        if not self._runners:
+            return []
+        tasks = [it.task for it in self._runners]
+        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return [it for it in self._runners if it.task in done]
+
+    async def lose_to(self, winner: _Runner) -> list[AttemptEnded]:
+        """All others leave, and this is what is to tell of them."""
+        told = []
+        losers = [it for it in self._runners if it is not winner]
+        await _stopped(losers)
+        for runner in losers:
+            said = None if runner.task.cancelled() else runner.task.result()
+            ended = said if type(said) is AttemptEnded else runner.answering.cut_off()
+            if ended is not None:
+                told.append(ended)
+            self.leave(runner)
+        return told
+
+    async def close(self) -> None:
+        """Let go of them all."""
+        try:
+            # An answer is closed only when nobody is within it.
+            await _stopped(self._runners)
+        finally:
+            for runner in self._runners:
+                runner.answering.close()
+
+
+async def _stopped(runners: Sequence[_Runner]) -> None:
+    """Nobody waits for their first word any more."""
+    running = [it.task for it in runners if not it.task.done()]
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running)
+
+
+def _refused(model: str) -> Result:
+    return Result(
+        model,
+        IsthmusError(
+            Fault.NOT_PERMITTED,
+            f"The model {model!r} is outside what this request may reach.",
+            code="model_not_permitted",
+            hint="See `isthmus explain` for the rule.",
+        ),
     )

@@ -70,6 +70,7 @@ class Tally(Collector):
         self._overhead: dict[str, Histogram] = defaultdict(lambda: Histogram(OVERHEAD_SECONDS))
         self._queue: dict[str, Histogram] = defaultdict(lambda: Histogram(REQUEST_SECONDS))
         self._first_token: dict[str, Histogram] = defaultdict(lambda: Histogram(REQUEST_SECONDS))
+        self._purposes: dict[tuple[str, str, str], int] = defaultdict(int)
         self._attempts: dict[tuple[str, str, str], int] = defaultdict(int)
         self._tokens: dict[tuple[str, str], int] = defaultdict(int)
         self._charge: dict[str, int] = defaultdict(int)
@@ -84,6 +85,9 @@ class Tally(Collector):
         self._queue[route].observe(timings.queue_ms / 1000)
         for attempt in record.attempts:
             self._count_attempt(attempt)
+            if attempt.purpose != "answer":
+                taken = "answered" if attempt.committed else "not taken"
+                self._purposes[route, attempt.purpose, taken] += 1
 
     def _count_attempt(self, attempt: AttemptRecord) -> None:
         model = attempt.model
@@ -112,6 +116,12 @@ class Tally(Collector):
         )
         yield self._counter(
             "attempts", "Upstream calls by outcome.", ("model", "outcome", "fault"), self._attempts
+        )
+        yield self._counter(
+            "kept_answers",
+            "Answers that no client saw at once, by what they were for and whether a client got them then.",
+            ("route", "purpose", "taken"),
+            self._purposes,
         )
         yield self._counter(
             "tokens", "Tokens by class; output includes reasoning.", ("model", "class"), self._tokens

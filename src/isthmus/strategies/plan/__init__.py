@@ -4,12 +4,18 @@
 
 from __future__ import annotations
 
+from isthmus.strategies.plan.burst import Burst
 from isthmus.strategies.plan.call import CallModel
+from isthmus.strategies.plan.cascade import Cascade
+from isthmus.strategies.plan.ensemble import Ensemble
 from isthmus.strategies.plan.fallback import Fallback
+from isthmus.strategies.plan.hedge import Hedge
 from isthmus.strategies.plan.node import Node
 from isthmus.strategies.plan.split import Split
 
-STRATEGIES: dict[str, type[Node]] = {node.keyword: node for node in (CallModel, Fallback, Split)}
+STRATEGIES: dict[str, type[Node]] = {
+    node.keyword: node for node in (CallModel, Fallback, Split, Cascade, Ensemble, Hedge, Burst)
+}
 """Every strategy by its keyword in the config."""
 
-__all__ = ["STRATEGIES", "CallModel", "Fallback", "Node", "Split"]
+__all__ = ["STRATEGIES", "Burst", "CallModel", "Cascade", "Ensemble", "Fallback", "Hedge", "Node", "Split"]

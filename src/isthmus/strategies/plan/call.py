@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Self
 from msgspec import Meta
 
 from isthmus.core.errors import IsthmusError
-from isthmus.strategies.plan.node import Attempt, Choice, Circumstances, Node, Steps, Wait
+from isthmus.strategies.plan.node import Attempt, Choice, Circumstances, Node, Steps, Wait, attempted
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 8.0
@@ -34,13 +34,15 @@ class CallModel(Node, frozen=True, kw_only=True, tag_field="strategy", tag="call
     def prune(self, allowed: Callable[[str], bool]) -> Self | None:
         return self if allowed(self.model) else None
 
+    def words(self) -> str:
+        return self.model
+
     def choose(self, circumstances: Circumstances) -> Choice:
         return Choice(self)
 
     def steps(self) -> Steps:
         for retry in range(self.retries + 1):
-            result = yield Attempt(self.model)
-            assert result is not None, "an attempt is answered by its result"
+            result = yield from attempted(Attempt(self.model))
             if result.final or retry == self.retries:
                 return result
             pause = self._pause_before_retry(result.error, retry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, ClassVar
 
+import msgspec
 from msgspec import Meta
 
 from isthmus.strategies.plan.node import Choice, Circumstances, Node, Result, Steps, once_each
@@ -29,6 +30,12 @@ class Fallback(Node, frozen=True, kw_only=True, tag_field="strategy", tag="fallb
         if not left:
             return None
         return left[0] if len(left) == 1 else Fallback(plans=left)
+
+    def plain(self) -> Node:
+        return msgspec.structs.replace(self, plans=tuple(plan.plain() for plan in self.plans))
+
+    def words(self) -> str:
+        return ", then ".join(plan.words() for plan in self.plans)
 
     def choose(self, circumstances: Circumstances) -> Choice:
         choices = [plan.choose(circumstances) for plan in self.plans]

@@ -8,15 +8,90 @@ is reached.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import ClassVar, Self, TypeAlias
+from typing import Annotated, ClassVar, Self, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import Meta
 
+from isthmus.core.amendment import Amendment
 from isthmus.core.errors import IsthmusError
+from isthmus.core.pieces import Piece
+from isthmus.core.record import Purpose
 
 
 class Attempt(msgspec.Struct, frozen=True):
     """Effect: call `model` once and pass its answer on to the client as it comes."""
+
+    model: str
+    amendment: Amendment | None = None
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """Effect: call `model` once and keep its answer from the client; see `Result.kept`."""
+
+    model: str
+    amendment: Amendment | None = None
+    purpose: Purpose = "draft"
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """Effect: start drafts side by side, and go on at once. The answer sent back is None.
+
+    Who begins has to end: `Next` and `CutOff` are about the drafts that were begun last and not cut off yet,
+    so that a plan may begin others inside of another. What is still running when the whole plan ends is cut
+    off, too.
+    """
+
+    drafts: tuple[Draft, ...]
+
+
+class Next(msgspec.Struct, frozen=True):
+    """Effect: wait for whichever of the begun drafts ends next. The answer sent back is its result, with its
+    place among them, or None where none is left, or none has ended within `seconds` of their beginning."""
+
+    seconds: float | None = None
+
+
+class CutOff(msgspec.Struct, frozen=True):
+    """Effect: end what is running still of the begun drafts. The answer sent back is None."""
+
+
+class Race(msgspec.Struct, frozen=True):
+    """Effect: attempt `first`; where it has said nothing after `seconds`, attempt `second` beside it. The
+    answer of whichever speaks first is passed on, and the other is cut off."""
+
+    first: Attempt
+    second: Attempt
+    seconds: float
+
+
+class Deliver(msgspec.Struct, frozen=True):
+    """Effect: a kept answer becomes the client's."""
+
+    kept: Kept
+
+
+class Assess(msgspec.Struct, frozen=True):
+    """Effect: judge a kept answer, given what others said `beside` it, and what its own model said when it
+    was asked to check it. The answer sent back is a Verdict."""
+
+    kept: Kept
+    by: Acceptance
+    beside: tuple[Kept, ...] = ()
+    check: Kept | None = None
+
+
+class Say(msgspec.Struct, frozen=True):
+    """Effect: keep in the record what was made of a kept answer. The answer sent back is None."""
+
+    kept: Kept
+    verdict: str
+    confidence: float | None = None
+
+
+class Load(msgspec.Struct, frozen=True):
+    """Effect: ask how many attempts at `model` are under way in this gateway. The answer sent back is that
+    number."""
 
     model: str
 
@@ -27,17 +102,28 @@ class Wait(msgspec.Struct, frozen=True):
     seconds: float
 
 
-Effect: TypeAlias = Attempt | Wait
+Effect: TypeAlias = Attempt | Draft | Begin | Next | CutOff | Race | Load | Deliver | Assess | Say | Wait
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The whole answer of an attempt, kept from the client."""
+
+    model: str
+    number: int
+    pieces: tuple[Piece, ...] = ()
 
 
 class Result(msgspec.Struct, frozen=True):
     """What came of an attempt. `committed`: some of the answer has gone to the client, so nothing may be
-    tried instead.
+    tried instead. `kept` is the answer of a draft that did not fail, `place` its place among those that were
+    begun with it.
     """
 
     model: str
     error: IsthmusError | None = None
     committed: bool = False
+    kept: Kept | None = None
+    place: int = 0
 
     @property
     def final(self) -> bool:
@@ -46,8 +132,145 @@ class Result(msgspec.Struct, frozen=True):
         """
         return self.error is None or self.committed
 
+    @property
+    def hands_over(self) -> bool:
+        """True where it failed, and another model may answer yet."""
+        return not self.final and self.error is not None and self.error.fault.falls_back
 
-Steps: TypeAlias = Generator[Effect, Result | None, Result]
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Whether an answer is good enough, how sure that is, and why, in words."""
+
+    accepted: bool
+    confidence: float | None
+    why: str
+
+
+Reply: TypeAlias = Result | Verdict | int | None
+"""What is sent back to a plan for an effect."""
+
+T = TypeVar("T")
+
+Doing: TypeAlias = Generator[Effect, Reply, T]
+"""A part of a plan: it performs effects, and results in a T."""
+
+Steps: TypeAlias = Doing[Result]
+"""A whole plan: it performs effects, and the last result is its own."""
+
+
+def attempted(effect: Effect) -> Doing[Result]:
+    """Performs an effect that is answered by a result."""
+    result = yield effect
+    assert isinstance(result, Result), "an attempt is answered by its result"
+    return result
+
+
+def assessed(effect: Assess) -> Doing[Verdict]:
+    """Performs an assessment."""
+    verdict = yield effect
+    assert isinstance(verdict, Verdict), "an assessment is answered by its verdict"
+    return verdict
+
+
+def changed(steps: Steps, amendment: Amendment) -> Steps:
+    """The same steps, with every question amended."""
+    return (yield from _mapped(steps, lambda effect: _with(effect, amendment)))
+
+
+def gathered(drafts: tuple[Draft, ...], seconds: float | None = None) -> Doing[list[Result]]:
+    """Performs drafts side by side; their results, in their order, as far as they came within `seconds`."""
+    yield Begin(drafts)
+    results: list[Result] = []
+    while (result := (yield Next(seconds))) is not None:
+        assert isinstance(result, Result), "a draft is answered by its result"
+        results.append(result)
+    yield CutOff()
+    return sorted(results, key=lambda it: it.place)
+
+
+def kept(steps: Steps, purpose: Purpose = "draft") -> Steps:
+    """The same steps, with the answer kept from the client; it is in the result."""
+    reply: Reply = None
+    while True:
+        try:
+            effect = steps.send(reply)
+        except StopIteration as stop:
+            ended: Result = stop.value
+            return ended
+        match effect:
+            case Attempt(model, amendment):
+                reply = yield Draft(model, amendment, purpose)
+            case Race(first, second):
+                # Nobody sees which of two drafts speaks first: the second is for where the first fails.
+                result = yield from attempted(Draft(first.model, first.amendment, purpose))
+                if result.hands_over:
+                    result = yield from attempted(Draft(second.model, second.amendment, purpose))
+                reply = result
+            case Deliver(answer):
+                reply = Result(answer.model, kept=answer)
+            case _:
+                reply = yield effect
+
+
+def _mapped(steps: Steps, change: Callable[[Effect], Effect]) -> Steps:
+    reply: Reply = None
+    while True:
+        try:
+            effect = steps.send(reply)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        reply = yield change(effect)
+
+
+def _with(effect: Effect, amendment: Amendment) -> Effect:
+    match effect:
+        case Attempt() | Draft():
+            return msgspec.structs.replace(effect, amendment=amendment.join(effect.amendment))
+        case Begin(drafts):
+            return Begin(
+                tuple(msgspec.structs.replace(it, amendment=amendment.join(it.amendment)) for it in drafts)
+            )
+        case Race(first, second, seconds):
+            first = msgspec.structs.replace(first, amendment=amendment.join(first.amendment))
+            second = msgspec.structs.replace(second, amendment=amendment.join(second.amendment))
+            return Race(first, second, seconds)
+        case _:
+            return effect
+
+
+class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
+    """When an answer is good enough. Everything that is said must hold; nothing said accepts what is whole.
+
+    `schema` wants JSON that fits the form that the caller asked for, or any JSON where none was. `refuses`
+    False takes no refusal for an answer. `logprob` is the least mean log-probability of the answer's tokens,
+    `agreement` the least share of the other answers that say the same. `self_check` is the least probability
+    that its own model gives it when it is asked, in a call of its own, whether it is right. `complete` False
+    takes a truncated answer, too. Of several choices (`n`), the words of the first are judged.
+    """
+
+    schema: bool = False
+    refuses: bool = False
+    complete: bool = True
+    logprob: Annotated[float, Meta(le=0)] | None = None
+    agreement: Annotated[float, Meta(gt=0, le=1)] | None = None
+    self_check: Annotated[float, Meta(gt=0, le=1)] | None = None
+
+    def words(self) -> str:
+        """What is demanded, in words."""
+        demands = [
+            "whole" if self.complete else "",
+            "no refusal" if not self.refuses else "",
+            "JSON of the form asked for" if self.schema else "",
+            f"of a mean log-probability of {self.logprob:g} or more" if self.logprob is not None else "",
+            f"the same as {self.agreement:.0%} of the others" if self.agreement is not None else "",
+            f"right by its own check with {self.self_check:.0%}" if self.self_check is not None else "",
+        ]
+        return ", ".join(filter(None, demands)) or "there at all"
+
+    def demands_nothing(self) -> bool:
+        """True where any answer that says something is accepted."""
+        return self == Acceptance(refuses=True, complete=False)
 
 
 class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +310,16 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         """This plan without the models that are not allowed; None where nothing is left."""
         raise NotImplementedError
 
+    def plain(self) -> Node:
+        """This plan for what cannot be judged, such as an embedding or a count of tokens."""
+        return self
+
     def choose(self, circumstances: Circumstances) -> Choice:
         """This plan with every draw made."""
+        raise NotImplementedError
+
+    def words(self) -> str:
+        """What this plan does, in a few words, once its draws are made."""
         raise NotImplementedError
 
     def steps(self) -> Steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
@@ -11,7 +12,7 @@ from msgspec import Meta
 
 from isthmus.strategies.plan.node import Choice, Circumstances, Node, Steps, once_each
 
-_LAST_DRAW = 1.0 - 2.0**-53
+ALMOST_ONE = math.nextafter(1.0, 0.0)
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,13 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
             return None
         return left[0].plan if len(left) == 1 else Split(arms=left, sticky=self.sticky, salt=self.salt)
 
+    def plain(self) -> Node:
+        arms = tuple(msgspec.structs.replace(arm, plan=arm.plan.plain()) for arm in self.arms)
+        return msgspec.structs.replace(self, arms=arms)
+
+    def words(self) -> str:
+        raise AssertionError("a split is settled by choose() before it is told of")
+
     def choose(self, circumstances: Circumstances) -> Choice:
         draw, whose = self._draw(circumstances)
         total = sum(arm.weight for arm in self.arms)
@@ -59,9 +67,10 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
                 chosen = arm
                 break
             mark -= arm.weight
-        if draw is circumstances.draw:
-            # What is left of the draw is even within the arm. The same draw again would choose in it, too.
-            circumstances = msgspec.structs.replace(circumstances, draw=min(mark / chosen.weight, _LAST_DRAW))
+        if whose == "requests":
+            # What is left of the draw is fresh again: a split inside would else always fall the same way.
+            left = min(mark / chosen.weight, ALMOST_ONE)
+            circumstances = msgspec.structs.replace(circumstances, draw=left)
         inner = chosen.plan.choose(circumstances)
         share = chosen.weight / total
         reason = f"split: {share:.0%} of {whose} go to {', '.join(chosen.plan.models())}"

@@ -1,0 +1,102 @@
+"""Whether a kept answer is good enough, by what a strategy demands of it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from isthmus.confidence.form import misfit
+from isthmus.confidence.self_check import probability_of_yes
+from isthmus.core.answers import same_as, says_something
+from isthmus.core.call import Call
+from isthmus.core.pieces import Finish, Piece, RefusalDelta, TextDelta, ToolCallStart, text_of
+from isthmus.strategies.plan.node import Assess, Verdict
+
+_CUT_SHORT = frozenset({"length", "content_filter", "context_length", "pause"})
+_REFUSES = re.compile(
+    r"\W*(?:i['\u2019]?m (?:very |really |so )?sorry|i am sorry|sorry|unfortunately|i apologi[sz]e|"
+    r"i can(?:no|['\u2019])t|i['\u2019]?m (?:unable|not able)|i am (?:unable|not able)|"
+    r"i (?:do not|don['\u2019]t) have (?:access|the ability)|as an ai)\b",
+    re.IGNORECASE,
+)
+"""How the answers begin that are none; English alone. An apology at the head of a good answer is taken for
+one, and costs a call of the next model."""
+
+
+def assess(effect: Assess, call: Call) -> Verdict:
+    """The verdict on a kept answer to this call: everything that is demanded must hold.
+
+    The confidence is the least of what is known of it: by its tokens, by others, and by its own check.
+    """
+    fault = next(_faults(effect, call), None)
+    known = [it for it in (_by_tokens(effect), _agreement(effect), _checked(effect)) if it is not None]
+    sureness = min(known, default=None)
+    return Verdict(True, sureness, "accepted") if fault is None else Verdict(False, sureness, fault)
+
+
+def confidence_of(pieces: Iterable[Piece]) -> float | None:
+    """The geometric mean of the probabilities of the answer's tokens; None where they are not known."""
+    logprobs = list(logprobs_of(pieces))
+    return math.exp(sum(logprobs) / len(logprobs)) if logprobs else None
+
+
+def logprobs_of(pieces: Iterable[Piece]) -> Iterator[float]:
+    """The log-probability of each token of the first choice, where the model told them."""
+    for piece in pieces:
+        if isinstance(piece, TextDelta) and piece.choice == 0:
+            for token in piece.logprobs or ():
+                said = token.get("logprob") if isinstance(token, dict) else None
+                if isinstance(said, int | float) and not math.isnan(said):
+                    yield min(0.0, float(said))
+
+
+def refuses(pieces: Sequence[Piece]) -> bool:
+    """True for an answer that says, in words or by its end, that it is none."""
+    if any(
+        isinstance(it, RefusalDelta) or (isinstance(it, Finish) and it.reason == "refusal") for it in pieces
+    ):
+        return True
+    calls = any(isinstance(it, ToolCallStart) for it in pieces)
+    return not calls and _REFUSES.match(text_of(pieces)) is not None
+
+
+def _faults(effect: Assess, call: Call) -> Iterator[str]:
+    pieces, demanded = effect.kept.pieces, effect.by
+    text = text_of(pieces)
+    if not says_something(pieces):
+        yield "it says nothing"
+    if demanded.complete:
+        for piece in pieces:
+            if isinstance(piece, Finish) and piece.reason in _CUT_SHORT:
+                yield f"it was cut short ({piece.reason})"
+    if not demanded.refuses and refuses(pieces):
+        yield "it refuses"
+    if demanded.schema and (fault := misfit(text, call)) is not None:
+        yield fault
+    if demanded.logprob is not None:
+        logprobs = list(logprobs_of(pieces))
+        if not logprobs:
+            yield "its model tells no log-probabilities"
+        elif (mean := sum(logprobs) / len(logprobs)) < demanded.logprob:
+            yield f"its mean log-probability is {mean:.2f}, below {demanded.logprob:g}"
+    if demanded.agreement is not None and (_agreement(effect) or 0.0) < demanded.agreement:
+        yield f"{_agreeing(effect)} of {len(effect.beside)} others say the same"
+    if demanded.self_check is not None and ((sure := _checked(effect)) or 0.0) < demanded.self_check:
+        yield "it could not be checked" if sure is None else f"its own check gives it {sure:.2f}"
+
+
+def _by_tokens(effect: Assess) -> float | None:
+    return confidence_of(effect.kept.pieces)
+
+
+def _agreeing(effect: Assess) -> int:
+    return sum(same_as(other.pieces, effect.kept.pieces) for other in effect.beside)
+
+
+def _agreement(effect: Assess) -> float | None:
+    return _agreeing(effect) / len(effect.beside) if effect.beside else None
+
+
+def _checked(effect: Assess) -> float | None:
+    return probability_of_yes(effect.check.pieces) if effect.check is not None else None

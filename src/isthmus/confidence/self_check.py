@@ -1,0 +1,39 @@
+"""What a model thinks of its own answer, when it is asked whether that is right.
+
+P(True) of Kadavath et al., Language Models (Mostly) Know What They Know (2022), 4.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from isthmus.core.pieces import Piece, TextDelta, text_of
+
+_SAID = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+
+
+def probability_of_yes(pieces: Iterable[Piece]) -> float | None:
+    """The probability of Yes by a model that was to say Yes or No; None where it said neither.
+
+    It is that of the token that said so. Without log-probabilities, the word alone counts: 1 or 0.
+    """
+    pieces = list(pieces)
+    said = _SAID.match(text_of(pieces))
+    if said is None:
+        return None
+    word = said.group(1).casefold()
+    logprob = next((it for token, it in _tokens(pieces) if token and word.startswith(token)), 0.0)
+    sure = math.exp(logprob)
+    return sure if word == "yes" else 1.0 - sure
+
+
+def _tokens(pieces: Iterable[Piece]) -> Iterable[tuple[str, float]]:
+    """Each token, as letters in lower case, with its log-probability."""
+    for piece in pieces:
+        if isinstance(piece, TextDelta) and piece.choice == 0:
+            for token in piece.logprobs or ():
+                said = token.get("logprob") if isinstance(token, dict) else None
+                if isinstance(said, int | float) and not math.isnan(said):
+                    yield str(token.get("token", "")).strip().casefold(), min(0.0, float(said))

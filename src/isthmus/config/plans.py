@@ -1,0 +1,154 @@
+"""What can be wrong with strategies that are well written: names that lead nowhere, and words that nothing
+heeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from itertools import pairwise
+from typing import TypeAlias
+
+from isthmus.config.decode import DecodedPlan
+from isthmus.config.faults import Code, did_you_mean
+from isthmus.config.findings import Findings
+from isthmus.config.tree import Mapping, Mark, Path, Scalar, Tree
+from isthmus.config.tree import Sequence as Listed
+from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Node
+from isthmus.strategies.plan.cascade import Step
+from isthmus.strategies.plan.node import Acceptance
+
+_Fault: TypeAlias = tuple[Code, str, str, Mark, Path]
+
+
+def check_plans(plans: Sequence[DecodedPlan], models: set[str], findings: Findings) -> None:
+    """Notes what is wrong with the plans, which were written for these models; inner plans come first."""
+    origins = {id(plan.node): plan for plan in plans}
+    for plan in plans:
+        for fault in (*_dangling(plan, models), *_misused(plan, origins)):
+            findings.add(*fault)
+
+
+def _dangling(plan: DecodedPlan, models: set[str]) -> Iterator[_Fault]:
+    for model in plan.node.models():
+        if model not in models:
+            hint = did_you_mean(model, models)
+            for mark in _places(plan.tree, model):
+                yield Code.UNKNOWN_NAME, f"There is no model `{model}`.", hint, mark, plan.path
+
+
+def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fault]:
+    match plan.node:
+        case Fallback(plans=plans):
+            yield from _failed_just_now(plans, origins)
+        case Burst(queue=models):
+            if len(models) == 1:
+                hint = "Name the models to go to when it is full, or write it as a call."
+                yield _unheeded(plan, "at", "There is nowhere else to go.", hint)
+        case Ensemble():
+            yield from _ensemble(plan, plan.node)
+        case Cascade(stages=stages):
+            yield from _cascade(stages, origins)
+
+
+def _failed_just_now(plans: Sequence[Node], origins: dict[int, DecodedPlan]) -> Iterator[_Fault]:
+    for before, after in pairwise(plans):
+        if isinstance(before, CallModel) and isinstance(after, CallModel) and before.model == after.model:
+            message = f"`{after.model}` has just failed when this is reached."
+            hint = "Remove it, and raise `retries` of the one before if it should be asked again."
+            origin = origins[id(after)]
+            yield Code.UNREACHABLE, message, hint, origin.tree.start, origin.path
+
+
+def _ensemble(plan: DecodedPlan, ensemble: Ensemble) -> Iterator[_Fault]:
+    combine, judged = ensemble.combine, ensemble.combine in ("judge", "fuse")
+    if judged and ensemble.judge is None:
+        hint = "Say `judge:` and a model; it may be one of `models`, or another."
+        message = f"`combine: {combine}` needs a model to do it."
+        yield Code.MISSING, message, hint, _mark(plan, "combine"), plan.path
+    if not judged and ensemble.judge is not None:
+        yield _unheeded(plan, "judge", f"`combine: {combine}` asks no judge.", "Say `combine: judge`.")
+    if combine != "vote" and ensemble.weights:
+        yield _unheeded(plan, "weights", f"`combine: {combine}` counts no votes.", "Remove it.")
+    for name in sorted(ensemble.weights.keys() - {*ensemble.members}):
+        message = f"`{name}` has a weight, and is none of `models`."
+        hint = did_you_mean(name, ensemble.members)
+        yield Code.UNKNOWN_NAME, message, hint, _mark(plan, "weights", name), plan.path
+    if combine not in ("first_valid", "critique") and ensemble.accept != Acceptance():
+        hint = "Say `combine: first_valid`, or put the ensemble into a step of a cascade."
+        yield _unheeded(plan, "accept", f"`combine: {combine}` accepts every answer.", hint)
+    for word in ("agreement", "self_check"):
+        if getattr(ensemble.accept, word) is not None:
+            hint = "Put the ensemble into a step of a cascade, which can."
+            yield _unheeded(plan, "accept", f"An ensemble does not look at `{word}`.", hint)
+    yield from _uncheckable(ensemble.accept, _mark(plan, "accept"), plan.path)
+
+
+def _cascade(stages: Sequence[Step], origins: dict[int, DecodedPlan]) -> Iterator[_Fault]:
+    for at, stage in enumerate(stages):
+        origin = origins.get(id(stage.plan))
+        if origin is None:
+            # What is wrong within the step has been said.
+            continue
+        where = origin.tree.start, origin.path
+        if at == len(stages) - 1:
+            if stage.accept != Acceptance() or stage.among or stage.samples:
+                message = "The last step's answer is always taken: nothing is demanded of it."
+                yield Code.UNREACHABLE, message, "Remove `accept`, or add a step after it.", *where
+        elif stage.accept.demands_nothing():
+            message = "This step's answer is always taken, so the next is asked only where it fails."
+            yield Code.UNREACHABLE, message, "Say what to demand of it; or write a `fallback`.", *where
+        elif stage.accept.agreement is not None and not (stage.among or stage.samples):
+            hint = "Say `among:` and other models, or `samples:` for more answers of its own."
+            yield Code.MISSING, "There is nobody with whom it could agree.", hint, *where
+        elif stage.accept.agreement is None and (stage.among or stage.samples):
+            message = "Others are asked, and nobody minds what they say."
+            yield (
+                Code.UNREACHABLE,
+                message,
+                "Say `agreement:` in `accept`: the share that must agree.",
+                *where,
+            )
+        if at == 0 and stage.context == "with_attempt":
+            message = "Before the first step there is no attempt to be shown."
+            yield Code.UNREACHABLE, message, "Remove `context`, or move it to a later step.", *where
+        yield from _uncheckable(stage.accept, *where)
+
+
+def _uncheckable(accept: Acceptance, mark: Mark, path: Path) -> Iterator[_Fault]:
+    if accept.schema and find_spec("jsonschema") is None:
+        hint = "Run: pip install 'isthmus[evals]'"
+        yield Code.NOT_INSTALLED, "`schema` needs a package that is not installed.", hint, mark, path
+
+
+def _unheeded(plan: DecodedPlan, field: str, message: str, hint: str) -> _Fault:
+    return Code.UNREACHABLE, message, hint, _mark(plan, field), plan.path
+
+
+def _mark(plan: DecodedPlan, *names: str) -> Mark:
+    """Where a strategy's field is written, under its keyword or beside it; else where the strategy is."""
+    trees: list[Tree] = [plan.tree]
+    if isinstance(plan.tree, Mapping) and plan.node.keyword in plan.tree.entries:
+        trees.append(plan.tree.entries[plan.node.keyword][1])
+    found = (mark for tree in trees if (mark := _found(tree, names)) is not None)
+    return next(found, plan.tree.start)
+
+
+def _found(tree: Tree, names: Iterable[str]) -> Mark | None:
+    mark: Mark | None = None
+    for name in names:
+        if not isinstance(tree, Mapping) or name not in tree.entries:
+            return None
+        key, tree = tree.entries[name]
+        mark = key.start
+    return mark
+
+
+def _places(tree: Tree, text: str) -> list[Mark]:
+    """Where a text stands in a tree."""
+    if isinstance(tree, Scalar):
+        return [tree.start] if tree.text == text else []
+    if isinstance(tree, Listed):
+        return [mark for item in tree.items for mark in _places(item, text)]
+    keys = [key.start for key, _ in tree.entries.values() if key.text == text]
+    return keys + [mark for _, value in tree.entries.values() for mark in _places(value, text)]

@@ -1,0 +1,178 @@
+"""`cascade`: from small to strong, as far as it must go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from isthmus.core.amendment import Amendment, turn
+from isthmus.core.answers import in_words
+from isthmus.core.pieces import text_of
+from isthmus.strategies.plan.node import (
+    Acceptance,
+    Assess,
+    Begin,
+    Choice,
+    Circumstances,
+    CutOff,
+    Deliver,
+    Doing,
+    Draft,
+    Kept,
+    Next,
+    Node,
+    Result,
+    Steps,
+    Verdict,
+    assessed,
+    attempted,
+    changed,
+    kept,
+    once_each,
+)
+
+WITH_ATTEMPT = (
+    "The answer above is a draft by another assistant, and may be wrong. Answer the request before it "
+    "yourself: keep what is right, and mend what is not. Do not speak of the draft."
+)
+
+SELF_CHECK = (
+    "Is the answer above right and complete? Say only the word Yes or No, about the whole of the answer."
+)
+
+
+LONGEST_CHECK = 16
+"""Tokens: a word, and what a model puts around it."""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step: its `plan`, and when its answer will do.
+
+    The last step's answer is always taken. `context: with_attempt` shows this step the answer that did not
+    do; a model that may not see it is asked without. For `agreement`, the models `among` are asked at the
+    same time, and the step's own model `samples` more times.
+    """
+
+    plan: Node
+    accept: Acceptance = Acceptance()
+    context: Literal["fresh", "with_attempt"] = "fresh"
+    among: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
+    samples: Annotated[int, Meta(ge=0, le=8)] = 0
+
+    def models(self) -> tuple[str, ...]:
+        """Every model that this step may call."""
+        return once_each([*self.plan.models(), *self.among])
+
+    def words(self) -> str:
+        """What this step does, and when its answer will do."""
+        beside = f" beside {', '.join(self.among)}" if self.among else ""
+        again = f", {self.samples} more times" if self.samples else ""
+        return f"{self.plan.words()}{beside}{again} if {self.accept.words()}"
+
+
+class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascade"):
+    """Ask the first of `steps`; where its answer will not do, the next, and so on.
+
+    An answer that may yet be rejected is kept from the client until it is judged, so a stream begins then.
+    `unsure` says what becomes of the last rejected answer where no later step can answer: `fail` tells the
+    caller of the failure, `deliver` gives the answer all the same. What cannot be judged, such as an
+    embedding, is asked of the last step alone, whose answer is always taken.
+    """
+
+    keyword: ClassVar[str] = "cascade"
+    shorthand: ClassVar[str] = "steps"
+
+    # A node's steps are what it does; these are its parts.
+    stages: Annotated[tuple[Step, ...], Meta(min_length=1)] = msgspec.field(name="steps")
+    unsure: Literal["fail", "deliver"] = "fail"
+
+    def models(self) -> tuple[str, ...]:
+        return once_each([model for stage in self.stages for model in stage.models()])
+
+    def prune(self, allowed: Callable[[str], bool]) -> Node | None:
+        left = tuple(
+            msgspec.structs.replace(stage, plan=plan, among=tuple(filter(allowed, stage.among)))
+            for stage in self.stages
+            if (plan := stage.plan.prune(allowed)) is not None
+        )
+        if not left:
+            return None
+        return left[0].plan if len(left) == 1 else msgspec.structs.replace(self, stages=left)
+
+    def plain(self) -> Node:
+        return self.stages[-1].plan.plain()
+
+    def words(self) -> str:
+        *before, last = self.stages
+        steps = [stage.words() for stage in before]
+        return "; else ".join([*steps, last.plan.words()])
+
+    def choose(self, circumstances: Circumstances) -> Choice:
+        choices = [stage.plan.choose(circumstances) for stage in self.stages]
+        propensity = 1.0
+        for choice in choices:
+            propensity *= choice.propensity
+        stages = tuple(
+            msgspec.structs.replace(stage, plan=choice.node)
+            for stage, choice in zip(self.stages, choices, strict=True)
+        )
+        reasons = tuple(reason for choice in choices for reason in choice.reasons)
+        return Choice(msgspec.structs.replace(self, stages=stages), propensity, reasons)
+
+    def steps(self) -> Steps:
+        rejected: Kept | None = None
+        for stage in self.stages[:-1]:
+            result, beside = yield from _drafted(stage, rejected)
+            if result.kept is not None:
+                verdict = yield from _judged(stage, result.kept, beside)
+                if verdict.accepted:
+                    return (yield from attempted(Deliver(result.kept)))
+                rejected = result.kept
+            elif not result.hands_over:
+                return result
+        result = yield from _shown(self.stages[-1], rejected)
+        if result.hands_over and rejected is not None and self.unsure == "deliver":
+            return (yield from attempted(Deliver(rejected)))
+        return result
+
+
+def _shown(stage: Step, rejected: Kept | None) -> Steps:
+    """The stage's plan, which is shown the rejected answer where it wants to be."""
+    steps = stage.plan.steps()
+    said = text_of(rejected.pieces) if rejected is not None else ""
+    if stage.context == "fresh" or not said:
+        return steps
+    turns = (turn("assistant", said), turn("user", WITH_ATTEMPT))
+    return changed(steps, Amendment(turns=turns, optional=True))
+
+
+def _drafted(stage: Step, rejected: Kept | None) -> Doing[tuple[Result, tuple[Kept, ...]]]:
+    """What comes of a stage whose answer is kept, and the answers that others gave beside it."""
+    own = stage.plan.models()[0]
+    others = (*map(Draft, stage.among), *[Draft(own, Amendment(varied=True))] * stage.samples)
+    steps = _shown(stage, rejected)
+    if stage.accept.logprob is not None:
+        steps = changed(steps, Amendment(logprobs=True))
+    if not others:
+        return (yield from kept(steps)), ()
+    yield Begin(others)
+    result = yield from kept(steps)
+    beside: list[Kept] = []
+    # Without an answer there is nothing that they could agree with.
+    while result.kept is not None and (other := (yield Next())) is not None:
+        assert isinstance(other, Result)
+        beside += [other.kept] if other.kept is not None else []
+    yield CutOff()
+    return result, tuple(beside)
+
+
+def _judged(stage: Step, answer: Kept, beside: tuple[Kept, ...]) -> Doing[Verdict]:
+    check: Kept | None = None
+    if stage.accept.self_check is not None:
+        turns = (turn("assistant", in_words(answer.pieces) or "(nothing)"), turn("user", SELF_CHECK))
+        asked = Amendment(turns=turns, plain=True, logprobs=True, max_tokens=LONGEST_CHECK)
+        check = (yield from attempted(Draft(answer.model, asked, "judge"))).kept
+    return (yield from assessed(Assess(answer, stage.accept, beside, check)))
