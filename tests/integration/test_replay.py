@@ -40,7 +40,8 @@ def config_text(inside: str, outside: str, **sections: Any) -> str:
             "rented": {"provider": "rented", "price": {"input": 1, "output": 2}},
             "outside": {"provider": "out", "price": price},
         },
-        "perimeter": {},
+        # Patient, so that a busy machine does not make everything restricted.
+        "perimeter": {"timeout": 60},
         "routes": {
             "safe": {"fallback": [{"model": "inside", "retries": 0}, {"model": "rented", "retries": 0}]},
             "cheap": "outside",
@@ -132,7 +133,7 @@ async def test_the_same_config_replays_to_the_same_decisions(desk: Desk) -> None
 
 async def test_the_same_rules_under_another_hash_change_nothing_either(desk: Desk) -> None:
     # Another timeout is another config and another policy: everything is decided anew.
-    found = await desk.data(lambda it: it["perimeter"].update(timeout=9, names={"x": "public"}))
+    found = await desk.data(lambda it: it["perimeter"].update(timeout=61, names={"x": "public"}))
     assert (found["changes"], found["crossings"], found["unknown"]) == ([], [], [])
     assert found["same"] == REQUESTS - 4
 
@@ -289,6 +290,47 @@ async def test_stored_runs_tell_how_good_the_models_are(desk: Desk) -> None:
     other = await desk.replay(lambda _: None, "--quality", "run_1", "--scorer", "nice")
     assert other.exit_code == 1
     assert "exact" in other.stderr
+
+
+async def test_models_are_asked_where_the_record_does_not_tell(desk: Desk) -> None:
+    desk.inside.script = Script(text="A strait.")
+    before = len(desk.inside.requests)
+
+    def inward(document: dict[str, Any]) -> None:
+        document["routes"]["kept"] = "inside"
+
+    found = await desk.data(inward, "--call", "--samples", "1")
+    [called] = found["called"]
+    assert (called["route"], called["model"], called["drawn"], called["answered"]) == ("kept", "inside", 1, 1)
+    assert (called["then_nanousd"] > 0, called["now_nanousd"]) == (True, 0)
+    assert len(desk.inside.requests) == before + 1
+    assert "Asked now" in (await desk.replay(inward, "--call")).stdout
+
+
+async def test_a_config_that_is_only_tried_lets_nothing_out(desk: Desk) -> None:
+    before = len(desk.outside.requests)
+    found = await desk.data(lambda it: it["routes"].update(kept="rented"), "--call", "--max-usd", "1")
+    assert [it["direction"] for it in found["crossings"]] == ["out"]
+    assert found["called"] == []
+    assert len(desk.outside.requests) == before
+
+
+async def test_a_call_that_costs_needs_a_cap_and_keeps_it(desk: Desk) -> None:
+    def dearer(document: dict[str, Any]) -> None:
+        document["models"]["other"] = {
+            "provider": "out",
+            "price": {"input": 1, "output": 1},
+            "max_output": 100,
+        }
+        document["routes"]["kept"] = "other"
+
+    result = await desk.replay(dearer, "--call")
+    assert result.exit_code == 2
+    assert "--max-usd" in result.stderr
+    before = len(desk.outside.requests)
+    found = await desk.data(dearer, "--call", "--max-usd", "0.000000001")
+    assert found["called"][0]["failed"] == {"budget_spent": 2}
+    assert len(desk.outside.requests) == before
 
 
 async def test_what_is_wrong_is_said(desk: Desk) -> None:

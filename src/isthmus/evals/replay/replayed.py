@@ -115,7 +115,7 @@ class Replayer:
         """What became of all that was taken."""
         return self._judged.values()
 
-    def take(self, past: Past) -> None:
+    def take(self, past: Past) -> Judgement:
         """Judge one more request."""
         kinds = self._kinds_of(past.findings)
         alike = (
@@ -140,6 +140,7 @@ class Replayer:
         judgement.requests += 1
         judgement.spread.add(past.total_ms)
         self._charge(past, judgement)
+        return judgement
 
     def _judge(self, past: Past, kinds: frozenset[str] | None) -> tuple[Judgement, bool]:
         """The judgement on a request, and whether it is the same whoever the user is."""

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from isthmus.evals.replay.boundary import Place, named
+from isthmus.evals.replay.calls import Called
 from isthmus.evals.replay.changes import Outcome
 from isthmus.evals.replay.latency import Spread
 from isthmus.evals.replay.replayed import Judgement
@@ -102,6 +103,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """What another config would have done with recorded traffic. Requests are expected numbers: where a
     config draws, they are fractions.
 
+    `called` is what a sample of those that move took, where models were asked.
     `same` go the way they went. `undecided` were refused before anything was decided, by their code.
     `assumed` rest on pseudonyms for every value.
     """
@@ -118,6 +120,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     latency: tuple[Times, ...]
     quality: tuple[Quality, ...]
     assumed: int
+    called: tuple[Called, ...] = ()
 
     def crossing(self, *directions: Direction) -> float:
         """How many requests cross the boundary in these ways."""
