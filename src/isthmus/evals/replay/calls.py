@@ -73,7 +73,7 @@ class Draw:
         for outcome in judgement.outcomes:
             # A config that is only tried opens nothing: what it would newly let out is not sent there.
             crosses = outcome.lets_out or outcome.may_let_out
-            if crosses or outcome.answers is None or outcome.answers == past.model:
+            if crosses or outcome.answers is None or outcome.keeps:
                 continue
             move = Move(judgement.route, outcome.answers)
             self._seen[move] += 1

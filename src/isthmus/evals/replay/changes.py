@@ -38,7 +38,8 @@ class Then(NamedTuple):
 class Outcome(NamedTuple):
     """One thing that may become of a request, and how likely it is.
 
-    `answers` is the model that would answer, None where that is not known or nobody would. `had` are the
+    `answers` is the model that would answer, None where that is not known or nobody would; `keeps` says that
+    it is the one that did, and no other under its name. `had` are the
     places that had the request then. `lets_out` are the places beyond the boundary that would newly have it,
     `may_let_out` those that would where a model fails, and `brings_in` those that would have it no more.
     """
@@ -47,6 +48,7 @@ class Outcome(NamedTuple):
     change: Change
     reason: str
     answers: str | None
+    keeps: bool = False
     had: tuple[Place, ...] = ()
     lets_out: tuple[Place, ...] = ()
     may_let_out: tuple[Place, ...] = ()
@@ -118,15 +120,19 @@ def _staying(then: Then, chance: Chance, models: Mapping[str, Model]) -> Outcome
     decided, now = then.decided, chance.decision
     assert decided is not None
     if now.plan is None:
-        return Outcome(chance.odds, "still refused", _why_refused(now.refused), None)
+        return Outcome(chance.odds, "still refused", _why_refused(now.refused), None, keeps=True)
     names = models_of(now)
-    known = sorted(name for name in names if name in then.models)
-    others = [name for name in known if not _is(then.models[name], models[name])]
+    others = sorted(name for name in names if not _is_as_it_was(then, models[name]))
     if others:
         return _placed(then, chance, models, "moved", f"{', '.join(others)} is another model now")
     if set(decided.pseudonymised) & set(names) != set(now.pseudonymised) & set(names):
         return _placed(then, chance, models, "adjusted", "pseudonyms go to other models")
-    return Outcome(chance.odds, "same", "", then.model)
+    return Outcome(chance.odds, "same", "", then.model, keeps=True)
+
+
+def _is_as_it_was(then: Then, model: Model) -> bool:
+    """True where this is the model that bore its name then, as far as that is known."""
+    return model.name not in then.models or _is(then.models[model.name], model)
 
 
 def _is(one: Model, other: Model) -> bool:
@@ -170,6 +176,7 @@ def _placed(then: Then, chance: Chance, models: Mapping[str, Model], change: Cha
         change,
         reason,
         answers,
+        keeps=answers is not None and answers == then.model and _is_as_it_was(then, models[answers]),
         had=tuple(had),
         lets_out=tuple(lets_out),
         may_let_out=tuple(it for it in crossed(perhaps, had_perhaps) if it not in lets_out),

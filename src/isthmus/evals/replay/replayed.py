@@ -285,7 +285,7 @@ class Replayer:
         then = past.nanousd if past.basis is not None else 0
         usage: Usage | None = None
         for outcome in judgement.outcomes:
-            if outcome.answers is not None and outcome.answers == past.model:
+            if outcome.keeps:
                 now = then
             elif outcome.change in ("newly refused", "still refused"):
                 now = 0

@@ -68,7 +68,7 @@ def _changes(replay: Replay) -> Iterator[Block]:
             ("go the way they went", _number(replay.same)),
             ("change", _number(replay.changed)),
             ("cannot be told", _number(unknown)),
-            ("were refused before a decision", _number(sum(replay.undecided.values()))),
+            ("ended before a decision", _number(sum(replay.undecided.values()))),
         ),
     )
     if replay.changes:
@@ -180,7 +180,7 @@ def _unknown(replay: Replay) -> Iterator[Block]:
         rows = [(it.route, it.why, _number(it.requests)) for it in replay.unknown]
         yield from _table(("route", "why it cannot be told", "requests"), rows, 2)
     if replay.undecided:
-        yield Prose("Refused before anything was decided, as they would be again:")
+        yield Prose("Ended before anything was decided, and not replayed, by their code:")
         yield Table(
             ("code", "requests"),
             tuple((code, _number(count)) for code, count in sorted(replay.undecided.items())),

@@ -256,10 +256,12 @@ def _latency(known: Iterable[Judgement]) -> list[Times]:
             if judgement.model is not None:
                 then.mix(judgement.spread.counts, 1.0)
             for outcome in judgement.outcomes:
-                if outcome.answers is not None and outcome.answers == judgement.model:
+                if outcome.keeps:
                     now.mix(judgement.spread.counts, outcome.odds)
                 elif outcome.answers is not None:
-                    spread = of_model.get((route, outcome.answers))
+                    # Of another model under an old name no times are known.
+                    renamed = outcome.answers == judgement.model
+                    spread = None if renamed else of_model.get((route, outcome.answers))
                     requests = judgement.requests * outcome.odds
                     if spread is None or spread.total < ENOUGH:
                         unknown += requests
