@@ -38,6 +38,7 @@ from isthmus.evals.replay.replayed import Replayer
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.direct import Direct, LabelRing, route_to
 from isthmus.gateway.inspection import Inspection
+from isthmus.gateway.rescan import Rescanner
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
 from isthmus.gateway.treasury import Treasury
@@ -472,6 +473,12 @@ def replayer_of(policy: Config, config: Config, config_path: Path | None, where:
         keys={key.id: key for key in SqliteKeys(path).list()},
     )
     return Replayer(policy, router_of(policy), prices_of(policy), ledger)
+
+
+def rescanner_of(policy: Config, history: History) -> Rescanner:
+    """What looks again, by `policy`, into the requests of a history whose texts were kept."""
+    inspection = inspection_of(policy.perimeter, secrets.token_bytes(32))
+    return Rescanner(policy, inspection, history.bodies)
 
 
 class House(NamedTuple):
