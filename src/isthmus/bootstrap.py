@@ -41,6 +41,7 @@ from isthmus.providers.transport import Origin, Proxy, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
 from isthmus.store.counters import Counters, SqliteCounters
+from isthmus.store.hours import SqliteHours
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.store.records import Records, SqliteRecords
@@ -51,6 +52,9 @@ log = logging.getLogger("isthmus")
 
 ENGINE_GRACE_S = 10.0
 FORGET_EVERY_S = 3600.0
+ROLL_UP_EVERY_S = 60.0
+SETTLED_US = 120_000_000
+"""Most requests of so long ago are recorded, so that their records are added up together."""
 DAY_US = 86_400_000_000
 
 T = TypeVar("T")
@@ -315,6 +319,11 @@ def traffic_of(ledger: Path) -> SqliteTraffic:
     return SqliteTraffic(ledger)
 
 
+def hours_of(ledger: Path) -> SqliteHours:
+    """The sums by hour of the ledger at that path."""
+    return SqliteHours(ledger)
+
+
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:
     """What looks into requests by this policy; `secret` keys what it remembers, and pseudonyms where the
     policy has no key for them.
@@ -447,12 +456,22 @@ async def open_house(
         chores = [
             in_background(ring.keep_fresh(), "keeping the keys fresh"),
             in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the budgets told"),
+            in_background(_roll_up(ledger), "adding up records by hour"),
         ]
         if config.ledger.keep_days is not None:
             forgetting = _forget_old_records(ledger, config.ledger.keep_days)
             chores.append(in_background(forgetting, "forgetting old records"))
         closing.push_async_callback(_end_all, chores)
         yield House(gateway, workshop, ledger, path)
+
+
+async def _roll_up(ledger: SqliteLedger) -> None:
+    while True:
+        try:
+            await ledger.roll_up_before(time.time_ns() // 1000 - SETTLED_US)
+        except Exception as error:
+            log.error("records were not added up by hour: %s", why(error))
+        await asyncio.sleep(ROLL_UP_EVERY_S)
 
 
 async def _forget_old_records(ledger: SqliteLedger, keep_days: int) -> None:
