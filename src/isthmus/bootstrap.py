@@ -61,6 +61,7 @@ from isthmus.store.drift import SqliteDrifts
 from isthmus.store.feedback import Feedbacks, SqliteFeedback
 from isthmus.store.guest import GuestLedger
 from isthmus.store.history import History, SqliteHistory
+from isthmus.store.hours import SqliteHours
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.store.records import Records, SqliteRecords, Where
@@ -76,6 +77,9 @@ log = logging.getLogger("isthmus")
 
 ENGINE_GRACE_S = 10.0
 FORGET_EVERY_S = 3600.0
+ROLL_UP_EVERY_S = 60.0
+SETTLED_US = 120_000_000
+"""Most requests of so long ago are recorded, so that their records are added up together."""
 DAY_US = 86_400_000_000
 ENGINE_LOOK_S = 0.1
 ASKING_RETRIES = 6
@@ -345,6 +349,11 @@ def traffic_of(ledger: Path) -> SqliteTraffic:
     return SqliteTraffic(ledger)
 
 
+def hours_of(ledger: Path) -> SqliteHours:
+    """The sums by hour of the ledger at that path."""
+    return SqliteHours(ledger)
+
+
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:
     """What looks into requests by this policy; `secret` keys what it remembers, and pseudonyms where the
     policy has no key for them.
@@ -538,6 +547,7 @@ async def open_house(
         chores = [
             in_background(ring.keep_fresh(), "keeping the keys fresh"),
             in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the budgets told"),
+            in_background(_roll_up(ledger), "adding up records by hour"),
         ]
         watchman = Watchman(SqliteDrifts(path), lambda: gateway.snapshot.config.drift, _post, _draws, _now_us)
         tally.gauges |= {
@@ -677,6 +687,15 @@ def _draws(name: str) -> Callable[[], float]:
 
 def _now_us() -> int:
     return time.time_ns() // 1000
+
+
+async def _roll_up(ledger: SqliteLedger) -> None:
+    while True:
+        try:
+            await ledger.roll_up_before(time.time_ns() // 1000 - SETTLED_US)
+        except Exception as error:
+            log.error("records were not added up by hour: %s", why(error))
+        await asyncio.sleep(ROLL_UP_EVERY_S)
 
 
 async def _forget_old_records(ledger: SqliteLedger, keep_days: int) -> None:
