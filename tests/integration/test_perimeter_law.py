@@ -91,8 +91,23 @@ def _plan(shape: str, names: list[str], retries: int) -> Json:
             return {"split": _arms(one, two)}
         case "split, then":
             return {"fallback": [{"split": _arms(one, two)}, three]}
-        case _:
+        case "split of fallbacks":
             return {"split": _arms({"fallback": [one, two]}, three)}
+        case "cascade":
+            return {
+                "cascade": [one, {**two, "context": "with_attempt"}, {**three, "context": "with_attempt"}]
+            }
+        case "cascade among":
+            accept = {"agreement": 1, "self_check": 0.5}
+            return {"cascade": [{**one, "accept": accept, "among": [names[1]], "samples": 1}, three]}
+        case "hedge":
+            return {"hedge": names[0], "beside": names[1], "after": 0.01}
+        case "burst":
+            return {"burst": names[:3], "at": 1}
+        case combine:
+            judge = {"judge": names[2]} if combine in ("judge", "fuse") else {}
+            accept = {"accept": {"schema": True}} if combine in ("first_valid", "critique") else {}
+            return {"ensemble": names[:2], "combine": combine, "otherwise": three, **judge, **accept}
 
 
 def _arms(*plans: Json) -> list[Json]:
@@ -101,7 +116,13 @@ def _arms(*plans: Json) -> list[Json]:
 
 plans = st.builds(
     _plan,
-    st.sampled_from(("call", "fallback", "split", "split, then", "split of fallbacks")),
+    st.sampled_from(
+        (
+            *("call", "fallback", "split", "split, then", "split of fallbacks"),
+            *("cascade", "cascade among", "hedge", "burst"),
+            *("vote", "judge", "fuse", "first_valid", "critique"),
+        )
+    ),
     st.permutations(MODELS),
     st.integers(0, 1),
 )
