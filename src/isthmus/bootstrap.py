@@ -19,7 +19,7 @@ from isthmus.accounting.breaker import Breaker
 from isthmus.accounting.budgets import Budget
 from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
-from isthmus.config.archive import archive
+from isthmus.config.archive import archive, unarchive
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings
 from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.secrets import resolve
@@ -28,6 +28,8 @@ from isthmus.core.portfolio import Client, Model, Provider
 from isthmus.core.record import Record
 from isthmus.dialects import endpoint_wires
 from isthmus.dialects.issuers import BOUND_WIRES
+from isthmus.evals.replay.replayed import Ledger as PastLedger
+from isthmus.evals.replay.replayed import Replayer
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.direct import Direct, LabelRing, route_to
 from isthmus.gateway.inspection import Inspection
@@ -49,10 +51,12 @@ from isthmus.routing.decide import Facts, Router
 from isthmus.routing.route import Route
 from isthmus.store.configs import Configs, SqliteConfigs
 from isthmus.store.counters import Counters, SqliteCounters
+from isthmus.store.feedback import Feedbacks, SqliteFeedback
 from isthmus.store.guest import GuestLedger
+from isthmus.store.history import SqliteHistory
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
-from isthmus.store.records import Records, SqliteRecords
+from isthmus.store.records import Records, SqliteRecords, Where
 from isthmus.store.runs import Runs, SqliteRuns
 from isthmus.store.traffic import SqliteTraffic
 from isthmus.strategies.plan import CallModel
@@ -416,6 +420,31 @@ def open_runs(config: Config, config_path: Path | None) -> Runs:
     return SqliteRuns(ledger_path(config, config_path))
 
 
+def open_feedback(config: Config, config_path: Path | None) -> Feedbacks:
+    """The feedback on what this config's gateway answered, whether it runs or not."""
+    return SqliteFeedback(ledger_path(config, config_path))
+
+
+def open_history(config: Config, config_path: Path | None) -> SqliteHistory:
+    """What this config's gateway has recorded, for one pass over all of it."""
+    return SqliteHistory(ledger_path(config, config_path))
+
+
+def replayer_of(policy: Config, config: Config, config_path: Path | None, where: Where) -> Replayer:
+    """What decides by `policy` those requests that the gateway of `config` has recorded and that are meant.
+
+    Raises IsthmusError: see `isthmus.store.schema.Database.reading`.
+    """
+    path = ledger_path(config, config_path)
+    kept = {hash: unarchive(body) for hash, body in SqliteConfigs(path).all().items()}
+    ledger = PastLedger(
+        decisions=SqliteHistory(path).decisions(where),
+        configs={hash: it for hash, it in kept.items() if it is not None},
+        keys={key.id: key for key in SqliteKeys(path).list()},
+    )
+    return Replayer(policy, router_of(policy), prices_of(policy), ledger)
+
+
 class House(NamedTuple):
     """A gateway that can be served, and what stands behind it."""
 
@@ -461,6 +490,7 @@ async def open_house(
             ring=ring,
             treasury=treasury,
             tally=tally,
+            feedbacks=SqliteFeedback(path),
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
         )
         tally.config_hash = config.hash
@@ -520,7 +550,14 @@ async def open_ask(
         closing.push_async_callback(treasury.close)
         ring = LabelRing(name)
         snapshot = workshop.snapshot(_for_asking(config, models, name, cap_nanousd, retries))
-        gateway = Gateway(snapshot=snapshot, ledger=ledger, ring=ring, treasury=treasury, tally=Tally())
+        gateway = Gateway(
+            snapshot=snapshot,
+            ledger=ledger,
+            ring=ring,
+            treasury=treasury,
+            tally=Tally(),
+            feedbacks=SqliteFeedback(path),
+        )
         telling = in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the cap told")
         closing.push_async_callback(_end_all, [telling])
         await asyncio.gather(*map(_until_ready, workshop.engines().values()))

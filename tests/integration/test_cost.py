@@ -13,11 +13,13 @@ from click.testing import CliRunner, Result
 
 from isthmus.cli import main
 from isthmus.core.decision import Decision
+from isthmus.core.evaluation import Answered, Sample, Score
 from isthmus.core.label import Label, Level
 from isthmus.core.record import Record, Timings
 from isthmus.core.usage import Charge, Usage
 from isthmus.store.ledger_file import LedgerFile
 from isthmus.store.records import SqliteRecords
+from isthmus.store.runs import Candidate, Kept, Place, Run, SqliteRuns
 from isthmus.store.traffic import SqliteTraffic
 
 HOUR_US = 3_600_000_000
@@ -159,6 +161,52 @@ def test_the_workload_may_come_from_the_ledger(desk: Desk) -> None:
     assert found["workload.cache_share"]["value"] == pytest.approx(0.4)
     assert found["workload.input_tokens"]["value"] == pytest.approx(1000)
     assert "the ledger, 10 days" in found["workload.requests_per_month"]["source"]
+
+
+def evaluated(desk: Desk) -> None:
+    """A run of two models over ten samples: `glm` is worse at three of them, and better at one."""
+    runs = SqliteRuns(desk.folder / "home" / "ledger.db")
+    names = tuple(f"s{number}" for number in range(10))
+    asked = [Sample(id=name, request={"messages": []}) for name in names]
+    models = tuple(Candidate(name=it, id=it, provider="p", kind="open") for it in ("glm", "large"))
+    run = Run(
+        id="run_1",
+        identity="i",
+        at_us=1_790_000_000_000_000,
+        dataset="d",
+        dataset_hash="h",
+        sample_ids=names,
+        models=models,
+        scorers=("exact",),
+        config_hash="c",
+    )
+    runs.begin(run, asked)
+    values = {"glm": [0, 0, 0, 1, *[1] * 6], "large": [1, 1, 1, 0, *[1] * 6]}
+    marks = {}
+    for model, scored in values.items():
+        for name, value in zip(names, scored, strict=True):
+            place = Place(model, name)
+            runs.keep(
+                Kept(id=f"{model}{name}", key=None, at_us=1, answered=Answered(model=model)), "run_1", place
+            )
+            marks[place] = (f"{model}{name}", Score(value=float(value)))
+    runs.mark("run_1", "exact", marks)
+
+
+def test_the_quality_gap_may_come_from_an_evaluation(desk: Desk) -> None:
+    evaluated(desk)
+    asked = ("tco", "case.yaml", "--run", "run_1", "--ours", "glm", "--theirs", "large")
+    found = {it["name"]: it for it in desk.data(*asked)["assumptions"]}["quality.escalated"]
+    assert found["value"] == pytest.approx(0.3)
+    # Three of ten, by Clopper and Pearson.
+    assert (found["low"], found["high"]) == (pytest.approx(0.0667, abs=1e-3), pytest.approx(0.6525, abs=1e-3))
+    assert "glm is worse than large at 3 of 10 samples by exact" in found["source"]
+    assert desk.ask(*asked[:4]).exit_code == 2
+    assert desk.ask("tco", "case.yaml", "--ours", "glm").exit_code == 2
+    for wrong, said in (("--scorer=judge", "no scores by 'judge'"), ("--ours=gpt", "no sample")):
+        refused = desk.ask(*asked, wrong)
+        assert refused.exit_code == 1
+        assert said in refused.stderr
 
 
 def test_an_empty_ledger_is_told(desk: Desk) -> None:

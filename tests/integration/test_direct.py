@@ -114,6 +114,7 @@ async def test_a_cap_is_never_passed_and_outlives_the_process(tmp_path: Path) ->
         assert spent == len(sim.requests) * round(cost_usd * 1e9)
         assert spent <= cap_nanousd
         assert {it.code for it in told} == {None, "budget_spent"}
+        assert "not filled again" in next(it.error or "" for it in told if it.code)
         # What was held for others has come back: calls went on until not even one more was sure to fit.
         most = (2_048 + 400) * PRICE["input"] * 1_000 + 16 * PRICE["output"] * 1_000
         assert spent + most > cap_nanousd

@@ -18,6 +18,7 @@ from isthmus.config.faults import Code
 from isthmus.config.load import load_as, parse
 from isthmus.economics.tco.case import Case, check
 from isthmus.economics.tco.listed import priced
+from isthmus.evals.datasets import open_dataset
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -134,3 +135,12 @@ def test_metrics_in_the_documents_exist(made: dict[str, str]) -> None:
     known = set(re.findall(r"`(isthmus_\w+)`", made["metrics.md"]))
     said = {name for page in PAGES for name in re.findall(r"\bisthmus_\w+", page.read_text(encoding="utf-8"))}
     assert {name.removesuffix("_bucket") for name in said} <= known
+
+
+def test_samples_in_the_documents_can_be_opened(tmp_path: Path) -> None:
+    blocks = [it for page in PAGES for it in BLOCK.findall(page.read_text(encoding="utf-8"))]
+    shown = [text for _, language, text in blocks if language == "jsonl"]
+    assert shown
+    for text in shown:
+        (tmp_path / "shown.jsonl").write_text(text, encoding="utf-8")
+        assert len(open_dataset(tmp_path / "shown.jsonl").samples) == text.count("\n")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import pytest
 
 from isthmus.core.errors import Fault, IsthmusError
@@ -14,7 +15,7 @@ from isthmus.core.evaluation import Answered, Sample
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.usage import Charge
 from isthmus.evals.answers import Remembering
-from isthmus.evals.pilot import ENOUGH, Pilot, Tally, score_all
+from isthmus.evals.pilot import ENOUGH, Pilot, Tally, request_of, score_all
 from isthmus.evals.scorers import scorer_of
 from isthmus.store.memory import MemoryRuns
 from isthmus.store.runs import Candidate, Kept, Place, Run
@@ -211,7 +212,7 @@ async def test_a_store_that_cannot_write_ends_the_run_with_its_error() -> None:
     assert failed.value.code == "ledger_unavailable"
 
 
-async def test_answers_are_scored_once_and_failures_are_worth_nothing() -> None:
+async def test_answers_are_scored_and_failures_are_worth_nothing() -> None:
     work, runs = samples(4), MemoryRuns()
     run = run_of(work, "abc")
     runs.begin(run, work)
@@ -222,6 +223,11 @@ async def test_answers_are_scored_once_and_failures_are_worth_nothing() -> None:
     scores = runs.scores("run_1")["exact"]
     by_model = {model: {it.value for place, it in scores.items() if place.model == model} for model in "abc"}
     assert by_model == {"a": {1.0}, "b": {0.0}, "c": {None}}
-    told: list[tuple[int, int]] = []
-    await score_all(run, work, exact, runs, lambda done, total: told.append((done, total)))
-    assert told == [(4, 4)], "only what has no value is scored again"
+
+
+def test_what_a_run_adds_does_not_change_what_a_sample_says() -> None:
+    extra = {"temperature": 0.0, "max_tokens": 5}
+    sample = samples(1)[0]
+    assert request_of(sample, extra) == {**extra, **sample.request}
+    own = msgspec.structs.replace(sample, request={"temperature": 1.0, "max_completion_tokens": 9})
+    assert request_of(own, extra) == {"temperature": 1.0, "max_completion_tokens": 9}

@@ -11,6 +11,7 @@ from isthmus.core.errors import IsthmusError
 from isthmus.core.evaluation import Answered, Sample, Score
 from isthmus.evals.scorers import SCORERS, scorer_of
 from isthmus.evals.scorers.choice import chosen
+from isthmus.evals.scorers.spec import form
 
 CITIES = ("London", "Paris", "Rome", "Madrid")
 
@@ -456,3 +457,11 @@ async def test_arguments_nested_deep_are_compared() -> None:
     target = f'{{"name": "f", "arguments": {{"a": {deep}}}}}'
     told = await scorer_of("tools").score(sample(target), calling(("f", f'{{"a": {deep}}}')))
     assert told.value == 1
+
+
+def test_the_page_on_scorers_tells_of_each_what_the_code_does() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "score-answers.md").read_text(encoding="utf-8")
+    rows = [
+        f"| `{form(name, kind)}` | {(kind.__doc__ or '').splitlines()[0]} |" for name, kind in SCORERS.items()
+    ]
+    assert [row for row in rows if row not in page.splitlines()] == []

@@ -74,7 +74,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         """What it is called in errors, metrics and lists; two budgets of one name are one."""
         about = [f"{word} {said}" for word in _ABOUT if (said := getattr(self, word))]
         each = [f"each {self.each}"] if self.each else []
-        return f"{self.unit} per {self.per}" + (f" for {', '.join([*about, *each])}" if about or each else "")
+        window = f"per {self.per}" if self.per != "ever" else "in all"
+        return f"{self.unit} {window}" + (f" for {', '.join([*about, *each])}" if about or each else "")
 
     @property
     def counts_attempts(self) -> bool:

@@ -150,6 +150,26 @@ WEIGHTS: tuple[Weights, ...] = (
     ),
 )
 
+_WORDLLAMA = ("wordllama",), "0.4.0.post1"
+
+STATIC_VECTORS = Artefact(
+    file="l2-supercat-256.safetensors",
+    sha256="64b47a2dc493cb8e85944076601189739852d7b64e0e1eedcb1937a251cd9fd5",
+    size=16_384_096,
+    sources=(PackageParts(*_WORDLLAMA, "wordllama/weights/l2_supercat_256.safetensors"),),
+)
+"""A vector of 256 numbers for each of 32,000 tokens, for the learned router. WordLlama's package is under
+MIT; its vectors were trained from those of Llama 2's tokens. Never fetched unless a router is learned with
+it."""
+
+STATIC_VOCABULARY = Artefact(
+    file="l2-supercat-tokenizer.json",
+    sha256="93248f2a9ec36c7b35f700a033d5f36228aae48db61aee31007fa49062cdeb68",
+    size=1_842_796,
+    sources=(PackageParts(*_WORDLLAMA, "wordllama/tokenizers/l2_supercat_tokenizer_config.json"),),
+)
+"""The tokens that the static vectors are of."""
+
 
 def find_weights(name: str) -> Weights | None:
     """The row of that name, or None."""

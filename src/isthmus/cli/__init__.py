@@ -58,13 +58,18 @@ class _Isthmus(LazyGroup):
         ),
         "keys": Verb("isthmus.cli.keys", "Create, list, rotate and revoke keys."),
         "budgets": Verb("isthmus.cli.budgets", "Say what is used of each budget, and what is left."),
+        "simulate": Verb(
+            "isthmus.cli.simulate", "Try strategies on known outcomes: quality, cost, promises kept."
+        ),
         "workload": Verb(
             "isthmus.cli.workload", "Audit recorded traffic: what is asked, and where it belongs."
         ),
         "pilot": Verb("isthmus.cli.pilot", "Ask your own work of several models: quality, latency, cost."),
         "eval": Verb("isthmus.cli.eval", "List, show, compare and score pilot runs."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
+        "feedback": Verb("isthmus.cli.feedback", "Say what an answer was worth, and list what was said."),
         "dataset": Verb("isthmus.cli.dataset", "Make, show and split sets of samples to judge models by."),
+        "replay": Verb("isthmus.cli.replay", "Say what another config would do with recorded traffic."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }
 

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from isthmus.cli.options import told
+from isthmus.bootstrap import inspection_of, open_feedback, open_records
+from isthmus.cli.keys import Span
+from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
+from isthmus.config.load import locate
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.evaluation import Sample
 from isthmus.core.label import LEVELS, Label, Level
+from isthmus.core.record import Outcome
 from isthmus.dialects.counting import estimate_tokens
 from isthmus.evals.datasets import Dataset, open_dataset, save
 from isthmus.evals.datasets.files import exists
+from isthmus.evals.datasets.from_records import Look, Wish, samples_of
 from isthmus.evals.datasets.near_duplicates import groups_of
 from isthmus.evals.datasets.samples import call_of, line_of
 from isthmus.evals.datasets.splits import Division
 from isthmus.evals.datasets.splits import split as divide
+from isthmus.gateway.inspection import Inspection
+from isthmus.store.records import Where
 
 _SHOWN_VALUES = 8
 _FEW = 10
@@ -125,6 +137,76 @@ def split(
     _tell_of(division, files, as_json)
 
 
+@dataset.command("from-records")
+@click.option("--output", "-o", required=True, type=NEW_FILE, help="The file to write; only you may read it.")
+@click.option("--since", type=Span(), help="Only the last while, e.g. 30d.")
+@click.option("--route", help="Only this route.")
+@click.option("--model", help="Only what this model answered.")
+@click.option("--outcome", type=click.Choice(["ok", "error", "cancelled"]), default="ok", show_default=True)
+@click.option("--min-feedback", type=click.FloatRange(0, 1), help="Only what was given at least this score.")
+@click.option("--corrected", is_flag=True, help="Only what somebody put right.")
+@click.option("--limit", type=click.IntRange(1), help="So many samples at most, the oldest first.")
+@config_option
+@told
+def from_records(
+    output: Path,
+    since: float | None,
+    route: str | None,
+    model: str | None,
+    outcome: Outcome,
+    min_feedback: float | None,
+    corrected: bool,
+    limit: int | None,
+    config_path: Path | None,
+) -> None:
+    """Make a dataset of what was really asked, from the ledger, where the config keeps the texts.
+
+    Each sample carries the label of its request, raised by a look with today's rules. A correction from
+    feedback is its target; the answer that was given is in its metadata. Personal data stays as it is.
+    """
+    path = locate(config_path)
+    config = load_or_exit(path)
+    since_us = None if since is None else time.time_ns() // 1000 - int(since * 1_000_000)
+    where = Where(since_us=since_us, route=route, model=model, outcome=outcome)
+    inspection = inspection_of(config.perimeter, secrets.token_bytes(32))
+    left_out: Counter[str] = Counter()
+    records = open_records(config, path).scan(where, bodies=True)
+    wish = Wish(score=min_feedback, corrected=corrected)
+    found = samples_of(records, open_feedback(config, path).of, _looking(inspection), wish, left_out)
+    try:
+        count = save(output, _counted_on_terminal(_at_least_one(islice(found, limit), left_out)))
+    finally:
+        inspection.close()
+    _tell_notes(f"{what} ({many:,})" for what, many in left_out.items())
+    click.echo(
+        f"{count:,} samples. They hold what was asked, personal data too: only you may read them.", err=True
+    )
+
+
+def _looking(inspection: Inspection) -> Look:
+    return lambda texts, least: inspection.look(texts, (least,), barred=lambda _: False).label
+
+
+def _at_least_one(found: Iterable[Sample], left_out: Counter[str]) -> Iterator[Sample]:
+    several = iter(found)
+    first = next(several, None)
+    if first is None:
+        reasons = "; ".join(f"{what} ({many:,})" for what, many in left_out.items())
+        raise IsthmusError(
+            Fault.NOT_FOUND,
+            f"No record gives a sample{f': {reasons}' if reasons else ''}.",
+            code="no_samples",
+            hint="Texts are kept where a route says `record_bodies: true`.",
+        )
+    return chain([first], several)
+
+
+def _counted_on_terminal(found: Iterator[Sample]) -> Iterator[Sample]:
+    talk = sys.stderr
+    with click.progressbar(found, label="Reading", file=talk, hidden=not talk.isatty()) as bar:
+        yield from bar
+
+
 def _divided(found: Dataset, shares: Mapping[str, float], seed: int, by: str | None) -> Division:
     steps, talk = 2 * len(found.samples), sys.stderr
     with click.progressbar(length=steps, label="Comparing", file=talk, hidden=not talk.isatty()) as bar:
@@ -133,9 +215,13 @@ def _divided(found: Dataset, shares: Mapping[str, float], seed: int, by: str | N
 
 def _opened(file: Path, named: Mapping[str, str] | None = None, *, drop_doubles: bool = False) -> Dataset:
     found = open_dataset(file, named or {}, drop_doubles=drop_doubles)
-    for note in found.notes:
-        click.echo(f"Note: {note}", err=True)
+    _tell_notes(found.notes)
     return found
+
+
+def _tell_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        click.echo(f"Note: {note}", err=True)
 
 
 def _mode(file: Path) -> int:

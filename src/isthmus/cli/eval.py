@@ -13,6 +13,7 @@ import msgspec
 from isthmus.bootstrap import open_ask, open_runs
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.runs import (
+    Number,
     Usd,
     check_scorers,
     judges_of,
@@ -68,7 +69,7 @@ def list_(limit: int, config_path: Path | None, as_json: bool) -> None:
 
 @eval_.command()
 @click.argument("run", default="")
-@click.option("--fail-under", type=click.FloatRange(0, 1), help="As of `isthmus pilot`.")
+@click.option("--fail-under", type=Number(0, 1), help="As of `isthmus pilot`.")
 @click.option("--fail-below", "baselines", multiple=True, metavar="MODEL", help="As of `isthmus pilot`.")
 @_html_option
 @config_option

@@ -18,10 +18,9 @@ from isthmus.config.load import lines_of, locate
 from isthmus.core.decision import Decision
 from isthmus.core.label import BOTTOM, Label
 from isthmus.gateway.inspection import Inspected
-from isthmus.gateway.snapshot import route_of
 from isthmus.perimeter.grounds import Ground
 from isthmus.perimeter.policy import SURE_ENOUGH, Policy
-from isthmus.routing.route import Route
+from isthmus.routing.route import Route, route_of
 from isthmus.store.keys import Key, named, require_valid
 from isthmus.strategies.plan.node import Circumstances
 

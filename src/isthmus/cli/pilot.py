@@ -15,6 +15,7 @@ from isthmus.bootstrap import open_ask, open_runs
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.progress import ProgressLine, RunLine
 from isthmus.cli.runs import (
+    Number,
     Usd,
     check_scorers,
     judges_of,
@@ -61,12 +62,10 @@ INTERRUPTED = 130
     show_default=True,
     help="Requests at once to one provider.",
 )
-@click.option("--temperature", type=click.FloatRange(0, 2), help="For samples that say none themselves.")
+@click.option("--temperature", type=Number(0, 2), help="For samples that say none themselves.")
 @click.option("--max-tokens", type=click.IntRange(1), help="The longest answer, where a sample says none.")
 @click.option("--fresh", is_flag=True, help="Take no answer from an earlier run.")
-@click.option(
-    "--fail-under", type=click.FloatRange(0, 1), help="End with status 1 where a model's quality is lower."
-)
+@click.option("--fail-under", type=Number(0, 1), help="End with status 1 where a model's quality is lower.")
 @click.option(
     "--fail-below",
     "baselines",
@@ -112,6 +111,7 @@ def pilot(
     require_statistics()
     names = _known(models, config, "--models")
     _known(",".join(baselines), config, "--fail-below", among=names)
+    check_scorers(scorers)
     judges = judges_of(scorers, config)
     require_cap(config, [*names, *judges], max_usd)
     opened = open_dataset(dataset)
@@ -131,7 +131,6 @@ def pilot(
         cap_nanousd=max_usd,
         who=_user(),
     )
-    check_scorers(scorers)
     runs = open_runs(config, path)
     with alone(ledger_path(config, path), run.identity):
         run = _resumed(run, runs, opened)
@@ -174,7 +173,11 @@ async def _carry_out(
             tally = await carried.ask_all()
         finally:
             line.end()
+        asked_nanousd = remembering.spent_nanousd
         await score_by(run.scorers, run, samples, runs, remembering, ask.embed)
+        if remembering.spent_nanousd > asked_nanousd:
+            judged = format_usd(remembering.spent_nanousd - asked_nanousd)
+            click.echo(f"Judges have cost USD {judged} besides.", err=True)
     if tally.complete:
         await asyncio.to_thread(runs.end, run.id, time.time_ns() // 1000)
     return tally

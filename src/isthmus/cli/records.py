@@ -11,11 +11,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from isthmus.bootstrap import open_records
+from isthmus.bootstrap import open_feedback, open_records
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
+from isthmus.core.feedback import Feedback
 from isthmus.core.label import BOTTOM
 from isthmus.core.money import format_usd
 from isthmus.core.record import AttemptRecord, Features, Grounds, Outcome, Record
@@ -75,8 +76,14 @@ def show(record_id: str, config_path: Path | None, as_json: bool) -> None:
 
     The beginning of its id is enough.
     """
-    record = _records(config_path).find(record_id)
-    click.echo(msgspec.json.encode(record) if as_json else "\n".join(_story(record)))
+    path = locate(config_path)
+    config = load_or_exit(path)
+    record = open_records(config, path).find(record_id)
+    said = open_feedback(config, path).of([record.id]).get(record.id, [])
+    if as_json:
+        click.echo(msgspec.json.encode({**msgspec.structs.asdict(record), "feedback": said}))
+    else:
+        click.echo("\n".join([*_story(record), *map(_opinion, said)]))
 
 
 @records.command()
@@ -184,6 +191,13 @@ def _features(features: Features) -> str:
     has = [name for name, there in (parts | more).items() if there]
     form = [] if features.form == "text" else [features.form]
     return ", ".join([f"{features.size:,} bytes", f"{features.turns} messages", *has, *form])
+
+
+def _opinion(one: Feedback) -> str:
+    """One feedback without its texts, which may be long, and as sensitive as the request."""
+    parts = [] if one.score is None else [f"score {one.score:g}"]
+    parts += [f"a {name}" for name in ("correction", "comment") if getattr(one, name)]
+    return f"feedback   {', '.join(parts)}, by {one.key_id or 'no key'} ({one.id})"
 
 
 def _attempt(attempt: AttemptRecord) -> str:

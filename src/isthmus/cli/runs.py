@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
     from isthmus.evals.outcome import Outcome
 
 _MODELS_IN_A_SPEC = re.compile(r"(?:^[^:]*:|,)(?:model|models|judge|judges)=([^,]+)")
+
+
+class Number(click.FloatRange):
+    """A number in a range, and nothing that is no number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
 
 
 class Usd(click.ParamType[int]):
@@ -71,7 +82,10 @@ def check_scorers(specs: Sequence[str]) -> None:
     if len(set(specs)) < len(specs):
         raise click.BadParameter("one is said twice", param_hint="--scorer")
     for spec in specs:
-        scorer_of(spec, _nobody, _nobody)
+        try:
+            scorer_of(spec, _nobody, _nobody)
+        except IsthmusError as error:
+            raise click.BadParameter(error.text, param_hint="--scorer") from None
 
 
 async def _nobody(*_: Any, **__: Any) -> Any:

@@ -1,1 +1,5 @@
-"""Confidence: how sure an answer is, from what its model said and how."""
+"""How far an answer can be trusted: signals, probabilities, thresholds with a promise, votes. Pure.
+
+What a live request needs (`signals`, `calibrator`, `artefact`, `voting`) is plain Python; what learns and
+tests (`fitting`, `reliability`, `thresholds`, `shift`) imports numpy and scipy.
+"""

@@ -68,8 +68,9 @@ class Asked(NamedTuple):
 class Remembering:
     """An `Ask` that looks first whether it is known what the model said, and keeps what it says now.
 
-    `bases` are those of the models, see `basis_of`; answers from before `since_us` do not count. Whoever
-    leaves while an answer is being written down does not lose it: `close` waits for that.
+    `bases` are those of the models, see `basis_of`; answers from before `since_us` do not count.
+    `spent_nanousd` is what was asked now has cost, as far as prices are known. Whoever leaves while an answer
+    is being written down does not lose it: `close` waits for that.
     """
 
     def __init__(self, ask: Ask, runs: Runs, bases: Mapping[str, bytes], since_us: int = 0) -> None:
@@ -77,6 +78,7 @@ class Remembering:
         self._runs = runs
         self._bases = bases
         self._since_us = since_us
+        self.spent_nanousd = 0
         self._pen = asyncio.Lock()
         self._writing: set[asyncio.Task[None]] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -106,6 +108,8 @@ class Remembering:
                     await self._write(self._runs.take, run, place, known.id)
                 return Asked(known, again=True)
             answered = await self._ask(model, request, label)
+            if answered.charge is not None:
+                self.spent_nanousd += answered.charge.nanousd or 0
             kept = Kept(
                 id=answered.record_id or uuid4().hex,
                 key=None if answered.code else key,

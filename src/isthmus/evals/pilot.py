@@ -89,11 +89,21 @@ def new_run(
 
 def request_of(sample: Sample, extra: Mapping[str, Any]) -> dict[str, Any]:
     """The request of a sample; what is added to every request of a run does not change what a sample says."""
-    return {**extra, **sample.request}
+    said = sample.request
+    unsaid = extra.items() if "max_completion_tokens" not in said else _without_limit(extra)
+    return {**dict(unsaid), **said}
+
+
+def _without_limit(extra: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in extra.items() if name != "max_tokens"]
 
 
 class Pilot:
-    """One run, carried out by `ask_all`: whatever has no answer yet is asked, of all models at once."""
+    """One run, carried out by `ask_all`: whatever has no answer yet is asked, of all models at once.
+
+    Of the models of one provider, `concurrency` requests at most are on their way or not yet written down: so
+    many may be asked, and paid for, twice where the process dies.
+    """
 
     def __init__(
         self,
@@ -113,6 +123,8 @@ class Pilot:
         self._concurrency = concurrency
         self._tell = tell
         self._in_a_row: dict[str, int] = {}
+        by_provider = {it.provider: asyncio.Semaphore(concurrency) for it in run.models}
+        self._places_of = {it.name: by_provider[it.provider] for it in run.models}
 
     async def ask_all(self) -> Tally:
         """Ask whatever is left; returns when nothing is, or when money or models have come to an end."""
@@ -147,7 +159,8 @@ class Pilot:
             if self.tally.out_of_money or place.model in self.tally.given_up:
                 return
             request = request_of(sample, self._run.request)
-            asked = await self._remembering.ask(place.model, request, sample.label, self._run.id, place)
+            async with self._places_of[place.model]:
+                asked = await self._remembering.ask(place.model, request, sample.label, self._run.id, place)
             self._count(place.model, asked.kept.answered, again=asked.again)
             self._tell(self.tally)
 
@@ -183,26 +196,23 @@ async def score_all(
     runs: Runs,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Score whatever answers of the run have no value by this scorer yet.
+    """Score every answer of the run, and mark it anew: what a scorer reads may have changed since.
 
-    Where it could not say one it is asked again: a judge may have been away, or out of money.
+    What a judge says is remembered as every answer is, so that it is paid for once.
     """
-    marked = (await asyncio.to_thread(runs.scores, run.id)).get(scorer.name, {})
-    there = await asyncio.to_thread(runs.answers, run.id)
+    there = sorted((await asyncio.to_thread(runs.answers, run.id)).items())
     by_id = {sample.id: sample for sample in samples}
-    valued = {place for place, score in marked.items() if score.value is not None}
-    left = [(place, kept) for place, kept in sorted(there.items()) if place not in valued]
     places = asyncio.Semaphore(_SCORED_AT_ONCE)
 
     async def mark(place: Place, kept: Kept) -> tuple[Place, tuple[str, Score]]:
         async with places:
             return place, (kept.id, await _score(scorer, by_id[place.sample], kept.answered))
 
-    for start in range(0, len(left), _MARKED_AT_ONCE):
-        part = left[start : start + _MARKED_AT_ONCE]
+    for start in range(0, len(there), _MARKED_AT_ONCE):
+        part = there[start : start + _MARKED_AT_ONCE]
         marks = dict(await asyncio.gather(*(mark(*it) for it in part)))
         await asyncio.to_thread(runs.mark, run.id, scorer.name, marks)
-        tell(start + len(part), len(left))
+        tell(start + len(part), len(there))
 
 
 async def _score(scorer: Scorer, sample: Sample, answered: Answered) -> Score:

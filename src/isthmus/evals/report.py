@@ -54,12 +54,14 @@ def _run(outcome: Outcome) -> Iterator[Block]:
 
 def _models(outcome: Outcome) -> Iterator[Block]:
     scorers = list(dict.fromkeys(it.scorer for one in outcome.standings for it in one.qualities))
-    heads = ("model", *scorers, "n", "failed", "p50 ms", "p95 ms", "first p50", "USD/1000", "in", "out")
+    times = ("p50 ms", "p95 ms", "first p50", "first p95")
+    heads = ("model", *scorers, "n", "failed", *times, "USD/1000", "in", "out")
     yield Table(heads, tuple(_standing(it) for it in outcome.standings))
     yield Prose(
         "Quality is the mean score with its 95% interval. A failure scores 0. Times are of the attempt that "
         "answered, `first` to the first token; USD/1000 is the cost of a thousand such requests, retries "
-        "included; `in` and `out` are mean tokens."
+        "included, and 0 for an engine of your own, whatever its machine costs; `in` and `out` are mean "
+        "tokens."
     )
     barred = [it for it in outcome.standings if it.not_permitted]
     if barred:
@@ -80,6 +82,7 @@ def _standing(it: Standing) -> tuple[str, ...]:
         _number(it.total_ms.p50),
         _number(it.total_ms.p95),
         _number(it.first_token_ms.p50),
+        _number(it.first_token_ms.p95),
         "unknown" if it.usd_per_thousand is None else _usd(it.usd_per_thousand),
         _number(it.tokens_in),
         _number(it.tokens_out),
@@ -161,13 +164,13 @@ def _failures(standings: Sequence[Standing]) -> Iterator[Block]:
     if not rows:
         yield Prose("None: every request was answered, and no answer was cut off or refused.")
         return
-    yield Table(("model", "what", "count", "counts as"), rows, numbers=2)
+    yield Table(("model", "what", "counts as", "count"), rows, numbers=3)
 
 
 def _failed(it: Standing) -> Iterator[tuple[str, ...]]:
     name = it.model.name
     for code, count in it.failed.items():
-        yield name, code, f"{count:,}", "0"
+        yield name, code, "0", f"{count:,}"
     told = (
         ("cut off at the limit of tokens", it.truncated, "scored as it stands"),
         ("refused, or filtered", it.refused, "scored as it stands"),
@@ -177,7 +180,7 @@ def _failed(it: Standing) -> Iterator[tuple[str, ...]]:
     )
     for what, count, counts_as in told:
         if count:
-            yield name, what, f"{count:,}", counts_as
+            yield name, what, counts_as, f"{count:,}"
 
 
 def _differing(outcome: Outcome) -> Iterator[Block]:

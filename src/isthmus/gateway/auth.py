@@ -23,6 +23,8 @@ class Ring(Protocol):
 
     def verify(self, secret: bytes, at_us: int) -> Key: ...
 
+    def name_of(self, key_id: str) -> str | None: ...
+
 
 def authenticate(request: Request, ring: Ring, at_us: int) -> Key | None:
     """The key that the request carries; None while no key exists and the request comes from this machine

@@ -121,6 +121,10 @@ class LabelRing:
         """The key of this secret."""
         return self._keys[secret]
 
+    def name_of(self, key_id: str) -> str | None:
+        """The name that all of them bear."""
+        return self.name if key_id == self.name else None
+
 
 class Direct:
     """Asks the models of a gateway that has a route `pilot/MODEL` for each: an `Ask` of `core.evaluation`.

@@ -6,6 +6,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from isthmus.core.feedback import (
+    LONGEST_COMMENT,
+    LONGEST_CORRECTION,
+    LONGEST_NAME,
+    LONGEST_VALUE,
+    MOST_METADATA,
+)
+
 JsonSchema = dict[str, Any]
 
 
@@ -160,6 +168,29 @@ EMBEDDINGS = {
     },
 }
 
+FEEDBACK: JsonSchema = {
+    "type": "object",
+    "required": ["request_id"],
+    "properties": {
+        "request_id": {"type": "string", "description": "The x-request-id of a finished answer."},
+        "score": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "thumb": {"enum": ["up", "down", None], "description": "`up` is a score of 1, `down` of 0."},
+        "correction": {
+            "type": ["string", "null"],
+            "maxLength": LONGEST_CORRECTION,
+            "description": "The answer as it should have been.",
+        },
+        "comment": {"type": ["string", "null"], "maxLength": LONGEST_COMMENT},
+        "metadata": {
+            "type": ["object", "null"],
+            "maxProperties": MOST_METADATA,
+            "propertyNames": {"maxLength": LONGEST_NAME},
+            "additionalProperties": {"type": "string", "maxLength": LONGEST_VALUE},
+        },
+    },
+    "additionalProperties": False,
+}
+
 # Answers that pass through are the provider's own: only what its dialect cannot do without is promised.
 CHAT_ANSWER = _object(
     {
@@ -215,6 +246,15 @@ MODELS: JsonSchema = {
         ),
     ]
 }
+FEEDBACK_RECEIPT = _object(
+    {
+        "id": _TEXT,
+        "object": {"const": "feedback"},
+        "request_id": _TEXT,
+        "created": _NATURAL,
+        "score": {"type": ["number", "null"]},
+    }
+)
 READINESS = _object(
     {
         "status": {"enum": ["ready", "not ready", "draining"]},
@@ -279,6 +319,17 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         answer=VECTORS,
         error=OPENAI_ERROR,
         statuses=(200, *_FAILURES),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/feedback",
+        summary="What somebody thought of an answer, and what it should have been.",
+        access="key",
+        page="feedback",
+        request=FEEDBACK,
+        answer=FEEDBACK_RECEIPT,
+        error=EITHER_ERROR,
+        statuses=(200, 400, 401, 403, 404, 413, 429, 503),
     ),
     Endpoint(
         method="GET",

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from isthmus.config.config import Config
-from isthmus.core.errors import Fault, IsthmusError
 from isthmus.gateway.inspection import Inspection
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Router
-from isthmus.routing.route import Route, resolve, unknown_route
+from isthmus.routing.route import Route, route_of, visible
 from isthmus.store.keys import Key
 
 
@@ -58,25 +57,3 @@ class Snapshot:
     def visible(self, key: Key | None) -> list[str]:
         """The routes that the key may use."""
         return visible(key, self.config.routes)
-
-
-def route_of(name: str, key: Key | None, routes: Mapping[str, Route]) -> Route:
-    """The one of the routes that this key means by that name. Raises IsthmusError(NOT_FOUND or FORBIDDEN)."""
-    try:
-        route = resolve(name, routes)
-    except IsthmusError:
-        raise unknown_route(name, visible(key, routes)) from None
-    if key is None or key.allows(route.name):
-        return route
-    raise IsthmusError(
-        Fault.FORBIDDEN,
-        f"The key {key.id} may not use the route {route.name!r}.",
-        code="route_not_allowed",
-        hint=f"It may use: {', '.join(visible(key, routes)) or 'none of the routes of this config'}.",
-        param="model",
-    )
-
-
-def visible(key: Key | None, routes: Mapping[str, Route]) -> list[str]:
-    """The names of those routes that the key may use."""
-    return [name for name in routes if key is None or key.allows(name)]

@@ -157,6 +157,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         """The label of what could not be looked into: it may hold whatever any rule is about."""
         return join([TOP, *(rule.label for rule in self.rules)])
 
+    def meaning(self, kinds: Iterable[str], families: Iterable[str] = ()) -> Label:
+        """What it would mean at most to find something of these kinds, or of any kind of these families."""
+        families = tuple(families)
+        about = (rule for rule in self.rules if rule.when.partition(".")[0] in families)
+        return join([*map(self._meaning_of, kinds), *(rule.label for rule in about)])
+
     def _meaning_of(self, kind: str) -> Label:
         return join(rule.label for rule in self.rules if rule.fits(kind))
 

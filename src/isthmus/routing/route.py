@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -63,6 +63,39 @@ def resolve(name: str, routes: Mapping[str, Route]) -> Route:
         raise unknown_route(name, list(routes))
     # The length, then the name: never the order of the file, which has no meaning elsewhere.
     return routes[max(fitting, key=lambda pattern: (len(pattern), pattern))]
+
+
+class Bearer(Protocol):
+    """Who asks, by a key that may be bound to some of the routes."""
+
+    @property
+    def id(self) -> str:
+        """The key's id."""
+
+    def allows(self, route: str) -> bool:
+        """True where the key may ask this route."""
+
+
+def route_of(name: str, key: Bearer | None, routes: Mapping[str, Route]) -> Route:
+    """The one of the routes that this key means by that name. Raises IsthmusError(NOT_FOUND or FORBIDDEN)."""
+    try:
+        route = resolve(name, routes)
+    except IsthmusError:
+        raise unknown_route(name, visible(key, routes)) from None
+    if key is None or key.allows(route.name):
+        return route
+    raise IsthmusError(
+        Fault.FORBIDDEN,
+        f"The key {key.id} may not use the route {route.name!r}.",
+        code="route_not_allowed",
+        hint=f"It may use: {', '.join(visible(key, routes)) or 'none of the routes of this config'}.",
+        param="model",
+    )
+
+
+def visible(key: Bearer | None, routes: Mapping[str, Route]) -> list[str]:
+    """The names of those routes that the key may use."""
+    return [name for name in routes if key is None or key.allows(name)]
 
 
 def unknown_route(name: str, known: list[str]) -> IsthmusError:

@@ -227,6 +227,10 @@ class KeyRing:
         require_valid(key, at_us)
         return key
 
+    def name_of(self, key_id: str) -> str | None:
+        """The name of the key with that id, whether it is in force or has ended; None for none."""
+        return next((key.name for key in self._digests.values() if key.id == key_id), None)
+
     def refresh(self) -> bool:
         """Reads the keys again where they were changed; True then. Blocks: call it off the event loop.
 

@@ -22,6 +22,7 @@ _OLD_RECORDS = f"SELECT id FROM {schema.records.name} WHERE at_us < ? ORDER BY a
 _DELETIONS = (
     f"DELETE FROM {schema.attempts.name} WHERE record_id = ?",
     f"DELETE FROM {schema.bodies.name} WHERE record_id = ?",
+    f"DELETE FROM {schema.feedback.name} WHERE record_id = ?",
     f"DELETE FROM {schema.records.name} WHERE id = ?",
 )
 _DELETE_DECISIONS = f"DELETE FROM {schema.decisions.name} WHERE day < ?"

@@ -8,9 +8,11 @@ import msgspec
 
 from isthmus.core.decision import Decision
 from isthmus.core.evaluation import Sample, Score
+from isthmus.core.feedback import Feedback
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.record import Intent, Record
 from isthmus.store.counters import KEPT_WINDOWS, Count, Name
+from isthmus.store.feedback import Allowed, everybody, require_room, unknown_request
 from isthmus.store.keys import Digests, Key, NewKey, digest_of, make_key, named, require_free, successor
 from isthmus.store.ledger import Health
 from isthmus.store.records import EVERYTHING, Cursor, Page, Where, page_of, the_one
@@ -21,10 +23,11 @@ _as_decision = msgspec.json.Decoder(Decision).decode
 
 
 class MemoryLedger:
-    """A ledger that commits at once, and its records."""
+    """A ledger that commits at once, and its records; `feedback` belongs to them (`MemoryFeedback`)."""
 
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
+        self.feedback: dict[str, list[Feedback]] = {}
         self._open = True
         self._lost = 0
         self._committed = 0
@@ -56,6 +59,7 @@ class MemoryLedger:
         old = [record.id for record in self._records.values() if record.at_us < at_us]
         for identity in old:
             del self._records[identity]
+            self.feedback.pop(identity, None)
         return len(old)
 
     def health(self) -> Health:
@@ -278,3 +282,36 @@ class MemoryConfigs:
         """See `Configs.all`."""
         by_age = sorted(self._kept.items(), key=lambda it: (it[1][0], it[0]))
         return {hash: body for hash, (_, body) in by_age}
+
+
+class MemoryFeedback:
+    """Feedback on the records of a ledger in memory."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self._ledger = ledger
+
+    def add(self, feedback: Feedback, allowed: Allowed = everybody) -> None:
+        """See `Feedbacks.add`."""
+        record = next((it for it in self._ledger.scan() if it.id == feedback.record_id), None)
+        if record is None or not allowed(record.key_id):
+            raise unknown_request(feedback.record_id)
+        given = self._ledger.feedback.setdefault(record.id, [])
+        require_room(len(given))
+        given.append(feedback)
+
+    def of(self, record_ids: Sequence[str]) -> dict[str, list[Feedback]]:
+        """See `Feedbacks.of`."""
+        given = self._ledger.feedback
+        return {
+            identity: sorted(given[identity], key=_moment) for identity in record_ids if identity in given
+        }
+
+    def list(self, since_us: int | None = None, limit: int = 50) -> list[Feedback]:
+        """See `Feedbacks.list`."""
+        recent = (it for given in self._ledger.feedback.values() for it in given)
+        meant = [it for it in recent if since_us is None or it.at_us >= since_us]
+        return sorted(meant, key=_moment, reverse=True)[:limit]
+
+
+def _moment(feedback: Feedback) -> tuple[int, str]:
+    return feedback.at_us, feedback.id

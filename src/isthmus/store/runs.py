@@ -263,7 +263,7 @@ def alone(path: Path, identity: str) -> Iterator[None]:
                 Fault.UNAVAILABLE,
                 "The same run is being carried out by another process.",
                 code="run_in_progress",
-                hint="Wait for it; `isthmus eval list` shows how far it is.",
+                hint="Wait for it, or stop it: what it has asked is kept.",
             ) from None
         yield
     finally:

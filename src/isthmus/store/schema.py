@@ -81,6 +81,11 @@ STEPS: Mapping[int, Sequence[str]] = {
         """CREATE TABLE IF NOT EXISTS configs (
             hash TEXT NOT NULL, since_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (hash)
         )""",
+        """CREATE TABLE IF NOT EXISTS feedback (
+            id TEXT NOT NULL PRIMARY KEY, record_id TEXT NOT NULL, at_us BIGINT NOT NULL, key_id TEXT,
+            score DOUBLE, correction TEXT, comment TEXT, metadata TEXT
+        )""",
+        "CREATE INDEX IF NOT EXISTS feedback_record ON feedback (record_id)",
         "ALTER TABLE records ADD COLUMN mirrors TEXT",
         "ALTER TABLE attempts ADD COLUMN purpose TEXT NOT NULL DEFAULT 'answer'",
         "ALTER TABLE attempts ADD COLUMN confidence DOUBLE",
@@ -393,6 +398,21 @@ configs = Table(
     Column("body", LargeBinary, nullable=False),
 )
 """Each config that was ever in force, by the hash that stands on its records. See `isthmus.store.configs`."""
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("record_id", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("key_id", Text),
+    Column("score", Double),
+    Column("correction", Text),
+    Column("comment", Text),
+    Column("metadata", Text),
+)
+"""What was said of answers. `metadata` is a JSON object, or null for none. Rows go with their record."""
+
+feedback_record = Index("feedback_record", feedback.c.record_id)
 
 schema_version = Table(
     "schema_version",

@@ -13,13 +13,15 @@ import click
 import msgspec
 from ruamel.yaml import YAML
 
-from isthmus.bootstrap import traffic_of
+from isthmus.bootstrap import open_runs, traffic_of
 from isthmus.catalog.prices import PriceBook
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_as_or_exit, load_or_exit, told
 from isthmus.config.load import locate
 from isthmus.config.places import ledger_path
+from isthmus.core.errors import Fault, IsthmusError
 from isthmus.economics.tco.answer import Answer, answer
+from isthmus.economics.tco.assumed import Assumed
 from isthmus.economics.tco.break_even import BreakEven
 from isthmus.economics.tco.case import Case, Expected, Figure, Workload
 from isthmus.economics.tco.listed import priced
@@ -37,6 +39,10 @@ from isthmus.store.records import Where
 @click.option("--route", help="With --since: only this route.")
 @click.option("--model", help="With --since: only what this model answered.")
 @click.option("--key", help="With --since: only this key's id.")
+@click.option("--run", "run_id", help="Take the quality gap from this evaluation run; see `eval list`.")
+@click.option("--ours", help="With --run: the model that would be self-hosted, as the run names it.")
+@click.option("--theirs", help="With --run: the model behind the API, as the run names it.")
+@click.option("--scorer", help="With --run: by this scorer. Default: the run's first.")
 @click.option(
     "--at", type=click.DateTime(["%Y-%m-%d"]), help="Take listed prices as of this day. Default: today."
 )
@@ -62,6 +68,10 @@ def tco(
     route: str | None,
     model: str | None,
     key: str | None,
+    run_id: str | None,
+    ours: str | None,
+    theirs: str | None,
+    scorer: str | None,
     at: dt.datetime | None,
     seed: int,
     draws: int,
@@ -82,6 +92,15 @@ def tco(
         case = msgspec.structs.replace(case, workload=_from_ledger(where, config_path))
     elif route or model or key:
         raise click.UsageError("--route, --model and --key choose from the ledger: say --since, too.")
+    if run_id is not None:
+        if ours is None or theirs is None:
+            raise click.UsageError("--run compares two of its models: say --ours and --theirs, too.")
+        escalated = _from_run(run_id, ours, theirs, scorer, config_path)
+        case = msgspec.structs.replace(
+            case, quality=msgspec.structs.replace(case.quality, escalated=escalated)
+        )
+    elif ours or theirs or scorer:
+        raise click.UsageError("--ours, --theirs and --scorer are about an evaluation run: say --run, too.")
     day = at.date() if at else dt.datetime.now(dt.UTC).date()
     case = priced(case, PriceBook().price, day)
     found = answer(case, random.Random(seed).random, seed=seed, draws=draws)
@@ -104,6 +123,33 @@ def _from_ledger(where: Where, config_path: Path | None) -> Workload:
     today = dt.datetime.now(dt.UTC).date()
     source = f"the ledger, {seconds / 86_400:.3g} days"
     return measured_workload(hours, max(seconds, 1.0), source, today)
+
+
+def _from_run(run_id: str, ours: str, theirs: str, scorer: str | None, config_path: Path | None) -> Assumed:
+    """The share of requests that the API must answer after all, with the interval that the run knows it
+    to."""
+    from isthmus.evals.gap import gap
+
+    path = locate(config_path)
+    runs = open_runs(load_or_exit(path), path)
+    run = runs.find(run_id)
+    scores = runs.scores(run.id)
+    by = scorer or next(iter(run.scorers), "")
+    if by not in scores:
+        raise IsthmusError(
+            Fault.NOT_FOUND,
+            f"The run {run.id} has no scores by {by!r}.",
+            code="unknown_scorer",
+            hint=f"It has those by {', '.join(scores) or 'none'}; see `isthmus eval score`.",
+        )
+    found = gap(scores[by], ours, theirs)
+    return Assumed(
+        value=found.share,
+        low=found.interval.low,
+        high=found.interval.high,
+        source=f"run {run.id}: {ours} is worse than {theirs} at {found.worse} of {found.n} samples by {by}",
+        date=dt.datetime.fromtimestamp(run.at_us / 1e6, dt.UTC).date(),
+    )
 
 
 def _as_test(case: Case, found: Answer) -> dict[str, Any]:

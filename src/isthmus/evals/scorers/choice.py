@@ -79,14 +79,19 @@ def _statements(text: str) -> Iterator[str]:
 def _option(words: str, choices: Sequence[str], *, alone: bool = False) -> str | None:
     """The letter of the option that the words begin with, or, if they must stand `alone`, that they are."""
     words = words[:LONGEST]
-    if by_text := _by_text(words, choices, clauses=not alone):
-        return by_text
     match = _LETTER.match(words)
-    if not match or match[1].upper() not in LETTERS[: len(choices) or len(LETTERS)]:
-        return None
-    letter, closed, rest = match[1].upper(), match[2], match[3]
-    if not rest.strip(" .!)]}"):
-        return letter
+    if match and match[1].upper() in LETTERS[: len(choices) or len(LETTERS)]:
+        letter, closed, rest = match[1].upper(), match[2], match[3]
+        if not rest.strip(" .!)]}"):
+            return letter
+        return _by_text(words, choices) or _of_letter(letter, match[1], closed, rest, choices, alone)
+    return _by_text(words, choices, clauses=not alone)
+
+
+def _of_letter(
+    letter: str, said: str, closed: str | None, rest: str, choices: Sequence[str], alone: bool
+) -> str | None:
+    """The letter, where what follows it, and the bracket or point that may have `closed` it, let it stand."""
     if choices and _same(rest, choices[LETTERS.index(letter)]):
         return letter
     if alone or _OTHERS.match(rest) or _by_text(rest, choices, clauses=True):
@@ -94,11 +99,12 @@ def _option(words: str, choices: Sequence[str], *, alone: bool = False) -> str |
     if closed:
         # "B, C" are two; "B. A is wrong" is one.
         return None if closed.strip() in {",", ";"} and _LETTER.match(rest) else letter
-    reason = bool(_REASON.match(rest))
-    return letter if (reason if match[1] in "AIa" else reason or match[1].isupper()) else None
+    # "A good question": a letter that is a word as well needs a reason behind it.
+    may_be_a_word = said in "AI" or not said.isupper()
+    return letter if _REASON.match(rest) or not may_be_a_word else None
 
 
-def _by_text(words: str, choices: Sequence[str], *, clauses: bool) -> str | None:
+def _by_text(words: str, choices: Sequence[str], *, clauses: bool = False) -> str | None:
     """The letter of the one option whose text the words are, or with `clauses` begin with."""
     tries = [words, *(words[: it.start()] for it in _CLAUSE.finditer(words))] if clauses else [words]
     for words in tries:
@@ -123,4 +129,4 @@ def _letter_of(target: str, choices: Sequence[str]) -> str | None:
     letter = target.strip().strip("().").upper()
     if len(letter) == 1 and letter in LETTERS[: len(choices) or len(LETTERS)]:
         return letter
-    return _by_text(target, choices, clauses=False)
+    return _by_text(target, choices)

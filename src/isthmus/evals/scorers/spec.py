@@ -29,30 +29,48 @@ _NEEDS = {"ask": "models to ask", "embed": "a model that makes embeddings"}
 
 def made(kind: type[T], spec: str, given: Mapping[str, object]) -> T:
     """The scorer of that kind that is so written. Raises IsthmusError (`invalid_scorer`)."""
-    parameters = inspect.signature(kind, eval_str=True).parameters
-    keyword, _, rest = spec.partition(":")
+    said = options(kind, spec)
+    parameters = inspect.signature(kind).parameters
     for name in parameters.keys() & _NEEDS.keys():
         if given.get(name) is None:
-            raise invalid(f"The scorer `{keyword}` needs {_NEEDS[name]}, and here is none.")
-    known = {name: it for name, it in parameters.items() if name not in GIVEN}
+            raise invalid(f"The scorer `{spec.partition(':')[0]}` needs {_NEEDS[name]}, and here is none.")
+    return kind(**said, **{name: given[name] for name in parameters.keys() & GIVEN})
+
+
+def options(kind: type, spec: str) -> dict[str, Any]:
+    """What a spec says of the options of that kind. Raises IsthmusError (`invalid_scorer`)."""
+    keyword, _, rest = spec.partition(":")
+    signature = inspect.signature(kind, eval_str=True)
+    known = {name: it for name, it in signature.parameters.items() if name not in GIVEN}
     said = _whole(known, rest) if _takes_one_thing(known) else _options(keyword, rest, known)
     missing = [name for name, it in known.items() if it.default is it.empty and not said.get(name)]
     if missing:
         raise invalid(f"The scorer `{keyword}` needs `{missing[0]}`.", f"It is written {form(keyword, kind)}")
-    options = {name: _value(keyword, name, text, known[name].annotation) for name, text in said.items()}
-    return kind(**options, **{name: given[name] for name in parameters.keys() & GIVEN})
+    return {name: _value(keyword, name, text, known[name].annotation) for name, text in said.items()}
 
 
 def form(keyword: str, kind: type) -> str:
-    """How that kind of scorer is written, with all its options: `numeric[:tolerance=TOLERANCE]`."""
+    """How that kind of scorer is written, with what may be left out in brackets: `fields[:strict=false]`."""
     known = {n: it for n, it in inspect.signature(kind).parameters.items() if n not in GIVEN}
     if _takes_one_thing(known):
-        return f"{keyword}:{next(iter(known)).upper()}"
-    needed = ",".join(f"{name}={name.upper()}" for name, it in known.items() if it.default is it.empty)
-    extra = [f"{name}={name.upper()}" for name, it in known.items() if it.default is not it.empty]
+        name, it = next(iter(known.items()))
+        return f"{keyword}:{name.upper()}" if it.default is it.empty else f"{keyword}[:{name.upper()}]"
+    needed = [f"{name}={name.upper()}" for name, it in known.items() if it.default is it.empty]
+    extra = [f"{name}={_usual(name, it.default)}" for name, it in known.items() if it.default is not it.empty]
     if needed:
-        return f"{keyword}:{needed}" + "".join(f"[,{it}]" for it in extra)
+        return f"{keyword}:{','.join(needed)}" + "".join(f"[,{it}]" for it in extra)
     return f"{keyword}[:{','.join(extra)}]" if extra else keyword
+
+
+def _usual(name: str, value: object) -> str:
+    match value:
+        case None:
+            return name.upper()
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+    return str(value)
 
 
 def invalid(message: str, hint: str = "", *, code: str = "invalid_scorer") -> IsthmusError:
@@ -78,14 +96,14 @@ def file_text(path: Path) -> str:
 
 
 def library(module: str, extra: str) -> Any:
-    """A module that comes with that extra. Raises IsthmusError (`not_installed`) where it is missing."""
+    """A module that comes with that extra. Raises IsthmusError (`extra_missing`) where it is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as missing:
         raise invalid(
             f"A scorer needs {missing.name}, which is not installed.",
             f"Run: pip install 'isthmus[{extra}]'",
-            code="not_installed",
+            code="extra_missing",
         ) from None
 
 

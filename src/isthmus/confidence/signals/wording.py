@@ -1,0 +1,35 @@
+"""What the words of an answer show by themselves: refusals, hedges, length, and an end that came too soon."""
+
+from __future__ import annotations
+
+import re
+from math import log1p
+
+from isthmus.confidence.signals import Signals
+
+_HEDGE = re.compile(
+    r"\b(?:i'?m not (?:sure|certain)|not entirely sure|i (?:think|believe|guess|assume)|it (?:seems|appears)"
+    r"|probably|possibly|perhaps|maybe|might be|could be|likely|unclear|as far as i know|to my knowledge"
+    r"|approximately|presumably|hard to say|it depends)\b",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(
+    r"\b(?:i(?:'m| am) (?:sorry|unable)|i can(?:not|'t) (?:help|assist|answer|provide|do|determine|access)"
+    r"|as an ai|i don'?t (?:know|have (?:access|enough))|cannot be determined|not enough information"
+    r"|i won'?t)\b",
+    re.IGNORECASE,
+)
+_ENOUGH = 20_000
+
+
+def of_wording(text: str, finish: str | None = None) -> Signals:
+    """Whether it is empty, refuses, hedges (for each hundred words), or was cut; how long it is."""
+    text = text[:_ENOUGH].replace("\u2019", "'")
+    words = len(text.split())
+    return {
+        "empty": float(not words),
+        "refusal": float(_REFUSAL.search(text) is not None),
+        "hedges": min(100 * len(_HEDGE.findall(text)) / max(words, 20), 20.0),
+        "length": log1p(len(text)),
+        "cut": float(finish == "length"),
+    }

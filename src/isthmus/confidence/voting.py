@@ -1,0 +1,114 @@
+"""Votes: the answer that most of the weight is for, by members of whom it was shown that together they are
+better than the best alone.
+
+Plurality with weights log (accuracy / (1 - accuracy)): S. Nitzan, J. Paroush, Int. Economic Review 23 (1982).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import log, sqrt
+
+import msgspec
+
+from isthmus.confidence.signals.agreement import canonical
+
+NEAR = 0.10
+"""A member's accuracy is at most so far below the best one's."""
+
+PRIOR = 10.0
+"""The belief that all members are as good as all are together counts as so many answers."""
+
+FOLDS = 5
+_SURE = 1.2816
+"""The normal quantile of 0.9: so sure a gain has to be before a vote replaces the best member."""
+
+
+class Panel(msgspec.Struct, frozen=True, kw_only=True):
+    """Who votes, with what weight. One member alone is no vote, and `why` says why it is one."""
+
+    weights: dict[str, float]
+    best: str
+    gain: float
+    why: str
+
+
+class Ballot(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a vote: the model whose answer is given, its share of the weight, whether all agree."""
+
+    model: str
+    share: float
+    unanimous: bool
+
+
+def vote(panel: Panel, answers: Mapping[str, str]) -> Ballot | None:
+    """The vote of those members that have answered; None where nobody has. Ties go to the better member."""
+    weights: dict[str, float] = {}
+    speakers: dict[str, str] = {}
+    for model in sorted(panel.weights, key=lambda it: (-panel.weights[it], it != panel.best, it)):
+        said = canonical(answers.get(model, ""))
+        if said:
+            weights[said] = weights.get(said, 0.0) + panel.weights[model]
+            speakers.setdefault(said, model)
+    if not weights:
+        return None
+    most = max(weights, key=lambda said: weights[said])
+    total = sum(weights.values())
+    silent = sum(not canonical(answers.get(model, "")) for model in panel.weights)
+    return Ballot(
+        model=speakers[most],
+        share=weights[most] / total if total else 1.0,
+        unanimous=len(weights) == 1 and not silent,
+    )
+
+
+def panel_of(answers: Sequence[Mapping[str, str]], scores: Sequence[Mapping[str, float]]) -> Panel:
+    """The panel that these labelled answers of all members speak for.
+
+    Members near the best one are admitted. Whether their vote is better than the best alone is judged on
+    answers that neither weights nor admission saw; where that cannot be shown, the best one is all of it.
+    """
+    if not scores:
+        raise ValueError("a panel is made from labelled answers")
+    gains = []
+    for fold in range(FOLDS):
+        learned = [it for at, it in enumerate(scores) if at % FOLDS != fold]
+        if not learned:
+            continue
+        panel = _admitted(learned)
+        for said, worth in list(zip(answers, scores, strict=True))[fold::FOLDS]:
+            ballot = vote(panel, said)
+            gains.append(worth[ballot.model if ballot else panel.best] - worth[panel.best])
+    panel = _admitted(scores)
+    many = len(gains)
+    mean = sum(gains) / many if many else 0.0
+    error = sqrt(sum((it - mean) ** 2 for it in gains) / max(1, many - 1) / max(1, many))
+    if len(panel.weights) > 1 and mean - _SURE * error > 0:
+        return msgspec.structs.replace(panel, gain=mean, why=f"{mean:+.1%} on answers that were held out")
+    why = "nobody else is near it" if len(panel.weights) == 1 else "no gain by a vote can be shown"
+    return Panel(weights={panel.best: 1.0}, best=panel.best, gain=0.0, why=why)
+
+
+def _admitted(scores: Sequence[Mapping[str, float]]) -> Panel:
+    models = sorted(scores[0])
+    many = len(scores)
+    sums = {model: sum(it[model] for it in scores) for model in models}
+    overall = sum(sums.values()) / (many * len(models))
+    accuracy = {model: (total + PRIOR * overall) / (many + PRIOR) for model, total in sums.items()}
+    best = max(models, key=lambda model: accuracy[model])
+    near = [model for model in models if accuracy[model] >= accuracy[best] - NEAR]
+    weights = {model: log(_inside(accuracy[model]) / (1 - _inside(accuracy[model]))) for model in near}
+    return Panel(
+        # A member that is right less often than not has no say: with more than two answers that may be wrong,
+        # and with two it would be a vote for the opposite.
+        weights={model: max(weight, 0.0) for model, weight in weights.items()}
+        if any(weight > 0 for weight in weights.values())
+        else dict.fromkeys(near, 1.0),
+        best=best,
+        gain=0.0,
+        why="",
+    )
+
+
+def _inside(share: float) -> float:
+    return min(max(share, 1e-3), 1 - 1e-3)

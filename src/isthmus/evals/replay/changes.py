@@ -1,0 +1,280 @@
+"""A recorded decision beside those of another config: what changes, why, and what crosses the boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from isthmus.core.decision import Decision, Refused
+from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.portfolio import Model
+from isthmus.evals.replay.boundary import Place, crossed
+from isthmus.evals.replay.fates import Chance
+from isthmus.store.history import Tried
+from isthmus.strategies.plan.node import Attempt, Node, Result, Wait
+
+Change: TypeAlias = Literal["same", "adjusted", "moved", "newly refused", "newly allowed", "still refused"]
+"""What becomes of a request: `adjusted` asks the same models in the same order in another way (retries,
+pseudonyms), `moved` asks others, or in another order."""
+
+_MOST_ATTEMPTS = 1_000
+
+
+class Then(NamedTuple):
+    """What was decided and done: `decided` None where nothing was, `model` who answered.
+
+    `tried` are the attempts where there was more than one, or one that failed. `models` are the facts of the
+    config that was in force.
+    """
+
+    decided: Decision | None
+    model: str | None
+    tried: tuple[Tried, ...]
+    models: Mapping[str, Model]
+
+
+class Outcome(NamedTuple):
+    """One thing that may become of a request, and how likely it is.
+
+    `answers` is the model that would answer, None where that is not known or nobody would. `had` are the
+    places that had the request then. `lets_out` are the places beyond the boundary that would newly have it,
+    `may_let_out` those that would where a model fails, and `brings_in` those that would have it no more.
+    """
+
+    odds: float
+    change: Change
+    reason: str
+    answers: str | None
+    had: tuple[Place, ...] = ()
+    lets_out: tuple[Place, ...] = ()
+    may_let_out: tuple[Place, ...] = ()
+    brings_in: tuple[Place, ...] = ()
+
+
+def compare(
+    then: Then,
+    now: Sequence[Chance],
+    models: Mapping[str, Model],
+    odds_then: Mapping[bytes, float],
+) -> tuple[Outcome, ...]:
+    """What becomes of a request that was decided, where the config `now` leaves these chances.
+
+    As few requests as can be are taken to move: a request stays with its plan unless that has become less
+    likely, and moves to those that have become likelier than they were by `odds_then`.
+    """
+    assert then.decided is not None
+    plan_then = as_data(then.decided.plan)
+    staying, moving = _settled(then.decided, plan_then, now, odds_then)
+    outcomes = [_going(then, chance, models) for chance in moving]
+    if staying is not None:
+        outcomes.append(_staying(then, staying, models))
+    return tuple(outcome for outcome in outcomes if outcome.odds > 0)
+
+
+def possible(then: Then, now: Sequence[Chance], models: Mapping[str, Model]) -> Outcome:
+    """What may become of a request whose label is at least the one by which `now` was decided.
+
+    A higher label allows fewer models, so only these can get it; but it may be one that would not be asked
+    first by this label.
+    """
+    had = _places_then(then)
+    gets = [place for it in now for place in places(it.decision.allowed, models, it.decision.pseudonymised)]
+    perhaps = tuple(dict.fromkeys(crossed(gets, had)))
+    return Outcome(1.0, "moved", "not known", None, had=tuple(had), may_let_out=perhaps)
+
+
+def as_data(plan: Any) -> bytes:
+    """A plan as JSON, whether it comes from a router or from a ledger."""
+    return msgspec.json.encode(plan, order="sorted")
+
+
+def _settled(
+    decided: Decision, plan_then: bytes, now: Sequence[Chance], odds_then: Mapping[bytes, float]
+) -> tuple[Chance | None, list[Chance]]:
+    """How likely the request stays with its plan, and where else it goes; together they are certain."""
+    alike = [chance for chance in now if as_data(chance.decision.plan) == plan_then]
+    others = [chance for chance in now if chance not in alike]
+    stays = 0.0
+    if alike and not others:
+        stays = 1.0
+    elif alike:
+        # Both are what a choice said of itself, so that what is said in the same way is compared.
+        likely = sum(chance.decision.propensity for chance in alike)
+        stays = min(1.0, likely / decided.propensity)
+    if stays == 1.0:
+        return Chance(1.0, alike[0].decision), []
+    gains = [max(0.0, it.odds - odds_then.get(as_data(it.decision.plan), 0.0)) for it in others]
+    if not sum(gains):
+        gains = [chance.odds for chance in others]
+    moves = (1.0 - stays) / sum(gains)
+    moving = [Chance(gain * moves, it.decision) for gain, it in zip(gains, others, strict=True)]
+    return (Chance(stays, alike[0].decision) if alike else None), moving
+
+
+def _staying(then: Then, chance: Chance, models: Mapping[str, Model]) -> Outcome:
+    """What becomes of a request whose plan stays: its models may have become others under their names."""
+    decided, now = then.decided, chance.decision
+    assert decided is not None
+    if now.plan is None:
+        return Outcome(chance.odds, "still refused", _why_refused(now.refused), None)
+    names = models_of(now.plan)
+    known = sorted(name for name in names if name in then.models)
+    others = [name for name in known if not _is(then.models[name], models[name])]
+    if others:
+        return _placed(then, chance, models, "moved", f"{', '.join(others)} is another model now")
+    if set(decided.pseudonymised) & set(names) != set(now.pseudonymised) & set(names):
+        return _placed(then, chance, models, "adjusted", "pseudonyms go to other models")
+    return Outcome(chance.odds, "same", "", then.model)
+
+
+def _is(one: Model, other: Model) -> bool:
+    """True where both are the same model in the same place."""
+    return (one.provider, one.id, one.kind, one.zone, one.weights) == (
+        other.provider,
+        other.id,
+        other.kind,
+        other.zone,
+        other.weights,
+    )
+
+
+def _going(then: Then, chance: Chance, models: Mapping[str, Model]) -> Outcome:
+    """What becomes of a request that gets another plan, or none."""
+    decided, now = then.decided, chance.decision
+    assert decided is not None
+    if now.plan is None:
+        outcome = Outcome(chance.odds, "newly refused", _why_refused(now.refused), None)
+        had = _places_then(then)
+        return outcome._replace(had=tuple(had), brings_in=tuple(crossed(had, ())))
+    if decided.plan is None:
+        return _placed(then, chance, models, "newly allowed", _why_allowed(decided, now))
+    names_then, names_now = models_of(decided.plan), now.plan.models()
+    if names_then == names_now:
+        return _placed(then, chance, models, "adjusted", "other settings of the plan")
+    return _placed(then, chance, models, "moved", _why_moved(decided, now, names_then, names_now))
+
+
+def _placed(then: Then, chance: Chance, models: Mapping[str, Model], change: Change, reason: str) -> Outcome:
+    plan: Node = chance.decision.plan
+    asked, answers = walk(plan, then.tried)
+    veiled = frozenset(chance.decision.pseudonymised)
+    had = _places_then(then)
+    had_perhaps = had | _planned_then(then)
+    gets = places(asked, models, veiled)
+    lets_out = crossed(gets, had)
+    perhaps = places(plan.models(), models, veiled)
+    return Outcome(
+        chance.odds,
+        change,
+        reason,
+        answers,
+        had=tuple(had),
+        lets_out=tuple(lets_out),
+        may_let_out=tuple(it for it in crossed(perhaps, had_perhaps) if it not in lets_out),
+        brings_in=tuple(crossed(had, gets)),
+    )
+
+
+def walk(plan: Node, tried: Sequence[Tried]) -> tuple[tuple[str, ...], str | None]:
+    """The models that a settled plan would ask, and the one that would answer; None where it cannot be told.
+
+    A model that failed then fails now; one that answered, or was not asked, answers. How good answers are is
+    not recorded: what a plan does by it cannot be told, and only what it asks before is known.
+    """
+    failed = {attempt.model: attempt.fault for attempt in tried}
+    asked: dict[str, None] = {}
+    steps = plan.steps()
+    reply: Result | None = None
+    for _ in range(_MOST_ATTEMPTS):
+        try:
+            effect: object = steps.send(reply)
+        except StopIteration as end:
+            result: Result = end.value
+            return tuple(asked), result.model if result.error is None else None
+        if isinstance(effect, Attempt):
+            asked[effect.model] = None
+            reply = _result(effect.model, failed.get(effect.model))
+        elif isinstance(effect, Wait):
+            reply = None
+        else:
+            # A draft, a race, a verdict: all of the plan's models may be asked.
+            break
+    return tuple(asked) or plan.models()[:1], None
+
+
+def _result(model: str, fault: str | None) -> Result:
+    if fault is None:
+        return Result(model)
+    # Its pause is not waited for: nothing is asked.
+    return Result(model, IsthmusError(Fault(fault), "as it was recorded"))
+
+
+def places(names: Collection[str], models: Mapping[str, Model], veiled: Collection[str]) -> frozenset[Place]:
+    """Where these models run; those that nobody knows any more are taken to be a provider's, anywhere."""
+    found = []
+    for name in names:
+        model = models.get(name)
+        kind, zone = ("closed", None) if model is None else (model.kind, model.zone)
+        found.append(Place(kind, zone, name in veiled))
+    return frozenset(found)
+
+
+def models_of(plan: Any) -> tuple[str, ...]:
+    """The models of a plan, a node or what a ledger has kept of one, in order, each once."""
+    if isinstance(plan, Node):
+        return plan.models()
+    return tuple(dict.fromkeys(_names(plan)))
+
+
+def _names(data: Any) -> list[str]:
+    if isinstance(data, dict):
+        own = data.get("model")
+        inner = [name for value in data.values() if isinstance(value, dict | list) for name in _names(value)]
+        return [own, *inner] if isinstance(own, str) else inner
+    return [name for item in data for name in _names(item)] if isinstance(data, list) else []
+
+
+def _places_then(then: Then) -> frozenset[Place]:
+    assert then.decided is not None
+    asked = {attempt.model for attempt in then.tried} or ({then.model} if then.model else set())
+    return places(asked, then.models, then.decided.pseudonymised)
+
+
+def _planned_then(then: Then) -> frozenset[Place]:
+    decided = then.decided
+    if decided is None or decided.plan is None:
+        return frozenset()
+    return places(models_of(decided.plan), then.models, decided.pseudonymised)
+
+
+def _why_refused(refused: Collection[Refused]) -> str:
+    return "; ".join(sorted({f"{it.model} by {it.rule}" for it in refused}))
+
+
+def _why_allowed(decided: Decision, now: Decision) -> str:
+    ruled_out = {it.model: it.rule for it in decided.refused}
+    freed = sorted(f"{name} no longer by {ruled_out[name]}" for name in now.allowed if name in ruled_out)
+    return "; ".join(freed) or "the route has other models"
+
+
+def _why_moved(
+    decided: Decision, now: Decision, names_then: tuple[str, ...], names_now: tuple[str, ...]
+) -> str:
+    parts = []
+    gone = {it.model: it.rule for it in now.refused}
+    was_out = {it.model: it.rule for it in decided.refused}
+    for name in names_then:
+        if name in gone:
+            parts.append(f"{name} now refused by {gone[name]}")
+        elif name not in names_now and name not in now.allowed:
+            parts.append(f"{name} no longer in the route")
+    for name in names_now:
+        if name in was_out:
+            parts.append(f"{name} no longer refused by {was_out[name]}")
+        elif name not in names_then and name not in decided.allowed:
+            parts.append(f"{name} new in the route")
+    if decided.thrifty != now.thrifty:
+        parts.append("money was short")
+    return "; ".join(parts) or "another plan or another arm"

@@ -1,0 +1,372 @@
+"""The fold over recorded requests: each is decided again, and what changes is added up.
+
+Requests that are alike in all that a decision depends on are judged once. So a million of them take little
+longer than it takes to read them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from isthmus.accounting.charge import charge
+from isthmus.catalog.prices import Price
+from isthmus.config.archive import Archived
+from isthmus.config.config import Config
+from isthmus.core.call import Operation
+from isthmus.core.decision import Decision
+from isthmus.core.errors import IsthmusError
+from isthmus.core.label import Label
+from isthmus.core.portfolio import Model
+from isthmus.core.record import Grounds
+from isthmus.core.usage import Usage
+from isthmus.evals.replay.boundary import crossed
+from isthmus.evals.replay.changes import Outcome, Then, as_data, compare, places, possible
+from isthmus.evals.replay.fates import Chance, Question, chances
+from isthmus.evals.replay.labels import Relabelled, Seen, relabel
+from isthmus.evals.replay.latency import Spread
+from isthmus.routing.decide import Router
+from isthmus.routing.route import Route, route_of
+from isthmus.store.history import Past
+from isthmus.store.keys import Key
+
+MOST_REMEMBERED = 200_000
+_DECIDED_LATER = frozenset({"unknown_route", "route_not_allowed"})
+"""Refusals before a decision that depend on the config's routes alone."""
+
+_to_kinds = msgspec.json.Decoder(dict[str, int]).decode
+_to_grounds = msgspec.json.Decoder(Grounds).decode
+_to_decision = msgspec.json.Decoder(Decision).decode
+
+
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """What records refer to: `decisions` by their hash, `configs` by theirs, `keys` by their id."""
+
+    decisions: Mapping[bytes, bytes]
+    configs: Mapping[str, Archived]
+    keys: Mapping[str, Key]
+
+
+class Judgement(msgspec.Struct, kw_only=True):
+    """What becomes of requests that are alike, and how many there are.
+
+    `unknown` says why it cannot be told; there is one outcome then, with the places that may get them.
+    `undecided` is the code with which they were refused before anything was decided. `then_nanousd` is what
+    they cost, where that is known and would be known, `now_nanousd` what they would cost. `unpriced` of them
+    have no such price, by their odds.
+    """
+
+    route: str
+    model: str | None
+    label: Label
+    label_then: Label | None
+    outcomes: tuple[Outcome, ...]
+    unknown: str | None = None
+    undecided: str | None = None
+    assumed: bool = False
+    requests: int = 0
+    then_nanousd: float = 0.0
+    now_nanousd: float = 0.0
+    unpriced: float = 0.0
+    spread: Spread
+
+    @property
+    def stays(self) -> float:
+        """How likely these requests go the way they went."""
+        return sum(it.odds for it in self.outcomes if it.change in ("same", "still refused"))
+
+
+class _Case(NamedTuple):
+    """All that the new config is asked of requests that are alike, before anybody draws."""
+
+    decided: Decision | None
+    route: Route | None
+    code: str | None
+    label: Relabelled | None
+    models_then: Mapping[str, Model]
+    by_key: bool
+    by_user: bool
+
+
+class Replayer:
+    """Takes recorded requests, one by one, and decides them by another config."""
+
+    def __init__(self, config: Config, router: Router, prices: Mapping[str, Price], ledger: Ledger) -> None:
+        self._config = config
+        self._router = router
+        self._prices = prices
+        self._ledger = ledger
+        self._decisions: dict[bytes, Decision] = {}
+        self._odds_then = _odds_by_group(ledger.decisions)
+        self._sticks = {name: _sticks(route) for name, route in config.routes.items()}
+        self._kinds: dict[str, frozenset[str]] = {}
+        self._cases: dict[tuple[object, ...], _Case] = {}
+        self._chances: dict[Question, tuple[Chance, ...]] = {}
+        self._known: dict[tuple[object, ...], Judgement] = {}
+        self._judged: dict[tuple[object, ...], Judgement] = {}
+
+    @property
+    def judgements(self) -> Iterable[Judgement]:
+        """What became of all that was taken."""
+        return self._judged.values()
+
+    def take(self, past: Past) -> None:
+        """Judge one more request."""
+        kinds = self._kinds_of(past.findings)
+        alike = (
+            past.decision,
+            kinds,
+            past.grounds,
+            past.route,
+            past.operation,
+            past.key_id,
+            past.model,
+            past.code,
+            past.tried,
+        )
+        judgement = self._known.get(alike)
+        if judgement is None:
+            judgement, lasting = self._judge(past, kinds)
+            if lasting:
+                if len(self._known) >= MOST_REMEMBERED:
+                    self._known.clear()
+                self._known[alike] = judgement
+        judgement.requests += 1
+        judgement.spread.add(past.total_ms)
+        self._charge(past, judgement)
+
+    def _judge(self, past: Past, kinds: frozenset[str] | None) -> tuple[Judgement, bool]:
+        """The judgement on a request, and whether it is the same whoever the user is."""
+        case = self._case(past, kinds)
+        if case.route is None or case.label is None:
+            return self._undecided(past, case), True
+        key = past.key_id if case.by_key else None
+        user = past.user if case.by_user else None
+        decided = case.decided
+        thrifty = decided.thrifty if decided is not None else False
+        lenient = self._ask(case, case.label.least, case.label.hidden, thrifty, past, key, user)
+        unknown = None
+        if not case.label.known:
+            strict = self._ask(case, case.label.most, None, thrifty, past, key, user)
+            unknown = case.label.why if _plans(lenient) != _plans(strict) else None
+        identity = (past.decision, case.label, past.route, past.operation, past.model, past.tried, past.code)
+        index = (*identity, lenient, unknown)
+        judgement = self._judged.get(index)
+        if judgement is None:
+            judgement = self._judged[index] = self._judgement(past, case, case.label, lenient, unknown)
+        return judgement, not case.by_user
+
+    def _judgement(
+        self, past: Past, case: _Case, label: Relabelled, now: tuple[Chance, ...], unknown: str | None
+    ) -> Judgement:
+        decided, undecided = case.decided, None
+        if decided is None:
+            # As if it had been refused: nobody was asked.
+            undecided = past.code or "undecided"
+            unknown = unknown or "it was refused before anybody looked at it"
+            decided = _nothing(past)
+        then = Then(decided, past.model, past.tried, case.models_then)
+        models = self._config.models
+        if unknown is not None:
+            outcomes: tuple[Outcome, ...] = (possible(then, now, models),)
+        else:
+            outcomes = compare(then, now, models, self._odds_then.get(_group(decided), {}))
+        return Judgement(
+            route=past.route or (case.route.name if case.route else ""),
+            model=past.model,
+            label=label.least,
+            label_then=case.decided.label if case.decided else None,
+            outcomes=outcomes,
+            unknown=unknown,
+            undecided=undecided,
+            assumed=self._assumes(case, label, now),
+            spread=Spread(),
+        )
+
+    def _assumes(self, case: _Case, label: Relabelled, now: tuple[Chance, ...]) -> bool:
+        """True where it is taken for granted that pseudonyms could stand for every value."""
+        same_rules = case.decided is not None and case.decided.perimeter == self._config.perimeter.hash
+        return label.hidden is not None and not same_rules and any(it.decision.pseudonymised for it in now)
+
+    def _undecided(self, past: Past, case: _Case) -> Judgement:
+        """Of a request that the new config refuses, or the old one did, before anything is decided."""
+        index = (past.route, past.decision, past.model, past.code, past.tried, case.code)
+        judgement = self._judged.get(index)
+        if judgement is None:
+            outcomes: tuple[Outcome, ...] = ()
+            if case.decided is not None and case.decided.plan is not None:
+                asked = {it.model for it in past.tried} or ({past.model} if past.model else set())
+                had = tuple(places(asked, case.models_then, case.decided.pseudonymised))
+                reason = f"the gateway would answer {case.code}"
+                back = tuple(crossed(had, ()))
+                outcomes = (Outcome(1.0, "newly refused", reason, None, had=had, brings_in=back),)
+            elif case.decided is not None:
+                outcomes = (Outcome(1.0, "still refused", f"the gateway would answer {case.code}", None),)
+            judgement = self._judged[index] = Judgement(
+                route=past.route,
+                model=past.model,
+                label=case.decided.label if case.decided else Label(),
+                label_then=case.decided.label if case.decided else None,
+                outcomes=outcomes,
+                undecided=None if outcomes else past.code or "undecided",
+                spread=Spread(),
+            )
+        return judgement
+
+    def _case(self, past: Past, kinds: frozenset[str] | None) -> _Case:
+        index = (past.decision, kinds, past.grounds, past.route, past.operation, past.key_id, past.code)
+        case = self._cases.get(index)
+        if case is None:
+            if len(self._cases) >= MOST_REMEMBERED:
+                self._cases.clear()
+            case = self._cases[index] = self._new_case(past, kinds)
+        return case
+
+    def _new_case(self, past: Past, kinds: frozenset[str] | None) -> _Case:
+        decided = self._decided(past.decision)
+        grounds = None if past.grounds is None else _to_grounds(past.grounds)
+        kept = self._ledger.configs.get(past.config_hash)
+        models_then = kept.models if kept is not None else self._config.models
+        nothing = _Case(decided, None, past.code, None, models_then, False, False)
+        if decided is None and (past.code not in _DECIDED_LATER or grounds is None):
+            return nothing
+        key = self._ledger.keys.get(past.key_id) if past.key_id is not None else None
+        name = (grounds.asked if grounds is not None else None) or past.route
+        try:
+            route = route_of(name, key, self._config.routes)
+        except IsthmusError as refusal:
+            return nothing._replace(code=refusal.code)
+        if past.config_hash == self._config.hash and decided is not None:
+            # The same config has said so before.
+            label = Relabelled(decided.label, decided.label, decided.hidden_label)
+        else:
+            seen = Seen(kinds, grounds, kept.perimeter if kept is not None else None)
+            label = relabel(self._config.perimeter, route, seen, decided)
+        if label.said is not None:
+            return nothing._replace(code=label.said)
+        return _Case(decided, route, None, label, models_then, *self._sticks[route.name])
+
+    def _ask(
+        self,
+        case: _Case,
+        label: Label,
+        hidden: Label | None,
+        thrifty: bool,
+        past: Past,
+        key: str | None,
+        user: str | None,
+    ) -> tuple[Chance, ...]:
+        assert case.route is not None
+        operation: Operation = past.operation  # type: ignore[assignment]
+        question = Question(case.route.name, operation, label, hidden, thrifty, key, user)
+        found = self._chances.get(question)
+        if found is None:
+            if len(self._chances) >= MOST_REMEMBERED:
+                self._chances.clear()
+            found = self._chances[question] = chances(self._router, question)
+        return found
+
+    def _charge(self, past: Past, judgement: Judgement) -> None:
+        """Add what the request cost, and what it would cost."""
+        then = past.nanousd if past.basis is not None else 0
+        usage: Usage | None = None
+        for outcome in judgement.outcomes:
+            if outcome.answers is not None and outcome.answers == past.model:
+                now = then
+            elif outcome.change in ("newly refused", "still refused"):
+                now = 0
+            elif outcome.answers is None or past.input is None:
+                now = None
+            else:
+                usage = usage or _usage_of(past)
+                now = charge(self._prices[outcome.answers], usage, past.at_us).nanousd
+            if then is None or now is None:
+                judgement.unpriced += outcome.odds
+            else:
+                judgement.then_nanousd += outcome.odds * then
+                judgement.now_nanousd += outcome.odds * now
+
+    def _decided(self, digest: bytes | None) -> Decision | None:
+        if digest is None:
+            return None
+        decided = self._decisions.get(digest)
+        if decided is None:
+            body = self._ledger.decisions.get(digest)
+            if body is None:
+                return None
+            decided = self._decisions[digest] = _to_decision(body)
+        return decided
+
+    def _kinds_of(self, findings: str | None) -> frozenset[str] | None:
+        if findings is None:
+            return None
+        kinds = self._kinds.get(findings)
+        if kinds is None:
+            if len(self._kinds) >= MOST_REMEMBERED:
+                self._kinds.clear()
+            kinds = self._kinds[findings] = frozenset(_to_kinds(findings))
+        return kinds
+
+
+def _nothing(past: Past) -> Decision:
+    return Decision(
+        route=past.route,
+        operation=past.operation,
+        allowed=(),
+        refused=(),
+        plan=None,
+        reasons=(),
+        propensity=1.0,
+        config_hash=past.config_hash,
+    )
+
+
+def _plans(now: tuple[Chance, ...]) -> list[tuple[float, bytes, tuple[str, ...]]]:
+    """What matters of the chances: the plans, their odds, and who sees pseudonyms."""
+    return sorted((it.odds, as_data(it.decision.plan), it.decision.pseudonymised) for it in now)
+
+
+def _group(decided: Decision) -> tuple[object, ...]:
+    """Decisions of one group differ by their draw only."""
+    return (
+        decided.config_hash,
+        decided.route,
+        decided.operation,
+        decided.label,
+        decided.hidden_label,
+        decided.thrifty,
+    )
+
+
+def _odds_by_group(decisions: Mapping[bytes, bytes]) -> dict[tuple[object, ...], dict[bytes, float]]:
+    """How likely each plan was among those that the same draw decided between, as far as they were drawn."""
+    odds: dict[tuple[object, ...], dict[bytes, float]] = defaultdict(dict)
+    for body in decisions.values():
+        decided = _to_decision(body)
+        odds[_group(decided)][as_data(decided.plan)] = decided.propensity
+    return odds
+
+
+def _sticks(route: Route) -> tuple[bool, bool]:
+    """Whether a split of the route sticks to keys, and whether one sticks to users."""
+    plans = msgspec.json.encode([route.plan, route.thrift])
+    return b'"sticky":"key"' in plans, b'"sticky":"user"' in plans
+
+
+def _usage_of(past: Past) -> Usage:
+    return Usage(
+        input=past.input or 0,
+        output=past.output or 0,
+        cache_read=past.cache_read or 0,
+        cache_write_5m=past.cache_write_5m or 0,
+        cache_write_1h=past.cache_write_1h or 0,
+        reasoning=past.reasoning or 0,
+        input_audio=past.input_audio or 0,
+        output_audio=past.output_audio or 0,
+        estimated=True,
+        # Another model runs no tools and serves no tiers that this one had.
+        beyond=(),
+    )
