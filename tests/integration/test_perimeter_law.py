@@ -301,11 +301,11 @@ class Perimeter(RuleBasedStateMachine):
 
     @initialize(world=worlds)
     def begin(self, world: Json) -> None:
-        self._take(world)
+        self.strait.do(self._take(world))
 
     @rule(world=worlds)
     def reload(self, world: Json) -> None:
-        self._take(world)
+        self.strait.do(self._take(world))
 
     @rule(name=st.sampled_from(MODELS), fault=st.sampled_from(sorted(FAULTS)))
     def break_or_mend(self, name: str, fault: str) -> None:
@@ -321,7 +321,7 @@ class Perimeter(RuleBasedStateMachine):
             asking = [asyncio.create_task(self._ask(request)) for request in requests]
             for world in worlds:
                 await asyncio.sleep(0.003)
-                self._take(world)
+                await self._take(world)
             await asyncio.gather(*asking)
 
         self.strait.do(race())
@@ -349,7 +349,7 @@ class Perimeter(RuleBasedStateMachine):
                 Perimeter.hidden += arrived != request.secrets
             upstream.requests.clear()
 
-    def _take(self, world: Json) -> None:
+    async def _take(self, world: Json) -> None:
         config = config_of(self.strait.document(world))
         self.worlds[config.hash] = world
         self.strait.served.house.reload(config)
