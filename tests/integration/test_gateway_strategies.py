@@ -21,6 +21,7 @@ from .gateway import (
     Answer,
     Caller,
     Dialect,
+    Served,
     config_text,
     eventually,
     failure,
@@ -551,3 +552,71 @@ async def test_after_the_first_byte_nothing_is_tried_and_a_broken_stream_says_so
             answer = await served.ask(route, stream=True)
             assert failure(answer.events) is not None
             assert (OPENAI.text(answer), len(sim.requests) - before) == ("42", 2)
+
+
+SHADOWS: dict[str, Any] = {
+    "seen": {"shadow": "openai/small", "of": "openai/strong", "judge": "openai/judge"},
+    "foreign": {"shadow": "anthropic/small", "of": {"cascade": [SMALL, STRONG]}, "judge": "openai/judge"},
+    "unseen": {"shadow": "openai/small", "of": "openai/strong", "share": 1e-9},
+}
+
+
+async def _mirrored(served: Served, count: int) -> list[Record]:
+    """The records of copies, when there are so many."""
+    async with asyncio.timeout(10):
+        while len(found := [it for it in await served.records() if it.mirrors]) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return found
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", ["seen", "foreign"])
+async def test_a_shadow_is_asked_when_the_client_has_its_answer(
+    tmp_path: Path, route: str, stream: bool
+) -> None:
+    async with simulated(SHADOWS, tmp_path) as (sim, served):
+        sim.scripts |= {"strong": said("forty", "-two"), "small": said("forty", "-three")}
+        sim.scripts["judge"] = lambda asked: said("A" if asked.nth % 2 else "B")
+        answer = await served.ask(route, stream=stream)
+        (copy,) = await _mirrored(served, 1)
+        original = await served.record(answer)
+        assert (copy.mirrors, copy.status, copy.outcome) == (original.id, 0, "ok")
+        assert original.mirrors is None
+        assert not [it for it in original.attempts if it.purpose == "shadow"]
+        shadow = copy.attempts[0]
+        assert (shadow.purpose, shadow.committed, shadow.number) == ("shadow", False, 1)
+        assert [it.purpose for it in copy.attempts] == ["shadow", "judge", "judge"]
+        # The judge preferred the second answer, then the first: the client's, both times.
+        assert (shadow.verdict or "").startswith("worse than the answer of openai/")
+        assert shadow.confidence == 0
+        judged = [it.raw for it in sim.requests if (it.body or {}).get("model") == "judge"]
+        assert all(OPENAI.text(answer).encode() in it and b"forty-three" in it for it in judged)
+        metrics = await served.metrics()
+        requests = {name: it for name, it in metrics.items() if name.startswith("isthmus_requests_total")}
+        assert sum(requests.values()) == 1, "a copy is no request"
+
+
+async def test_a_shadow_changes_nothing_for_the_client(tmp_path: Path) -> None:
+    async with simulated(SHADOWS, tmp_path) as (sim, served):
+        sim.scripts["small"] = Script(fault=Fault(stall_after=0))
+        for _ in range(3):
+            assert (await served.ask("seen")).status == 200
+            assert (await served.ask("unseen")).status == 200
+        await sim.wait_held(3)
+        assert served.house.gateway.tally.in_flight == 0
+        await served.house.gateway.mirrors.close()
+        copies = await _mirrored(served, 3)
+        assert [(it.outcome, it.attempts[0].outcome) for it in copies] == [("interrupted", "cancelled")] * 3
+        sim.scripts["small"] = Script(fault=Fault(refuse=Refusal(status=500)))
+        assert (await served.ask("seen")).status == 200
+        assert (await _mirrored(served, 4))[-1].outcome == "error"
+
+
+async def test_only_so_many_shadows_are_cast_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isthmus.gateway.mirrors.MOST_AT_ONCE", 2)
+    async with simulated(SHADOWS, tmp_path) as (sim, served):
+        sim.scripts["small"] = Script(text=("a", "b"), fault=Fault(stall_after=1))
+        for _ in range(4):
+            assert (await served.ask("seen")).status == 200
+        await sim.wait_held(2)
+        assert served.house.gateway.tally.mirrors == {"asked": 2, "left out": 2}

@@ -102,6 +102,8 @@ def _plan(shape: str, names: list[str], retries: int) -> Json:
             return {"cascade": [{**one, "accept": accept, "among": [names[1]], "samples": 1}, three]}
         case "hedge":
             return {"hedge": names[0], "beside": names[1], "after": 0.01}
+        case "shadow":
+            return {"shadow": names[0], "of": two, "judge": names[2]}
         case "burst":
             return {"burst": names[:3], "at": 1}
         case combine:
@@ -119,7 +121,7 @@ plans = st.builds(
     st.sampled_from(
         (
             *("call", "fallback", "split", "split, then", "split of fallbacks"),
-            *("cascade", "cascade among", "hedge", "burst"),
+            *("cascade", "cascade among", "hedge", "burst", "shadow"),
             *("vote", "judge", "fuse", "first_valid", "critique"),
         )
     ),
@@ -348,6 +350,10 @@ class Perimeter(RuleBasedStateMachine):
                 Perimeter.delivered += 1
                 Perimeter.hidden += arrived != request.secrets
             upstream.requests.clear()
+
+    def teardown(self) -> None:
+        # What is asked in a shadow would be taken for the next machine's.
+        self.strait.do(self.strait.served.house.gateway.mirrors.close())
 
     async def _take(self, world: Json) -> None:
         config = config_of(self.strait.document(world))

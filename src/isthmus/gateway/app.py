@@ -19,6 +19,7 @@ from isthmus.gateway.answer import JSON
 from isthmus.gateway.auth import Ring, authenticate
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
 from isthmus.gateway.exchange import Exchange
+from isthmus.gateway.mirrors import Mirrors
 from isthmus.gateway.openapi import openapi
 from isthmus.gateway.request import Request
 from isthmus.gateway.snapshot import Snapshot
@@ -56,6 +57,7 @@ class Gateway:
         self.ring = ring
         self.treasury = treasury
         self.tally = tally
+        self.mirrors = Mirrors(ledger, tally)
         self.feedbacks = feedbacks
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False
