@@ -99,7 +99,7 @@ async def _checked(
     runs = open_runs(config, path)
     async with open_ask(config, path, [model], name=name, cap_nanousd=cap, report=fetching) as ask:
         fetching.end()
-        remembering = Remembering(ask, runs, {model: basis})
+        remembering = Remembering(ask, runs, name, {model: basis})
         try:
             return await check_judge(
                 marked,

@@ -137,12 +137,12 @@ def present(found: Outcome, html_path: Path | None, *, as_json: bool) -> None:
     from isthmus.evals.report import pilot_report
 
     document = pilot_report(found)
-    if html_path is not None:
-        html_path.write_text(html(document), encoding="utf-8")
     if as_json:
         click.echo(msgspec.json.encode({**msgspec.to_builtins(found), "complete": found.complete}))
     else:
         click.echo(markdown(document), nl=False)
+    if html_path is not None:
+        html_path.write_text(html(document), encoding="utf-8")
 
 
 def passed(found: Outcome, fail_under: float | None, baselines: Sequence[str]) -> int:
