@@ -208,6 +208,20 @@ def test_a_judge_is_paid_once_and_sees_nothing_that_it_may_not(home: Path) -> No
         assert len(sim.requests) == before, "the judge has said it already"
 
 
+def test_log_probabilities_are_kept_with_the_answers(home: Path) -> None:
+    with Simulator.thread() as sim:
+        prepare(sim.url, 2)
+        assert pilot("--logprobs").exit_code == 0
+        assert pilot().exit_code == 0
+        assert len(sim.requests) == 8, "without them it is another question"
+    store = SqliteRuns(home / "ledger.db")
+    without, with_them = (
+        [it.answered.logprobs for it in store.answers(run.id).values()] for run in store.list()
+    )
+    assert set(without) == {None}
+    assert set(with_them) == {(-0.1, -0.1)}
+
+
 def test_a_cap_ends_a_run_and_more_money_goes_on(home: Path) -> None:
     cost_usd = (2_000 * PRICE["input"] + 10 * PRICE["output"]) / 1e6
     with Simulator.thread() as sim:
