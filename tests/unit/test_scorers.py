@@ -42,6 +42,7 @@ async def score(spec: str, text: str, *target: str, choices: tuple[str, ...] = (
         ("contains:ned=all", "invalid_scorer", "Did you mean `need`?"),
         ("contains:need=some", "invalid_scorer", "`need=some`"),
         ("contains:need", "invalid_scorer", "has no value"),
+        ("contains:need=", "invalid_scorer", "has no value"),
         ("contains:need=any,need=all", "invalid_scorer", "said twice"),
         ("contains:case=perhaps", "invalid_scorer", "`case=perhaps`"),
     ],

@@ -123,9 +123,7 @@ def _name(model: str, rubric: Path | None, marked: Sequence[Marked]) -> str:
 
 
 def _report(found: Checked, marked: int) -> Document:
-    sections = [
-        Section("Marks", (Prose(f"{marked:,} answers or pairs, judged by people and by {found.judge}."),))
-    ]
+    sections = [Section("Marks", (Prose(f"Judged by people and by {found.judge}: {marked:,}."),))]
     if found.graded is not None:
         sections.append(Section("Grades", tuple(_grades(found.graded))))
     if found.compared is not None:
