@@ -276,7 +276,7 @@ async def test_a_killed_pilot_asks_nothing_twice_and_loses_nothing(home: Path) -
         sim.script = lambda asked: Script(text=(asked.text,), first_delay_s=0.01)
         prepare(sim.url, 20)
         async with process("--concurrency", str(concurrency)) as running:
-            await sim.wait_requests(20, 60)
+            await sim.wait_requests(20, 120)
             running.kill()
             await running.wait()
         store = SqliteRuns(home / "ledger.db")
@@ -298,7 +298,7 @@ async def test_whoever_interrupts_a_pilot_is_told_how_to_go_on(home: Path) -> No
         sim.script = lambda asked: Script(text=(asked.text,), first_delay_s=0.0 if asked.serial < 6 else 60.0)
         prepare(sim.url, 10)
         async with process("--concurrency", "2") as running:
-            await sim.wait_held(2, 30)
+            await sim.wait_held(2, 120)
             async with process("--concurrency", "2") as other:
                 _, refused = await other.communicate()
             assert other.returncode == 1
