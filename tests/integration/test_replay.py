@@ -342,6 +342,11 @@ async def test_what_is_wrong_is_said(desk: Desk) -> None:
     )
     assert gone.exit_code == 1
     assert "cannot be read" in gone.stderr
+    nothing = await desk.replay(lambda _: None, "--route", "none-such")
+    assert nothing.exit_code == 0
+    assert "nothing to replay" in nothing.stderr
+    for wrong in (("--max-usd", "1"), ("--scorer", "exact"), ("--since", "yesterday")):
+        assert (await desk.replay(lambda _: None, *wrong)).exit_code == 2
     bare = await asyncio.to_thread(CliRunner().invoke, main, ["replay"])
     assert bare.exit_code == 2
 

@@ -99,6 +99,10 @@ def replay(
 
     The ledger is that of --config; the config to try is --policy. Prints Markdown.
     """
+    if scorer is not None and run_id is None:
+        raise click.UsageError("--scorer goes with --quality.")
+    if cap is not None and not calls:
+        raise click.UsageError("--max-usd goes with --call.")
     path = locate(config_path)
     config = load_or_exit(path)
     policy = _policy_or_exit(policy_path, check_secrets=calls)
@@ -114,6 +118,8 @@ def replay(
         require_cap(policy, draw.models, cap)
         told = asyncio.run(_call(draw, msgspec.structs.replace(policy, ledger=config.ledger), path, cap))
         found = msgspec.structs.replace(found, called=tuple(told))
+    if not found.requests:
+        click.echo("isthmus: there is nothing to replay: no such request is on record.", err=True)
     report = replay_report(found, _in_words(since, left_out))
     if html_path is not None:
         html_path.write_text(html(report), encoding="utf-8")
