@@ -15,7 +15,9 @@ from click.testing import CliRunner, Result
 
 from isthmus.cli import main
 from isthmus.core.evaluation import Answered, Sample, Score
+from isthmus.core.feedback import Feedback
 from isthmus.core.label import Label
+from isthmus.store.feedback import SqliteFeedback
 from isthmus.store.keys import SqliteKeys
 from isthmus.store.runs import Candidate, Kept, Place, Run, SqliteRuns
 from isthmus.testing import Fault, Refusal, Script, Simulator
@@ -331,6 +333,24 @@ async def test_a_call_that_costs_needs_a_cap_and_keeps_it(desk: Desk) -> None:
     found = await desk.data(dearer, "--call", "--max-usd", "0.000000001")
     assert found["called"][0]["failed"] == {"budget_spent": 2}
     assert len(desk.outside.requests) == before
+
+
+async def test_feedback_tells_how_good_other_weights_would_be(desk: Desk) -> None:
+    feedbacks = SqliteFeedback(desk.served.house.ledger_path)
+    trial = [it for it in await desk.served.records() if it.route == "trial" and it.model]
+    for number, record in enumerate(trial):
+        score = float(record.model == "outside")
+        feedbacks.add(Feedback(id=f"f{number}", record_id=record.id, at_us=record.at_us, score=score))
+    mean = sum(it.model == "outside" for it in trial) / len(trial)
+    found = await desk.data(lambda it: it["perimeter"].update(timeout=61), "--feedback")
+    [told] = found["by_feedback"]
+    assert (told["route"], told["judged"], told["unseen"]) == ("trial", len(trial), 0)
+    assert told["now"] == pytest.approx(mean) == told["then"]
+    assert told["low"] < mean < told["high"] or mean == 1
+    # What was never done may be worth anything.
+    never = await desk.data(lambda it: it["routes"].update(trial="inside"), "--feedback")
+    [told] = never["by_feedback"]
+    assert (told["now"], told["low"], told["high"], told["unseen"]) == (None, 0, 1, 1)
 
 
 async def test_what_is_wrong_is_said(desk: Desk) -> None:
