@@ -538,6 +538,7 @@ async def open_house(
             feedbacks=SqliteFeedback(path),
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
         )
+        closing.push_async_callback(gateway.mirrors.close)
         tally.config_hash = config.hash
         tally.gauges["budget_used_ratio"] = (
             "The share of a budget that is used in its window, by the fullest of its accounts.",

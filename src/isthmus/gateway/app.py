@@ -19,6 +19,7 @@ from isthmus.gateway.auth import Ring, authenticate
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
 from isthmus.gateway.exchange import Exchange
 from isthmus.gateway.feedback import LONGEST_BODY, FeedbackDesk
+from isthmus.gateway.mirrors import Mirrors
 from isthmus.gateway.openapi import openapi
 from isthmus.gateway.request import Request
 from isthmus.gateway.snapshot import Snapshot
@@ -57,6 +58,7 @@ class Gateway:
         self.treasury = treasury
         self.tally = tally
         self._feedback = FeedbackDesk(feedbacks, ledger, ring)
+        self.mirrors = Mirrors(ledger, tally)
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False
         self._engines = engines
