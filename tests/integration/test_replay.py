@@ -277,10 +277,9 @@ async def test_stored_runs_tell_how_good_the_models_are(desk: Desk) -> None:
     runs.begin(run, [Sample(id=it, request={}) for it in run.sample_ids])
     for sample, value in (("s", 1.0), ("t", 0.0)):
         place = Place("outside", sample)
-        runs.keep(
-            Kept(id=f"a-{sample}", key=None, at_us=1, answered=Answered(model="outside")), run.id, place
-        )
-        runs.mark(run.id, "exact", {place: (f"a-{sample}", Score(value=value))})
+        answered = Answered(model="outside")
+        runs.keep(Kept(id=sample, key=None, at_us=1, run=run.id, answered=answered), place)
+        runs.mark(run.id, "exact", {place: (sample, Score(value=value))})
     found = await desk.data(lambda it: it["routes"].update(trial="outside"), "--quality", "run_1")
     [trial] = [it for it in found["quality"] if it["route"] == "trial"]
     assert trial["now"]["value"] == trial["then"]["value"] == 0.5
