@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from isthmus.core.record import Record
+from isthmus.gateway.story import clock
 from isthmus.strategies.plan.cascade import SELF_CHECK, WITH_ATTEMPT
 from isthmus.testing import Fault, Refusal, Script, Simulator, ToolCall
 
@@ -407,6 +408,27 @@ async def test_a_burst_goes_where_there_is_room_and_never_waits(tmp_path: Path) 
         assert again.headers["x-isthmus-model"] == "openai/a"
         for client in (first, second):
             await client.leave()
+
+
+async def test_while_the_network_is_down_the_local_model_answers_and_then_the_strong_one_returns(
+    tmp_path: Path,
+) -> None:
+    """At the edge, a fallback with a breaker does it: one request looks, the others stay where they are."""
+    routes = {"edge": {"fallback": [STRONG, "anthropic/local"]}}
+    breaker = {"failures": 2, "cooldown": 0.05, "max_cooldown": 0.05}
+    async with simulated(routes, tmp_path, provider={"breaker": breaker}) as (sim, served):
+        down = Script(fault=Fault(disconnect=True))
+        sim.scripts |= {"strong": down, "local": said("here")}
+        for _ in range(6):
+            assert OPENAI.text(await served.ask("edge", stream=True)) == "here"
+        tried = [it for it in _asked(sim) if it == "strong"]
+        assert len(tried) < 6, "who is known to be down is not asked"
+
+        sim.scripts["strong"] = said("back")
+        health = served.house.gateway.snapshot.upstreams["openai/strong"].breaker
+        await eventually(lambda: health.state(clock()) == "half-open")
+        assert OPENAI.text(await served.ask("edge", stream=True)) == "back"
+        assert OPENAI.text(await served.ask("edge", stream=True)) == "back"
 
 
 FAULTS = {
