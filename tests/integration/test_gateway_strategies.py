@@ -11,6 +11,7 @@ import pytest
 
 from isthmus.core.record import Record
 from isthmus.gateway.story import clock
+from isthmus.store.history import SqliteHistory
 from isthmus.strategies.plan.cascade import SELF_CHECK, WITH_ATTEMPT
 from isthmus.testing import Fault, Refusal, Script, Simulator, ToolCall
 
@@ -616,6 +617,7 @@ async def test_a_shadow_is_asked_when_the_client_has_its_answer(
         metrics = await served.metrics()
         requests = {name: it for name, it in metrics.items() if name.startswith("isthmus_requests_total")}
         assert sum(requests.values()) == 1, "a copy is no request"
+        assert SqliteHistory(served.house.ledger_path).count() == 1
 
 
 async def test_a_shadow_changes_nothing_for_the_client(tmp_path: Path) -> None:

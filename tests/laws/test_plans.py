@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,6 +107,31 @@ def test_a_split_shares_by_weight(weights: list[float], draw: float) -> None:
     below = sum(weights[:index]) / sum(weights)
     assert choice.propensity == weights[index] / sum(weights)
     assert below - 1e-9 <= draw <= below + choice.propensity + 1e-9
+
+
+weights = st.lists(st.floats(0.5, 5), min_size=1, max_size=3)
+
+
+@given(st.lists(weights, min_size=1, max_size=3))
+def test_a_split_in_an_arm_of_another_shares_by_weight_too(inner: list[list[float]]) -> None:
+    arms = tuple(
+        Arm(
+            plan=Split(
+                arms=tuple(
+                    Arm(plan=CallModel(model=f"{outer}.{place}"), weight=weight)
+                    for place, weight in enumerate(them)
+                )
+            ),
+            weight=1 + outer,
+        )
+        for outer, them in enumerate(inner)
+    )
+    chosen = [Split(arms=arms).choose(Circumstances(draw=(step + 0.5) / 2000)) for step in range(2000)]
+    told = {choice.node.models()[0]: choice.propensity for choice in chosen}
+    assert sum(told.values()) == pytest.approx(1)
+    for name, propensity in told.items():
+        drawn = sum(choice.node.models()[0] == name for choice in chosen) / len(chosen)
+        assert drawn == pytest.approx(propensity, abs=0.002)
 
 
 @given(st.text(min_size=1, max_size=12), draws, draws)

@@ -163,7 +163,7 @@ async def _carry_out(
     ) as ask:
         fetching.end()
         samples = await asyncio.to_thread(runs.samples, run)
-        remembering = Remembering(ask, runs, bases, run.at_us if run.fresh else 0)
+        remembering = Remembering(ask, runs, run.id, bases, run.at_us if run.fresh else 0)
 
         def tell(tally: Tally) -> None:
             line(tally.done, tally.total, tally.asked, _note(tally))
@@ -239,7 +239,7 @@ def _tell_end(tally: Tally, run: Run) -> None:
     for model, reason in tally.given_up.items():
         click.echo(f"{model} was given up: {reason}", err=True)
     if tally.out_of_money:
-        click.echo("The cap is reached: no call is sure to fit into what is left of it.", err=True)
+        click.echo("The cap is reached: such a call is not sure to fit into what is left of it.", err=True)
     if not tally.complete:
         more = " with a higher --max-usd" if tally.out_of_money else ""
         click.echo(f"{_how_to_go_on(run, more)}", err=True)

@@ -49,8 +49,12 @@ def _nobody(steps: int) -> None:
 
 
 _BEGIN, _END = 0, 1
-# Scripts without spaces are compared letter by letter.
-_WORD = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
+# Scripts without spaces are compared letter by letter, and signs count where they are no punctuation: 2 + 2
+# is not 2 * 2.
+_WORD = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W_]+"
+    r"|[^\w\s.,;:!?'\"()\[\]{}\u00a1\u00ab\u00b7\u00bb\u00bf\u2010-\u2027\u3000-\u303f-]"
+)
 
 
 def groups_of(samples: Sequence[Sample], tell: Tell = _nobody) -> list[int]:

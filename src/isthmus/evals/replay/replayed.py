@@ -28,9 +28,10 @@ from isthmus.evals.replay.changes import Outcome, Then, as_data, compare, places
 from isthmus.evals.replay.fates import Chance, Question, chances
 from isthmus.evals.replay.labels import Relabelled, Seen, relabel
 from isthmus.evals.replay.latency import Spread
+from isthmus.perimeter.policy import Policy
 from isthmus.routing.decide import Router
 from isthmus.routing.route import Route, route_of
-from isthmus.store.history import Past
+from isthmus.store.history import Again, Past
 from isthmus.store.keys import Key
 
 MOST_REMEMBERED = 200_000
@@ -89,6 +90,7 @@ class _Case(NamedTuple):
     models_then: Mapping[str, Model]
     by_key: bool
     by_user: bool
+    looked: bool
 
 
 class Replayer:
@@ -113,7 +115,7 @@ class Replayer:
         """What became of all that was taken."""
         return self._judged.values()
 
-    def take(self, past: Past) -> None:
+    def take(self, past: Past) -> Judgement:
         """Judge one more request."""
         kinds = self._kinds_of(past.findings)
         alike = (
@@ -126,6 +128,7 @@ class Replayer:
             past.model,
             past.code,
             past.tried,
+            past.again,
         )
         judgement = self._known.get(alike)
         if judgement is None:
@@ -137,6 +140,7 @@ class Replayer:
         judgement.requests += 1
         judgement.spread.add(past.total_ms)
         self._charge(past, judgement)
+        return judgement
 
     def _judge(self, past: Past, kinds: frozenset[str] | None) -> tuple[Judgement, bool]:
         """The judgement on a request, and whether it is the same whoever the user is."""
@@ -189,7 +193,8 @@ class Replayer:
     def _assumes(self, case: _Case, label: Relabelled, now: tuple[Chance, ...]) -> bool:
         """True where it is taken for granted that pseudonyms could stand for every value."""
         same_rules = case.decided is not None and case.decided.perimeter == self._config.perimeter.hash
-        return label.hidden is not None and not same_rules and any(it.decision.pseudonymised for it in now)
+        known = same_rules or case.looked
+        return label.hidden is not None and not known and any(it.decision.pseudonymised for it in now)
 
     def _undecided(self, past: Past, case: _Case) -> Judgement:
         """Of a request that the new config refuses, or the old one did, before anything is decided."""
@@ -217,7 +222,8 @@ class Replayer:
         return judgement
 
     def _case(self, past: Past, kinds: frozenset[str] | None) -> _Case:
-        index = (past.decision, kinds, past.grounds, past.route, past.operation, past.key_id, past.code)
+        said = (past.decision, kinds, past.grounds, past.route, past.operation, past.key_id, past.code)
+        index = (*said, past.again)
         case = self._cases.get(index)
         if case is None:
             if len(self._cases) >= MOST_REMEMBERED:
@@ -230,7 +236,7 @@ class Replayer:
         grounds = None if past.grounds is None else _to_grounds(past.grounds)
         kept = self._ledger.configs.get(past.config_hash)
         models_then = kept.models if kept is not None else self._config.models
-        nothing = _Case(decided, None, past.code, None, models_then, False, False)
+        nothing = _Case(decided, None, past.code, None, models_then, False, False, False)
         if decided is None and (past.code not in _DECIDED_LATER or grounds is None):
             return nothing
         key = self._ledger.keys.get(past.key_id) if past.key_id is not None else None
@@ -239,15 +245,20 @@ class Replayer:
             route = route_of(name, key, self._config.routes)
         except IsthmusError as refusal:
             return nothing._replace(code=refusal.code)
-        if past.config_hash == self._config.hash and decided is not None:
+        if past.config_hash == self._config.hash and decided is not None and past.again is None:
             # The same config has said so before.
             label = Relabelled(decided.label, decided.label, decided.hidden_label)
         else:
             seen = Seen(kinds, grounds, kept.perimeter if kept is not None else None)
+            if past.again is not None and grounds is not None:
+                seen = _seen_again(past.again, grounds, self._config.perimeter)
             label = relabel(self._config.perimeter, route, seen, decided)
+            if past.again is not None:
+                label = label._replace(hidden=past.again.hidden)
         if label.said is not None:
             return nothing._replace(code=label.said)
-        return _Case(decided, route, None, label, models_then, *self._sticks[route.name])
+        by_key, by_user = self._sticks[route.name]
+        return _Case(decided, route, None, label, models_then, by_key, by_user, past.again is not None)
 
     def _ask(
         self,
@@ -274,7 +285,7 @@ class Replayer:
         then = past.nanousd if past.basis is not None else 0
         usage: Usage | None = None
         for outcome in judgement.outcomes:
-            if outcome.answers is not None and outcome.answers == past.model:
+            if outcome.keeps:
                 now = then
             elif outcome.change in ("newly refused", "still refused"):
                 now = 0
@@ -309,6 +320,12 @@ class Replayer:
                 self._kinds.clear()
             kinds = self._kinds[findings] = frozenset(_to_kinds(findings))
         return kinds
+
+
+def _seen_again(again: Again, grounds: Grounds, policy: Policy) -> Seen:
+    """What was seen by the new rules themselves: they have looked for all that they are about."""
+    looked = msgspec.structs.replace(grounds, blind=again.blind, unlooked=again.unlooked)
+    return Seen(again.kinds, looked, policy)
 
 
 def _nothing(past: Past) -> Decision:

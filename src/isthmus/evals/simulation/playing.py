@@ -34,7 +34,7 @@ DRAWS = 5
 """So often the queries are parted anew."""
 
 CALIBRATION = 0.5
-_RESAMPLES = 1000
+_RESAMPLES = 500
 
 Chance = np.random.Generator
 Places = NDArray[np.intp]
@@ -317,6 +317,9 @@ def _ensemble(strategy: Ensemble, outcomes: Outcomes, learned: Places, judged: P
         [said(row) for row in learned],
         [{model: float(outcomes.scores[row, at]) for model, at in places.items()} for row in learned],
     )
+    if strategy.otherwise is not None:
+        # All have to agree here, so that all are asked, whatever their vote would be worth.
+        panel = msgspec.structs.replace(panel, weights=dict.fromkeys(strategy.models, 1.0), why="")
     members = np.array([places[model] for model in panel.weights])
     ballots = [voting.vote(panel, said(row)) for row in judged]
     picked = np.array([places[ballot.model if ballot else panel.best] for ballot in ballots])
@@ -348,10 +351,8 @@ def _result(
     there = np.isfinite(scores)
     mine = np.column_stack((scores, costs))[there]
     theirs = np.column_stack((outcomes.scores[:, against], outcomes.costs[:, against]))[there]
-    rng = np.random.default_rng((seed, 7))
-    drawn = [rng.integers(0, len(mine), len(mine)) for _ in range(_RESAMPLES)]
-    own = np.array([mine[rows].mean(0) for rows in drawn])
-    other = np.array([theirs[rows].mean(0) for rows in drawn])
+    drawn = _resampled(np.hstack((mine, theirs)), np.random.default_rng((seed, 7)))
+    own, other = drawn[:, :2], drawn[:, 2:]
     here, there_mean = mine.mean(0), theirs.mean(0)
     paid = there_mean[1] > 0
     saving = (
@@ -382,6 +383,14 @@ def _means(many: int, plays: Sequence[tuple[Places, Played]], name: str) -> Floa
         sums[rows] += getattr(played, name)
         counts[rows] += 1
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _resampled(rows: Floats, rng: Chance) -> Floats:
+    """The means of the columns, of as many rows drawn with replacement, again and again (the bootstrap of
+    B. Efron, Annals of Statistics 7 (1979) 1)."""
+    many = len(rows)
+    even = np.full(many, 1 / many)
+    return np.array([rng.multinomial(many, even) @ rows / many for _ in range(_RESAMPLES)])
 
 
 def _range(value: float, drawn: Floats) -> Range:

@@ -137,9 +137,11 @@ def named(strategy: Strategy) -> str:
             return model
         case Cascade(first, second):
             accept = first.accept or Accept()
-            bound = f"at confidence {accept.confidence:g}"
-            if accept.max_risk is not None:
-                bound = f"at {accept.max_risk:g} {accept.risk}"
+            bound = (
+                f"at confidence {accept.confidence}"
+                if accept.max_risk is None
+                else f"at {accept.max_risk:g} {accept.risk}"
+            )
             return f"{first.model}, then {second.model} {bound}"
         case Choose(among=among, quality_at_least=floor, cost_at_most=price):
             bound = f"for at most {price:g}" if floor is None else f"of at least {floor:g}"

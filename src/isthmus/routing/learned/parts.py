@@ -78,8 +78,8 @@ class TaskMeans:
         sizes = np.array([float(len(some)) for some in rows])
         means = np.array([some.mean(0) for some in rows]).reshape(len(names), len(overall))
         weight = _prior_weight(rows, sizes, means)
-        known = (sizes[:, None] * means + weight * overall) / (sizes[:, None] + weight)
-        return cls(names, known, overall)
+        heard = sizes[:, None] / (sizes[:, None] + weight)
+        return cls(names, overall + heard * (means - overall), overall)
 
     @classmethod
     def load(cls, arrays: Arrays) -> Self:
