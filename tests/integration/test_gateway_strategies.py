@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from isthmus.core.record import Record
+from isthmus.gateway.story import clock
+from isthmus.store.history import SqliteHistory
 from isthmus.strategies.plan.cascade import SELF_CHECK, WITH_ATTEMPT
 from isthmus.testing import Fault, Refusal, Script, Simulator, ToolCall
 
@@ -409,6 +411,27 @@ async def test_a_burst_goes_where_there_is_room_and_never_waits(tmp_path: Path) 
             await client.leave()
 
 
+async def test_while_the_network_is_down_the_local_model_answers_and_then_the_strong_one_returns(
+    tmp_path: Path,
+) -> None:
+    """At the edge, a fallback with a breaker does it: one request looks, the others stay where they are."""
+    routes = {"edge": {"fallback": [STRONG, "anthropic/local"]}}
+    breaker = {"failures": 2, "cooldown": 0.05, "max_cooldown": 0.05}
+    async with simulated(routes, tmp_path, provider={"breaker": breaker}) as (sim, served):
+        down = Script(fault=Fault(disconnect=True))
+        sim.scripts |= {"strong": down, "local": said("here")}
+        for _ in range(6):
+            assert OPENAI.text(await served.ask("edge", stream=True)) == "here"
+        tried = [it for it in _asked(sim) if it == "strong"]
+        assert len(tried) < 6, "who is known to be down is not asked"
+
+        sim.scripts["strong"] = said("back")
+        health = served.house.gateway.snapshot.upstreams["openai/strong"].breaker
+        await eventually(lambda: health.state(clock()) == "half-open")
+        assert OPENAI.text(await served.ask("edge", stream=True)) == "back"
+        assert OPENAI.text(await served.ask("edge", stream=True)) == "back"
+
+
 FAULTS = {
     "refuses": Fault(refuse=Refusal(status=500)),
     "invalid": Fault(refuse=Refusal(status=400)),
@@ -594,6 +617,7 @@ async def test_a_shadow_is_asked_when_the_client_has_its_answer(
         metrics = await served.metrics()
         requests = {name: it for name, it in metrics.items() if name.startswith("isthmus_requests_total")}
         assert sum(requests.values()) == 1, "a copy is no request"
+        assert SqliteHistory(served.house.ledger_path).count() == 1
 
 
 async def test_a_shadow_changes_nothing_for_the_client(tmp_path: Path) -> None:

@@ -171,7 +171,8 @@ def from_records(
     where = Where(since_us=since_us, route=route, model=model, outcome=outcome)
     inspection = inspection_of(config.perimeter, secrets.token_bytes(32))
     left_out: Counter[str] = Counter()
-    records = open_records(config, path).scan(where, bodies=True)
+    recorded = open_records(config, path).scan(where, bodies=True)
+    records = (record for record in recorded if record.mirrors is None)
     wish = Wish(score=min_feedback, corrected=corrected)
     found = samples_of(records, open_feedback(config, path).of, _looking(inspection), wish, left_out)
     try:

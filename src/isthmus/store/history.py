@@ -15,7 +15,7 @@ from sqlalchemy import Select, and_, exists, func, or_, select, tuple_
 
 from isthmus.core.label import Label
 from isthmus.store import schema
-from isthmus.store.records import EVERYTHING, Where, conditions
+from isthmus.store.records import EVERYTHING, Where, of_callers
 from isthmus.store.schema import attempts, bodies, decisions, records
 
 AT_ONCE = 10_000
@@ -138,7 +138,7 @@ class SqliteHistory:
     def count(self, where: Where = EVERYTHING) -> int:
         """See `History.count`."""
         with self._database.reading() as connection:
-            return connection.scalar(select(func.count()).select_from(records).where(*conditions(where))) or 0
+            return connection.scalar(select(func.count()).select_from(records).where(*of_callers(where))) or 0
 
     def requests(self, where: Where = EVERYTHING) -> Iterator[list[Past]]:
         """See `History.requests`."""
@@ -155,7 +155,7 @@ class SqliteHistory:
     def decisions(self, where: Where = EVERYTHING) -> dict[bytes, bytes]:
         """See `History.decisions`."""
         meant = (
-            select(records.c.decision).where(*conditions(where), records.c.decision.is_not(None)).distinct()
+            select(records.c.decision).where(*of_callers(where), records.c.decision.is_not(None)).distinct()
         )
         with self._database.reading() as connection:
             hashes = list(connection.scalars(meant))
@@ -181,7 +181,7 @@ class SqliteHistory:
 
     def _part(self, where: Where, after: tuple[int, str] | None) -> list[Past]:
         place = tuple_(records.c.at_us, records.c.id)
-        meant = list(conditions(where))
+        meant = list(of_callers(where))
         if after is not None:
             meant.append(place > after)
         query = select(*_COLUMNS).where(*meant).order_by(records.c.at_us, records.c.id).limit(AT_ONCE)

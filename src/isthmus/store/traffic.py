@@ -12,7 +12,7 @@ from isthmus.core.label import BOTTOM, Label
 from isthmus.core.traffic import Flow, HourOfWeek
 from isthmus.core.usage import Usage
 from isthmus.store import schema
-from isthmus.store.records import EVERYTHING, Where, conditions
+from isthmus.store.records import EVERYTHING, Where, of_callers
 from isthmus.store.schema import HOUR_US, decisions, records
 
 _HOURS = 168
@@ -54,7 +54,7 @@ class SqliteTraffic:
     def since_us(self, where: Where = EVERYTHING) -> int | None:
         """When the first request came that is meant, None where there is none."""
         with self._database.reading() as connection:
-            found: int | None = connection.scalar(select(func.min(records.c.at_us)).where(*conditions(where)))
+            found: int | None = connection.scalar(select(func.min(records.c.at_us)).where(*of_callers(where)))
             return found
 
     def week(self, where: Where = EVERYTHING) -> list[HourOfWeek]:
@@ -71,7 +71,7 @@ class SqliteTraffic:
                 cached,
                 func.sum(records.c.output_tokens),
             )
-            .where(*conditions(where), records.c.operation == "chat", records.c.input_tokens.is_not(None))
+            .where(*of_callers(where), records.c.operation == "chat", records.c.input_tokens.is_not(None))
             .group_by(hour)
             .order_by(hour)
         )
@@ -92,7 +92,7 @@ class SqliteTraffic:
                 *_SPENT,
                 *(func.sum(column[f"{name}_tokens"]) for name in _COUNTS),
             )
-            .where(*conditions(where), column.model.is_not(None), column.input_tokens.is_not(None))
+            .where(*of_callers(where), column.model.is_not(None), column.input_tokens.is_not(None))
             .group_by(*alike)
             .order_by(*alike)
         )

@@ -25,11 +25,12 @@ from isthmus.strategies.plan.node import (
 
 
 class Shadow(Node, frozen=True, kw_only=True, tag_field="strategy", tag="shadow"):
-    """Answer by the strategy `of`, and then, for a `share` of the requests, ask a candidate the same.
+    """Answer by the strategy `of`, and then, for a `share` of the requests, ask the model `candidate` the
+    same.
 
-    The candidate is asked when the client has its answer, and has a record of its own. The model `judge`
-    compares the two answers, blind and in both orders. The candidate is called like any model: inside the
-    perimeter, and paid from the same budgets. Embeddings and counts of tokens have no shadow.
+    It is asked when the client has its answer, and has a record of its own. The model `judge`
+    compares the two answers, blind and in both orders. Both are called like any model: inside the perimeter,
+    and paid from the same budgets. Embeddings and counts of tokens have no shadow.
     """
 
     keyword: ClassVar[str] = "shadow"
