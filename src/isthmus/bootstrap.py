@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hash
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from isthmus.accounting.breaker import Breaker
 from isthmus.accounting.budgets import Budget
 from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
+from isthmus.catalog.weights import STATIC_VECTORS, STATIC_VOCABULARY
 from isthmus.config.archive import archive, unarchive
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings, Watch
 from isthmus.config.places import ledger_path, state_dir
@@ -37,6 +38,7 @@ from isthmus.evals.replay.replayed import Replayer
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.direct import Direct, LabelRing, route_to
 from isthmus.gateway.inspection import Inspection
+from isthmus.gateway.rescan import Rescanner
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
 from isthmus.gateway.treasury import Treasury
@@ -46,7 +48,7 @@ from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner
 from isthmus.providers import anyllm, webhook
-from isthmus.providers.engines.fetch import Progress, weights_folder
+from isthmus.providers.engines.fetch import Progress, fetch, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine
 from isthmus.providers.http1 import Http1Transport
 from isthmus.providers.transport import Origin, Proxy, Transport, TransportError
@@ -59,6 +61,7 @@ from isthmus.store.drift import SqliteDrifts
 from isthmus.store.feedback import Feedbacks, SqliteFeedback
 from isthmus.store.guest import GuestLedger
 from isthmus.store.history import History, SqliteHistory
+from isthmus.store.hours import SqliteHours
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.store.records import Records, SqliteRecords, Where
@@ -67,16 +70,22 @@ from isthmus.store.traffic import SqliteTraffic
 from isthmus.strategies.plan import CallModel
 from isthmus.telemetry.metrics import Tally
 
+if TYPE_CHECKING:
+    from isthmus.routing.learned.embedding import Embedding
+
 log = logging.getLogger("isthmus")
 
 ENGINE_GRACE_S = 10.0
 FORGET_EVERY_S = 3600.0
+ROLL_UP_EVERY_S = 60.0
+SETTLED_US = 120_000_000
+"""Most requests of so long ago are recorded, so that their records are added up together."""
 DAY_US = 86_400_000_000
 ENGINE_LOOK_S = 0.1
 ASKING_RETRIES = 6
 PATIENCE_S = 60.0
-"""Nobody sits and waits for each answer of a pilot: providers may ask for more patience than live traffic
-has."""
+"""Nobody sits and waits for each answer of a pilot: providers and detectors may ask for more patience than
+live traffic has."""
 
 T = TypeVar("T")
 
@@ -340,6 +349,11 @@ def traffic_of(ledger: Path) -> SqliteTraffic:
     return SqliteTraffic(ledger)
 
 
+def hours_of(ledger: Path) -> SqliteHours:
+    """The sums by hour of the ledger at that path."""
+    return SqliteHours(ledger)
+
+
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:
     """What looks into requests by this policy; `secret` keys what it remembers, and pseudonyms where the
     policy has no key for them.
@@ -405,6 +419,19 @@ def _weights(engine: Engine) -> tuple[Path, str | None]:
     return installed(ENGLISH), ENGLISH.sha256
 
 
+def static_embedding(report: Callable[[Progress], None] = lambda _: None) -> Embedding:
+    """The static vectors of the learned router, fetched first where they are not there.
+
+    Raises IsthmusError: `weights_unavailable`, `bad_embedding`.
+    """
+    # It needs numpy, which only the extra `evals` brings.
+    from isthmus.routing.learned.embedding import Embedding
+
+    folder = weights_folder(os.environ)
+    table, vocabulary = (fetch(it, folder, report) for it in (STATIC_VECTORS, STATIC_VOCABULARY))
+    return Embedding(table.read_bytes(), vocabulary.read_bytes(), STATIC_VECTORS.sha256)
+
+
 def open_keys(config: Config, config_path: Path | None) -> Keys:
     """The keys of this config's gateway, whether it runs or not."""
     return SqliteKeys(ledger_path(config, config_path))
@@ -457,6 +484,12 @@ def replayer_of(policy: Config, config: Config, config_path: Path | None, where:
     return Replayer(policy, router_of(policy), prices_of(policy), ledger)
 
 
+def rescanner_of(policy: Config, history: History) -> Rescanner:
+    """What looks again, by `policy`, into the requests of a history whose texts were kept."""
+    inspection = inspection_of(policy.perimeter, secrets.token_bytes(32))
+    return Rescanner(policy, inspection, history.bodies)
+
+
 class House(NamedTuple):
     """A gateway that can be served, and what stands behind it."""
 
@@ -505,6 +538,7 @@ async def open_house(
             feedbacks=SqliteFeedback(path),
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
         )
+        closing.push_async_callback(gateway.mirrors.close)
         tally.config_hash = config.hash
         tally.gauges["budget_used_ratio"] = (
             "The share of a budget that is used in its window, by the fullest of its accounts.",
@@ -514,6 +548,7 @@ async def open_house(
         chores = [
             in_background(ring.keep_fresh(), "keeping the keys fresh"),
             in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the budgets told"),
+            in_background(_roll_up(ledger), "adding up records by hour"),
         ]
         watchman = Watchman(SqliteDrifts(path), lambda: gateway.snapshot.config.drift, _post, _draws, _now_us)
         tally.gauges |= {
@@ -606,6 +641,10 @@ def _for_asking(
         models=asked,
         routes={route.name: route for route in routes},
         gateway=GatewaySettings(max_body_mb=config.gateway.max_body_mb),
+        # A sample that is not looked at in time would be missing, for no reason of its own.
+        perimeter=msgspec.structs.replace(
+            config.perimeter, timeout=max(config.perimeter.timeout, PATIENCE_S)
+        ),
         # An answer counts when its record is kept.
         ledger=LedgerSettings(mode="strict"),
         budgets=cap,
@@ -649,6 +688,15 @@ def _draws(name: str) -> Callable[[], float]:
 
 def _now_us() -> int:
     return time.time_ns() // 1000
+
+
+async def _roll_up(ledger: SqliteLedger) -> None:
+    while True:
+        try:
+            await ledger.roll_up_before(time.time_ns() // 1000 - SETTLED_US)
+        except Exception as error:
+            log.error("records were not added up by hour: %s", why(error))
+        await asyncio.sleep(ROLL_UP_EVERY_S)
 
 
 async def _forget_old_records(ledger: SqliteLedger, keep_days: int) -> None:

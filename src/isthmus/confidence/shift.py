@@ -57,7 +57,7 @@ def shift(
         from scipy.stats import ks_2samp
 
         index = stability_index(before, now)
-        chance = float(ks_2samp(before, now).pvalue)
+        chance = float(ks_2samp(before, now, method="asymp").pvalue)
         if chance < ALARM or index >= LARGE_PSI:
             reasons.append(f"the confidences are others than those that were calibrated by (PSI {index:.2f})")
     tasks_chance, unknown = _tasks(tasks_calibrated or {}, tasks_come)

@@ -11,7 +11,7 @@ from math import log, sqrt
 
 import msgspec
 
-from isthmus.confidence.signals.agreement import canonical
+from isthmus.core.answers import plain
 
 NEAR = 0.10
 """A member's accuracy is at most so far below the best one's."""
@@ -46,7 +46,7 @@ def vote(panel: Panel, answers: Mapping[str, str]) -> Ballot | None:
     weights: dict[str, float] = {}
     speakers: dict[str, str] = {}
     for model in sorted(panel.weights, key=lambda it: (-panel.weights[it], it != panel.best, it)):
-        said = canonical(answers.get(model, ""))
+        said = plain(answers.get(model, ""))
         if said:
             weights[said] = weights.get(said, 0.0) + panel.weights[model]
             speakers.setdefault(said, model)
@@ -54,7 +54,7 @@ def vote(panel: Panel, answers: Mapping[str, str]) -> Ballot | None:
         return None
     most = max(weights, key=lambda said: weights[said])
     total = sum(weights.values())
-    silent = sum(not canonical(answers.get(model, "")) for model in panel.weights)
+    silent = sum(not plain(answers.get(model, "")) for model in panel.weights)
     return Ballot(
         model=speakers[most],
         share=weights[most] / total if total else 1.0,

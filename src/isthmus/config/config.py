@@ -37,7 +37,8 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How records are kept.
 
     `mode` says when a record is committed: `batched` within 100 ms, `strict` before the answer's end. `path`
-    is the SQLite file. `keep_days` is the age in days at which records are deleted; without it they are kept.
+    is the SQLite file. `keep_days` is the age in days at which records are deleted, while their sums by hour
+    stay for `isthmus cost report`; without it all is kept.
     """
 
     shorthand: ClassVar[str] = "mode"

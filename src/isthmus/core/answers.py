@@ -15,6 +15,8 @@ from typing import Any
 from isthmus.core.pieces import Piece, ToolArgumentsDelta, ToolCallStart, text_of
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
+_MARKS = ".,;:!?*\"'`()[]{}$%"
 
 
 def same_as(one: Iterable[Piece], other: Iterable[Piece]) -> bool:
@@ -24,7 +26,7 @@ def same_as(one: Iterable[Piece], other: Iterable[Piece]) -> bool:
 
 def closed(pieces: list[Piece]) -> tuple[Any, ...]:
     """What an answer says, without how it says it: the tools that it calls, and its words or its JSON."""
-    return (*_calls(pieces), _plain(text_of(pieces)))
+    return (*_calls(pieces), plain(text_of(pieces)))
 
 
 def in_words(pieces: Iterable[Piece]) -> str:
@@ -40,7 +42,7 @@ def says_something(pieces: Iterable[Piece]) -> bool:
 
 
 def _calls(pieces: list[Piece]) -> list[tuple[str, str]]:
-    return sorted((name, _plain(arguments)) for name, arguments in _called(pieces))
+    return sorted((name, plain(arguments)) for name, arguments in _called(pieces))
 
 
 def _called(pieces: list[Piece]) -> list[tuple[str, str]]:
@@ -53,14 +55,19 @@ def _called(pieces: list[Piece]) -> list[tuple[str, str]]:
     return [(name, arguments[index]) for index, name in names.items()]
 
 
-def _plain(text: str) -> str:
-    """JSON in one form; words without case, marks at their ends, articles and spacing."""
+def plain(text: str) -> str:
+    """What a text says: JSON in one form, numbers written alike, words without case, marks at their ends,
+    articles and spacing. An article that is all there is stays: it is the name of a choice."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
     if isinstance(value, dict | list):
         return json.dumps(value, sort_keys=True)
-    words = unicodedata.normalize("NFKC", text).casefold()
-    words = _ARTICLES.sub(" ", words)
-    return " ".join(word for word in (it.strip(".,;:!?*\"'`()[]") for it in words.split()) if word)
+    whole = unicodedata.normalize("NFKC", text).casefold()
+    words = _bare(_ARTICLES.sub(" ", whole)) or _bare(whole)
+    return f"{float(words.replace(',', '')):.12g}" if _NUMBER.fullmatch(words) else words
+
+
+def _bare(text: str) -> str:
+    return " ".join(word for word in (it.strip(_MARKS) for it in text.split()) if word)

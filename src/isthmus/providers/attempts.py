@@ -201,6 +201,19 @@ class Question:
         question.amended = True
         return question
 
+    def again(self, arrived: float, waiting: Waiting) -> Question:
+        """The same question, asked anew at that time of the clock."""
+        return Question(
+            envelope=self.envelope,
+            wire=self.wire,
+            client_headers=self.client_headers,
+            arrived=arrived,
+            at_us=self.at_us,
+            clock=self.clock,
+            values=self.values,
+            waiting=waiting,
+        )
+
     def restorers(self) -> tuple[Restorer, ...]:
         """What puts values in the place of their pseudonyms in one answer; none where there are none."""
         if self.values is None:
@@ -242,6 +255,12 @@ class Attempts:
         attempt = Attempt(question, self._upstreams[effect.model], number, self._purse, purpose)
         self._made.append(attempt)
         return attempt
+
+    def again(self, arrived: float) -> Attempts:
+        """The same question to be asked anew, and paid from the same purse."""
+        waiting = Waiting()
+        hidden = {name: question.again(arrived, waiting) for name, question in self._hidden.items()}
+        return Attempts(self.question.again(arrived, waiting), self._upstreams, hidden, self._purse)
 
     def assess(self, effect: plan.Assess) -> plan.Verdict:
         """See `strategies.run.Performer`."""

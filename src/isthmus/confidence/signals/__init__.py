@@ -1,7 +1,8 @@
 """What can be seen of an answer that tells how far to trust it, one kind a file.
 
 Each is a function to named numbers (`Signals`). A number that cannot be had is left out, never guessed: the
-calibrator knows what to make of a gap. Signals of several kinds are joined as mappings are.
+calibrator knows what to make of a gap. Signals of several kinds are joined as mappings are. What a model says
+when it is asked whether an answer is right (`confidence.self_check`) is a probability: `of_probability`.
 """
 
 from __future__ import annotations

@@ -6,24 +6,12 @@ For closed answers (a choice, a number, a name): two texts of free prose are har
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from math import log
 
 from isthmus.confidence.signals import Signals
-
-_NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
-_EDGES = " \t\r\n.,;:!?\"'`*()[]{}$%"
-
-
-def canonical(answer: str) -> str:
-    """The answer in the form in which it is compared: no case, no marks around it, numbers written alike."""
-    words = " ".join(answer.casefold().split()).strip(_EDGES)
-    if _NUMBER.fullmatch(words):
-        value = float(words.replace(",", ""))
-        return f"{value:.12g}"
-    return words
+from isthmus.core.answers import plain
 
 
 def of_agreement(own: str, others: Sequence[str]) -> Signals:
@@ -31,8 +19,8 @@ def of_agreement(own: str, others: Sequence[str]) -> Signals:
     with nobody."""
     if not others:
         return {}
-    mine = canonical(own)
-    return {"agreement": sum(bool(mine) and canonical(it) == mine for it in others) / len(others)}
+    mine = plain(own)
+    return {"agreement": sum(bool(mine) and plain(it) == mine for it in others) / len(others)}
 
 
 def of_samples(own: str, samples: Sequence[str]) -> Signals:
@@ -40,10 +28,10 @@ def of_samples(own: str, samples: Sequence[str]) -> Signals:
     than two."""
     if len(samples) < 2:
         return {}
-    counts = Counter(map(canonical, samples))
+    counts = Counter(map(plain, samples))
     many = len(samples)
     entropy = -sum(count / many * log(count / many) for count in counts.values())
-    mine = canonical(own)
+    mine = plain(own)
     return {
         "consistency": counts[mine] / many if mine else 0.0,
         "sample_entropy": entropy / log(many) + 0.0,

@@ -13,7 +13,7 @@ REQUEST = "End with a line `Confidence: N%`: how likely your answer is right."
 """What is asked for with the request."""
 
 _STATED = re.compile(
-    r"(?:confidence|confident|probability|certainty)\W{0,12}(?:is\s+|of\s+|level\s+){0,2}"
+    r"(?:confidence|confident|probability|certainty)\W{0,12}(?:(?:is|of|level)\W{1,4}){0,2}"
     r"(?P<number>\d{1,3}(?:\.\d+)?|\.\d+)\s*(?P<of>%|percent|/\s*100?\b)?",
     re.IGNORECASE,
 )

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from isthmus.evals.simulation.playing import Guarantee, Range, Result, Simulation
 from isthmus.reports.document import Block, Document, Line, Lines, Prose, Section, Table
 
+_FEW = 6
+
 _RISKS = {
     "added": "the score that the stronger model would have added, over all queries",
     "accepted": "the mean loss of accepted answers",
@@ -23,7 +25,7 @@ def simulation_report(simulation: Simulation) -> Document:
     if told:
         sections.append(Section("What to make of it", told))
     if any(len(points) > 1 for points in simulation.curves.values()):
-        sections.append(Section("Frontier", (_frontier(simulation),)))
+        sections.append(Section("Frontier", (_frontier(simulation), _points_of(simulation))))
     rows = tuple((it.name, it.strategy) for it in simulation.results if it.strategy.startswith("{"))
     if rows:
         pasted = Table(("strategy", "under a route of isthmus.yaml"), rows, numbers=2)
@@ -33,7 +35,7 @@ def simulation_report(simulation: Simulation) -> Document:
 
 def _method(simulation: Simulation) -> str:
     parted = (
-        f"{simulation.queries:,} queries are learned from, {simulation.later:,} later ones are judged by."
+        f"{simulation.queries:,} queries are learned from, {simulation.later:,} later ones judged by."
         if simulation.later
         else f"{simulation.queries:,} queries. In each of {simulation.draws} draws one half, by chance, is "
         "learned from, and the other is judged by."
@@ -44,8 +46,8 @@ def _method(simulation: Simulation) -> str:
         else ""
     )
     return (
-        f"{parted} Gains and savings are set against {simulation.reference} alone. In brackets: what 95 of "
-        f"100 resamples of the queries give.{left}"
+        f"{parted} Gains and savings are set against {simulation.reference} alone, with intervals "
+        f"of 95 %.{left}"
     )
 
 
@@ -57,7 +59,7 @@ def _overview(simulation: Simulation) -> Table:
                 it.name,
                 f"{it.quality.value:.3f}",
                 _points(it.gain),
-                f"{1000 * it.cost_usd.value:.4g}",
+                f"{1000 * it.cost_usd:.4g}",
                 "-" if it.saving is None else _percent(it.saving),
                 "-" if it.escalated is None else f"{it.escalated:.0%}",
                 "unknown" if it.latency_ms is None else f"{it.latency_ms:,.0f}",
@@ -97,6 +99,24 @@ def _frontier(simulation: Simulation) -> Lines:
             Line(name, tuple((1000 * cost, quality) for cost, quality in points))
             for name, points in cheapest_first.items()
         ),
+    )
+
+
+def _points_of(simulation: Simulation) -> Table:
+    """A few points of each curve, for who reads the text alone."""
+    return Table(
+        ("curve", "USD per 1,000: quality"),
+        tuple(
+            (
+                name,
+                "; ".join(
+                    f"{1000 * cost:.3g}: {quality:.3f}"
+                    for cost, quality in points[:: max(1, len(points) // _FEW)]
+                ),
+            )
+            for name, points in simulation.curves.items()
+        ),
+        numbers=2,
     )
 
 

@@ -78,8 +78,8 @@ class TaskMeans:
         sizes = np.array([float(len(some)) for some in rows])
         means = np.array([some.mean(0) for some in rows]).reshape(len(names), len(overall))
         weight = _prior_weight(rows, sizes, means)
-        known = (sizes[:, None] * means + weight * overall) / (sizes[:, None] + weight)
-        return cls(names, known, overall)
+        heard = sizes[:, None] / (sizes[:, None] + weight)
+        return cls(names, overall + heard * (means - overall), overall)
 
     @classmethod
     def load(cls, arrays: Arrays) -> Self:
@@ -121,8 +121,10 @@ class Neighbours:
 
     @classmethod
     def fit(cls, queries: Sequence[Query], targets: Matrix) -> Self:
-        vectors = np.array([query.vector for query in queries[:MOST_ROWS]], np.float32)
-        return cls(vectors, targets[:MOST_ROWS].astype(np.float32))
+        # Rows may stand in the order of their tasks, so that the first of them would be of few.
+        kept = np.linspace(0, len(queries) - 1, min(len(queries), MOST_ROWS)).astype(int).tolist()
+        vectors = np.array([queries[at].vector for at in kept], np.float32)
+        return cls(vectors, targets[kept].astype(np.float32))
 
     @classmethod
     def load(cls, arrays: Arrays) -> Self:

@@ -140,6 +140,8 @@ def learn(outcomes: Outcomes, rng: np.random.Generator, embedding: str | None = 
             code="too_few_outcomes",
             hint=f"Get at least {FEWEST_ROWS}, for instance from a pilot run.",
         )
+    if scores.shape != (len(queries), len(outcomes.models)) or not np.isfinite(scores).all():
+        raise ValueError("there is one score of each model for each query")
     overall = scores.mean(0)
     best = int(overall.argmax())
     targets = _targets(scores, best)

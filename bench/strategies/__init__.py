@@ -1,0 +1,1 @@
+"""The strategies benchmark: see bench/README.md."""

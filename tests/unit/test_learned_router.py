@@ -1,0 +1,210 @@
+"""The learned router: what it sees, what it learns, when it says that it does not know, and its file."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from isthmus.core.errors import IsthmusError
+from isthmus.routing.learned.choice import best_within, cheapest_above, choose
+from isthmus.routing.learned.embedding import Embedding
+from isthmus.routing.learned.features import LOOKED_AT, buckets, surface
+from isthmus.routing.learned.file import dump, load
+from isthmus.routing.learned.parts import TaskMeans, Words, _ridge_dual
+from isthmus.routing.learned.query import Outcomes, Query, query_of
+from isthmus.routing.learned.stack import FEWEST_ROWS, Estimate, Stack, learn
+
+MODELS = ("small", "large")
+EASY = ("add two and two", "name a colour", "say hello to the cat", "spell the word tree")
+HARD = ("prove the theorem of fermat", "derive the field equations", "factor the polynomial over rings")
+
+
+@pytest.fixture(scope="module")
+def embedding() -> Embedding:
+    """A table of one vector for each letter, and for a word as a whole."""
+    tokens = {"\u2581": 0, **{letter: at for at, letter in enumerate("abcdefghijklmnopqrstuvwxyz", 1)}}
+    tokens["\u2581prove"] = 27
+    table = np.random.default_rng(0).normal(size=(28, 8)).astype(np.float16)
+    header = {"embedding.weight": {"dtype": "F16", "shape": [28, 8], "data_offsets": [0, table.nbytes]}}
+    encoded = json.dumps(header).encode()
+    content = len(encoded).to_bytes(8, "little") + encoded + table.tobytes()
+    return Embedding(content, json.dumps({"model": {"vocab": tokens}}).encode(), "hash")
+
+
+def _outcomes(many: int, embedding: Embedding | None, *, named: bool = True) -> Outcomes:
+    """The small model is right about easy texts alone, the large one about nearly all."""
+    rng = np.random.default_rng(5)
+    queries, scores = [], []
+    for at in range(many):
+        hard = at % 2
+        text = f"{(HARD if hard else EASY)[at % 3]} number {rng.integers(100)}"
+        queries.append(query_of(text, ("hard" if hard else "easy") if named else None, embedding))
+        scores.append([float(rng.random() < (0.1 if hard else 0.95)), float(rng.random() < 0.9)])
+    return Outcomes(MODELS, queries, np.array(scores))
+
+
+@pytest.fixture(scope="module")
+def stack(embedding: Embedding) -> Stack:
+    return learn(_outcomes(400, embedding), np.random.default_rng(0), embedding.sha256)
+
+
+def test_features_are_finite_for_any_text_and_look_at_its_beginning_alone() -> None:
+    for text in ("", " ", "\ud800 \x00", "a" * 100_000, "1?\n" * 9):
+        assert np.isfinite(surface(text)).all()
+        assert len(surface(text)) == 11
+        assert (np.diff(buckets(text)) > 0).all()
+    assert (surface("ab " * LOOKED_AT) == surface("ab " * 2 * LOOKED_AT)).all()
+    assert (buckets("Two words") == buckets("two, WORDS!")).all()
+
+
+def test_an_embedding_takes_the_longest_tokens_and_has_length_one(embedding: Embedding) -> None:
+    assert np.linalg.norm(embedding.embed("prove it")) == pytest.approx(1)
+    assert not np.allclose(embedding.embed("prove"), embedding.embed("p rove"))
+    assert (embedding.embed("\u4e2d") == embedding.embed("")).all()
+
+
+@pytest.mark.parametrize(
+    ("table", "tokens"), [(b"", b"{}"), (b"\xff" * 20, b"{}"), (b"\x02" + b"\0" * 7 + b"{}", b"1")]
+)
+def test_what_is_no_embedding_is_refused(table: bytes, tokens: bytes) -> None:
+    with pytest.raises(IsthmusError) as refusal:
+        Embedding(table, tokens, "")
+    assert refusal.value.code == "bad_embedding"
+
+
+def test_conjugate_gradients_solve_what_they_are_given() -> None:
+    from scipy import sparse
+
+    rng = np.random.default_rng(0)
+    rows = sparse.random(60, 300, 0.1, format="csr", random_state=rng)
+    targets = rng.normal(size=(60, 3))
+    exact = np.linalg.solve((rows @ rows.T).toarray() + 3 * np.eye(60), targets)
+    assert np.allclose(_ridge_dual(rows, targets, 3.0), exact, atol=1e-3)
+
+
+def test_a_task_of_few_rows_is_drawn_to_the_mean_of_all() -> None:
+    rng = np.random.default_rng(0)
+    tasks = ["a"] * 200 + ["b"] * 200 + ["c"] * 2
+    targets = np.concatenate((rng.normal(0, 1, 200), rng.normal(1, 1, 200), [5.0, 5.0]))[:, None]
+    found = TaskMeans.fit([_named(task) for task in tasks], targets)
+    a, b, c, new = found.predict([_named(it) for it in ("a", "b", "c", "new")])[:, 0]
+    assert abs(a - targets[:200].mean()) < 0.05
+    assert abs(b - targets[200:400].mean()) < 0.05
+    assert new == pytest.approx(targets.mean())
+    assert new < c < 4.9
+
+
+def test_one_task_alone_says_what_all_say() -> None:
+    found = TaskMeans.fit([_named("a")] * 5, np.arange(5.0)[:, None])
+    assert found.predict([_named("a"), _named("b")]).tolist() == [[2.0], [2.0]]
+
+
+def _named(task: str) -> Query:
+    return Query(task, np.zeros(11, np.float32), np.zeros(0, np.intp), None)
+
+
+def test_texts_that_a_model_fails_at_are_told_from_the_others(stack: Stack, embedding: Embedding) -> None:
+    assert stack.models[stack.best] == "large"
+    easy = stack.estimate(query_of("name a colour number 7", "easy", embedding))
+    hard = stack.estimate(query_of("prove the theorem of fermat number 7", "hard", embedding))
+    assert easy.supported
+    assert hard.supported
+    assert easy.qualities[0] > 0.8
+    assert hard.qualities[0] < 0.3
+    assert hard.qualities[1] > 0.8
+    assert choose(easy, (1, 10), quality_at_least=0.8).model == "small"
+    assert choose(hard, (1, 10), quality_at_least=0.8).model == "large"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_without_an_embedding_it_works_by_words_alone(named: bool) -> None:
+    stack = learn(_outcomes(400, None, named=named), np.random.default_rng(0))
+    task = "hard" if named else None
+    assert stack.estimate(query_of("derive the field equations number 3", task, None)).qualities[0] < 0.3
+    unknown = stack.estimate(query_of("zyx wvu", None, None))
+    assert not unknown.supported
+    assert "like nothing" in unknown.why
+
+
+def test_a_new_task_is_not_guessed_at(stack: Stack, embedding: Embedding) -> None:
+    found = stack.estimate(query_of("name a colour number 7", "poems", embedding))
+    assert not found.supported
+    assert "none of those" in found.why
+    assert found.qualities == pytest.approx(tuple(stack.overall))
+    chosen = choose(found, (1, 10), quality_at_least=0.3)
+    assert chosen.model == "large"
+    assert "on the whole" in chosen.why
+
+
+def test_texts_of_tasks_that_were_held_out_are_not_trusted_where_that_lost() -> None:
+    # In each task other words go with failing, so that what is learned from some is wrong for the rest.
+    rng = np.random.default_rng(0)
+    queries, scores = [], []
+    for at in range(1_000):
+        task, word = at % 5, int(rng.integers(5))
+        queries.append(query_of(f"word{word} word{word} of it", f"t{task}", None))
+        scores.append([float(word == task), 0.45])
+    stack = learn(Outcomes(MODELS, queries, np.array(scores)), rng)
+    qualities, _ = stack.estimates([query._replace(task=None) for query in queries])
+    taken = qualities.argmax(1)
+    assert np.array(scores)[np.arange(1_000), taken].mean() >= 0.45 - 0.0025
+
+
+def test_too_few_rows_are_refused(embedding: Embedding) -> None:
+    with pytest.raises(IsthmusError) as refusal:
+        learn(_outcomes(FEWEST_ROWS - 1, embedding), np.random.default_rng(0))
+    assert refusal.value.code == "too_few_outcomes"
+
+
+def test_a_file_gives_the_same_decisions(stack: Stack, embedding: Embedding) -> None:
+    again = load(dump(stack))
+    queries = _outcomes(50, embedding).queries
+    assert np.allclose(again.estimates(queries)[0], stack.estimates(queries)[0], atol=1e-5)
+    assert (again.estimates(queries)[1] == stack.estimates(queries)[1]).all()
+    assert again.embedding == "hash"
+    assert again.models == MODELS
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "empty", "text", "longer"])
+def test_a_file_that_is_not_whole_is_refused(stack: Stack, harm: str) -> None:
+    content = dump(stack)
+    harmed = {
+        "cut": content[:-10],
+        "changed": content[:-200] + bytes([content[-200] ^ 1]) + content[-199:],
+        "empty": b"",
+        "text": b"not a router",
+        "longer": content + b"x",
+    }[harm]
+    with pytest.raises(IsthmusError) as refusal:
+        load(harmed)
+    assert refusal.value.code == "bad_router"
+
+
+def test_the_share_of_known_words() -> None:
+    words = Words.fit([query_of("one two three", None, None)] * 3, np.zeros((3, 1)))
+    assert words.known(
+        [query_of(it, None, None) for it in ("one two three", "one", "four", "")]
+    ).tolist() == [
+        1,
+        1,
+        0,
+        0,
+    ]
+
+
+def test_the_cheapest_above_a_floor_and_the_best_under_a_price() -> None:
+    qualities = np.array([[0.9, 0.95, 0.5], [0.5, 0.6, 0.4]])
+    assert cheapest_above(qualities, (2, 3, 1), 0.8).tolist() == [0, 1]
+    assert best_within(qualities, (2, 3, 1), 2).tolist() == [0, 0]
+    assert best_within(qualities, (2, 3, 1), 0.5).tolist() == [2, 2]
+
+
+def test_only_allowed_models_are_chosen() -> None:
+    it = Estimate(models=("a", "b"), qualities=(0.9, 0.2), supported=True, why="")
+    assert choose(it, (1, 1), quality_at_least=0.5, allowed=frozenset({"b"})).model == "b"
+    assert choose(it, (5, 1), cost_at_most=2).model == "b"
+    assert choose(it, (5, 1)).model == "a"
+    with pytest.raises(ValueError, match="allowed"):
+        choose(it, (1, 1), allowed=frozenset())
