@@ -24,6 +24,9 @@ FEWEST = 100
 LEVELS = 50
 """So many thresholds are tested at most."""
 
+MARGIN = 0.25
+"""So much of a standard error a matching threshold stays on the safe side."""
+
 _ROOM = 2
 _Floats = NDArray[np.float64]
 
@@ -125,20 +128,18 @@ def unproven_threshold(
 
 
 def matching_threshold(confidences: ArrayLike, weak: ArrayLike, strong: ArrayLike) -> float | None:
-    """The loosest threshold at which the cascade is expected to score what the stronger model scores alone;
-    None where accepting anything loses.
+    """The loosest threshold at which the cascade scores what the stronger model scores alone, by these
+    labels; None where accepting anything loses.
 
-    What asking the stronger model gains is fitted to the confidence by isotonic regression first (it falls
-    as the confidence rises): a curve of sums alone would follow the chance of single answers.
+    No promise: a threshold that is read off labels looks better on them than it is, so that what it loses is
+    to be below nought by `MARGIN` of its standard error.
     """
-    from scipy.optimize import isotonic_regression
-
     sure = np.asarray(confidences, float)
     order = np.argsort(-sure, kind="stable")
-    gains = (np.asarray(strong, float) - np.asarray(weak, float))[order]
-    lost = np.cumsum(isotonic_regression(gains, increasing=True).x)
+    lost = (np.asarray(strong, float) - np.asarray(weak, float))[order]
+    most = np.cumsum(lost) + MARGIN * np.sqrt(np.cumsum(lost**2))
     last = np.append(sure[order][1:] < sure[order][:-1], True)[: len(sure)]
-    passes = np.flatnonzero((lost <= 1e-9) & last)
+    passes = np.flatnonzero((most <= 0) & last)
     return float(sure[order][passes[-1]]) if len(passes) else None
 
 
