@@ -121,7 +121,7 @@ def shifted(setting: Setting, max_risk: float) -> dict[str, Any] | None:
 
 
 def cascade(table: Table, dataset: str, weak: str, strong: str) -> dict[str, Any] | None:
-    """The share of the strong model's cost at its own accuracy; the threshold is learned from half."""
+    """The share of the strong model's cost at its own accuracy, by a threshold that half of the set tells."""
     if weak not in table.models or strong not in table.models:
         return None
     part = table.among(table.datasets == dataset)

@@ -172,6 +172,13 @@ def test_what_came_later_and_is_shifted_has_no_guarantee_here() -> None:
     assert shifted.results[0].guarantee.broken == 1
 
 
+def test_what_came_later_and_errs_more_at_the_same_confidence_has_no_guarantee_here() -> None:
+    later = _outcomes(400)
+    worse = np.column_stack((np.ones(400), later.scores[:, 1] * (np.arange(400) % 2)))
+    (found,) = simulate(_outcomes(), [strategy_of(CASCADE)], later=later._replace(scores=worse)).results
+    assert found.verdict == "no guarantee here: what came later has more errors at the same confidence"
+
+
 def test_choice_learns_which_tasks_are_easy() -> None:
     rng = np.random.default_rng(0)
     base = _outcomes(600)

@@ -169,6 +169,20 @@ def p_values(totals: ArrayLike, many: ArrayLike, bound: float, *, binary: bool) 
     return np.asarray(np.minimum(np.minimum(np.exp(-sizes * divergence), bentkus), 1.0))
 
 
+def contradicted(losses: ArrayLike, max_risk: float, alarm: float = 0.01) -> bool:
+    """True where labels of what came later speak against a promise: losses as large have a chance of less
+    than `alarm` if their mean were at most `max_risk`.
+
+    Errors that grow at the same confidence are seen by nothing else. `losses` are of accepted answers, or of
+    all, as the promise is.
+    """
+    gained = 1 - np.asarray(losses, float)
+    binary = bool(((gained == 0) | (gained == 1)).all())
+    return (
+        bool(len(gained)) and float(p_values(gained.sum(), len(gained), 1 - max_risk, binary=binary)) < alarm
+    )
+
+
 def _last_that_passes(
     sure: _Floats, lost: _Floats, sequence: list[float], risk: Risk, max_risk: float, delta: float
 ) -> float | None:

@@ -407,10 +407,13 @@ def _guarantee(
         return None
     weak, strong = outcomes.place(strategy.first.model), outcomes.place(strategy.second.model)
     losses = thresholds.losses_of(accept.risk, outcomes.scores[:, weak], outcomes.scores[:, strong])
-    risks = []
+    risks, shifted = [], _shifted(outcomes, weak, plays[0][0]) if is_later else ""
     for rows, played in plays:
         if played.promise is not None and played.promise.kept and played.threshold is not None:
             taken = outcomes.confidences[rows, weak] >= played.threshold
+            counted = losses[rows][taken] if accept.risk == "accepted" else np.where(taken, losses[rows], 0.0)
+            if is_later and thresholds.contradicted(counted, accept.max_risk):
+                shifted = shifted or "what came later has more errors at the same confidence"
             # What accepts nothing has no risk of accepted answers.
             risks.append(thresholds.risk_of(taken, losses[rows], accept.risk) or 0.0)
     return Guarantee(
@@ -422,7 +425,7 @@ def _guarantee(
         broken=sum(risk > accept.max_risk for risk in risks),
         risk=float(np.mean(risks)) if risks else None,
         why=next((played.why for _, played in plays if played.why), ""),
-        shifted=_shifted(outcomes, weak, plays[0][0]) if is_later else "",
+        shifted=shifted,
     )
 
 
