@@ -268,6 +268,19 @@ async def test_what_cannot_be_judged_is_asked_of_the_one_whose_answer_is_always_
             assert decision.allowed == (model,)
 
 
+async def test_what_the_gateway_does_not_understand_is_passed_on_by_who_need_not_be_judged(
+    tmp_path: Path,
+) -> None:
+    """As a later version of a dialect may have it."""
+    odd = {"tool_choice": {"type": "allowed_tools"}}
+    async with simulated({"plain": CASCADES["plain"]}, tmp_path) as (sim, served):
+        answer = await served.ask("plain", **odd)
+        record = await served.record(answer)
+        assert [it.model for it in record.attempts] == ["openai/small", "openai/strong"]
+        assert (record.attempts[0].code, record.attempts[0].usage) == ("unsupported", None)
+        assert _asked(sim) == ["strong"]
+
+
 ANSWERS = {"a": "41", "b": "42", "c": "42."}
 
 

@@ -230,8 +230,9 @@ class Story:
         attempts = self.attempts
         if attempts is None or attempts.answering is None:
             return None
-        # What was kept until it was judged was there only then.
-        return self.first_out if attempts.delivered else attempts.answering.first_token
+        # What is kept until it is judged is there only then.
+        kept = attempts.answering.purpose != "answer"
+        return self.first_out if kept else attempts.answering.first_token
 
 
 def _number(attempt: AttemptRecord) -> int:
