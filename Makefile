@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
 
-.PHONY: help up install test search check lint types imports format lock bench-gateway bench-soak bench-economics bench-perimeter bench-strategies docs clean
+.PHONY: help up install test search check lint types imports format lock bench-gateway bench-soak bench-economics bench-report bench-perimeter bench-evals bench-strategies docs clean
 
 help:              ## What can be asked for
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -52,10 +52,15 @@ bench-soak: install ## A million requests: is memory flat?
 	$(BIN)/python -m bench.gateway.soak
 bench-economics: install ## Judge the estimator of sizes by measured points (DATA=FILE: by others)
 	$(BIN)/python -m bench.economics.run $(if $(DATA),--data $(DATA))
+bench-report: install ## Measure the cost report over a year of ten million records (3 GB in /tmp for some minutes)
+	$(BIN)/python -m bench.economics.report
 bench-perimeter: install ## Measure what is found of people beside Presidio (about five minutes)
 	$(BIN)/python -m bench.perimeter.run
 bench-strategies: install ## Measure routers, cascades and votes on known outcomes (DATA=DIR: on others)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench.strategies.run $(if $(DATA),--data $(DATA))
+
+bench-evals: install ## Judge intervals, tests and estimates by worlds whose truth is known (about five minutes)
+	$(BIN)/python -m bench.evals.run
 
 clean:             ## Remove what was built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

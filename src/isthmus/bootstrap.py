@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
 from isthmus.catalog.weights import STATIC_VECTORS, STATIC_VOCABULARY
 from isthmus.config.archive import archive, unarchive
-from isthmus.config.config import Config, GatewaySettings, LedgerSettings
+from isthmus.config.config import Config, GatewaySettings, LedgerSettings, Watch
 from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.secrets import resolve
 from isthmus.core.errors import Fault, IsthmusError
@@ -29,11 +30,15 @@ from isthmus.core.portfolio import Client, Model, Provider
 from isthmus.core.record import Record
 from isthmus.dialects import endpoint_wires
 from isthmus.dialects.issuers import BOUND_WIRES
+from isthmus.evals.drift import standing
+from isthmus.evals.drift.standing import Drift
+from isthmus.evals.drift.watchman import Watchman
 from isthmus.evals.replay.replayed import Ledger as PastLedger
 from isthmus.evals.replay.replayed import Replayer
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.direct import Direct, LabelRing, route_to
 from isthmus.gateway.inspection import Inspection
+from isthmus.gateway.rescan import Rescanner
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
 from isthmus.gateway.treasury import Treasury
@@ -42,7 +47,7 @@ from isthmus.perimeter.detectors.weights import installed
 from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner
-from isthmus.providers import anyllm
+from isthmus.providers import anyllm, webhook
 from isthmus.providers.engines.fetch import Progress, fetch, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine
 from isthmus.providers.http1 import Http1Transport
@@ -52,9 +57,11 @@ from isthmus.routing.decide import Facts, Router
 from isthmus.routing.route import Route
 from isthmus.store.configs import Configs, SqliteConfigs
 from isthmus.store.counters import Counters, SqliteCounters
+from isthmus.store.drift import SqliteDrifts
 from isthmus.store.feedback import Feedbacks, SqliteFeedback
 from isthmus.store.guest import GuestLedger
 from isthmus.store.history import History, SqliteHistory
+from isthmus.store.hours import SqliteHours
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.store.records import Records, SqliteRecords, Where
@@ -70,12 +77,15 @@ log = logging.getLogger("isthmus")
 
 ENGINE_GRACE_S = 10.0
 FORGET_EVERY_S = 3600.0
+ROLL_UP_EVERY_S = 60.0
+SETTLED_US = 120_000_000
+"""Most requests of so long ago are recorded, so that their records are added up together."""
 DAY_US = 86_400_000_000
 ENGINE_LOOK_S = 0.1
 ASKING_RETRIES = 6
 PATIENCE_S = 60.0
-"""Nobody sits and waits for each answer of a pilot: providers may ask for more patience than live traffic
-has."""
+"""Nobody sits and waits for each answer of a pilot: providers and detectors may ask for more patience than
+live traffic has."""
 
 T = TypeVar("T")
 
@@ -111,6 +121,7 @@ class Workshop:
                 for name, model in config.models.items()
             }
             inspection = inspection_of(config.perimeter, self._secret)
+            inspection.prepare()
         except BaseException:
             self._release(number)
             raise
@@ -339,6 +350,11 @@ def traffic_of(ledger: Path) -> SqliteTraffic:
     return SqliteTraffic(ledger)
 
 
+def hours_of(ledger: Path) -> SqliteHours:
+    """The sums by hour of the ledger at that path."""
+    return SqliteHours(ledger)
+
+
 def inspection_of(policy: Policy, secret: bytes) -> Inspection:
     """What looks into requests by this policy; `secret` keys what it remembers, and pseudonyms where the
     policy has no key for them.
@@ -437,6 +453,13 @@ def open_runs(config: Config, config_path: Path | None) -> Runs:
     return SqliteRuns(ledger_path(config, config_path))
 
 
+def drifts_of(config: Config, config_path: Path | None) -> Iterator[Drift]:
+    """What was last found of each watched route, whether the gateway runs or not."""
+    kept = SqliteDrifts(ledger_path(config, config_path))
+    for watch in config.drift:
+        yield from standing.drifts(watch, standing.read(watch, kept.standing(watch.route)))
+
+
 def open_feedback(config: Config, config_path: Path | None) -> Feedbacks:
     """The feedback on what this config's gateway answered, whether it runs or not."""
     return SqliteFeedback(ledger_path(config, config_path))
@@ -460,6 +483,12 @@ def replayer_of(policy: Config, config: Config, config_path: Path | None, where:
         keys={key.id: key for key in SqliteKeys(path).list()},
     )
     return Replayer(policy, router_of(policy), prices_of(policy), ledger)
+
+
+def rescanner_of(policy: Config, history: History) -> Rescanner:
+    """What looks again, by `policy`, into the requests of a history whose texts were kept."""
+    inspection = inspection_of(policy.perimeter, secrets.token_bytes(32))
+    return Rescanner(policy, inspection, history.bodies)
 
 
 class House(NamedTuple):
@@ -510,6 +539,7 @@ async def open_house(
             feedbacks=SqliteFeedback(path),
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
         )
+        closing.push_async_callback(gateway.mirrors.close)
         tally.config_hash = config.hash
         tally.gauges["budget_used_ratio"] = (
             "The share of a budget that is used in its window, by the fullest of its accounts.",
@@ -519,7 +549,22 @@ async def open_house(
         chores = [
             in_background(ring.keep_fresh(), "keeping the keys fresh"),
             in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the budgets told"),
+            in_background(_roll_up(ledger), "adding up records by hour"),
         ]
+        watchman = Watchman(SqliteDrifts(path), lambda: gateway.snapshot.config.drift, _post, _draws, _now_us)
+        tally.gauges |= {
+            "drift_alarm": (
+                "1 where a watched route is not what it was in its baseline.",
+                ("route", "quantity"),
+                watchman.alarms,
+            ),
+            "drift_p_value": (
+                "The p-value of the claim that nothing has changed since the baseline.",
+                ("route", "quantity"),
+                watchman.p_values,
+            ),
+        }
+        chores.append(in_background(watchman.keep_watch(), "watching for drift"))
         if config.ledger.keep_days is not None:
             forgetting = _forget_old_records(ledger, config.ledger.keep_days)
             chores.append(in_background(forgetting, "forgetting old records"))
@@ -597,6 +642,10 @@ def _for_asking(
         models=asked,
         routes={route.name: route for route in routes},
         gateway=GatewaySettings(max_body_mb=config.gateway.max_body_mb),
+        # A sample that is not looked at in time would be missing, for no reason of its own.
+        perimeter=msgspec.structs.replace(
+            config.perimeter, timeout=max(config.perimeter.timeout, PATIENCE_S)
+        ),
         # An answer counts when its record is kept.
         ledger=LedgerSettings(mode="strict"),
         budgets=cap,
@@ -625,6 +674,30 @@ async def _until_ready(engine: HostedEngine) -> None:
             ready.cancel()
             raise failure
     await ready
+
+
+async def _post(watch: Watch, body: bytes) -> None:
+    """Tell the webhook of a watch, which has one."""
+    assert watch.webhook is not None
+    await webhook.post(resolve(watch.webhook), body)
+
+
+def _draws(name: str) -> Callable[[], float]:
+    """Draws that a restart repeats; they break ties between equal values, and guard nothing."""
+    return random.Random(name).random
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+async def _roll_up(ledger: SqliteLedger) -> None:
+    while True:
+        try:
+            await ledger.roll_up_before(time.time_ns() // 1000 - SETTLED_US)
+        except Exception as error:
+            log.error("records were not added up by hour: %s", why(error))
+        await asyncio.sleep(ROLL_UP_EVERY_S)
 
 
 async def _forget_old_records(ledger: SqliteLedger, keep_days: int) -> None:

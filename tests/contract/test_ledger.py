@@ -19,6 +19,7 @@ from isthmus.core.label import BOTTOM, Label
 from isthmus.core.record import NO_GROUNDS, AttemptRecord, Features, Grounds, Intent, Outcome, Record, Timings
 from isthmus.core.usage import Charge, Usage
 from isthmus.store import schema
+from isthmus.store.hours import SqliteHours
 from isthmus.store.keys import SqliteKeys
 from isthmus.store.ledger import Ledger, Mode, SqliteLedger
 from isthmus.store.ledger_file import LedgerFile
@@ -331,6 +332,36 @@ async def test_closing_drains(tmp_path: Path) -> None:
     assert len(list(SqliteRecords(tmp_path / "ledger.db").scan())) == 50
 
 
+async def test_what_was_spent_is_known_for_longer_than_the_records(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = SqliteLedger(path)
+    for number in range(600):
+        ledger.append(make_record(number, at_us=START_US + number % 2 * DAY_US))
+    await ledger.flush()
+    sums = SqliteHours(path)
+    before = sums.hours(), sums.by_key()
+    assert sum(it.requests for it in before[0]) == 600
+    assert await ledger.roll_up_before(START_US + 2 * DAY_US) == 600
+    assert _count(path, "hours") == 2
+    assert (sums.hours(), sums.by_key()) == before
+    assert await ledger.delete_before(START_US + DAY_US) == 300
+    assert (sums.hours(), sums.by_key()) == before
+    await ledger.close()
+
+
+async def test_records_are_rolled_up_before_they_are_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = SqliteLedger(path)
+    for number in range(100):
+        ledger.append(make_record(number))
+    await ledger.flush()
+    assert await ledger.delete_before(START_US + DAY_US) == 100
+    # It was asked when its gateway was slow: its time is rolled up, and deleted.
+    ledger.append(make_record(100, at_us=START_US))
+    await ledger.close()
+    assert sum(it.requests for it in SqliteHours(path).hours()) == 101
+
+
 async def test_a_decision_is_stored_once_a_day(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     ledger = SqliteLedger(path)
@@ -576,6 +607,8 @@ async def test_a_ledger_of_the_first_version_becomes_one_of_today(tmp_path: Path
     assert interrupted.outcome == "interrupted"
     assert fresh == make_record(8, bodies=(b"question", b"answer"))
 
+    assert sum(it.requests for it in SqliteHours(old).hours()) == 4
+
     keys = SqliteKeys(old)
     assert [(key.name, key.routes, key.floor) for key in keys.list()] == [
         ("team-a", ("support",), BOTTOM)
@@ -588,7 +621,7 @@ async def test_a_ledger_of_the_first_version_becomes_one_of_today(tmp_path: Path
 
 
 def _shape(path: Path) -> set[tuple[str, ...]]:
-    """The tables' columns and the indexes, whatever the columns' order."""
+    """The tables' columns, the indexes and the triggers, whatever the columns' order."""
     connection = sqlite3.connect(path)
     try:
         return {
@@ -597,7 +630,9 @@ def _shape(path: Path) -> set[tuple[str, ...]]:
             for column in connection.execute(f"PRAGMA table_info({table})")
         } | {
             tuple(map(str, index))
-            for index in connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index'")
+            for index in connection.execute(
+                "SELECT name, sql FROM sqlite_master WHERE type IN ('index', 'trigger')"
+            )
         }
     finally:
         connection.close()

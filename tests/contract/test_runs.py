@@ -49,7 +49,7 @@ def run(name: str = "run_1", at_us: int = 1, **more: Any) -> Run:
     return Run(**{**said, **more})
 
 
-def kept(name: str, key: str | None = "k", at_us: int = 5, text: str = "yes") -> Kept:
+def kept(name: str, key: str | None = "k", at_us: int = 5, text: str = "yes", run: str = "run_1") -> Kept:
     answered = Answered(
         model="m",
         text=text,
@@ -58,7 +58,7 @@ def kept(name: str, key: str | None = "k", at_us: int = 5, text: str = "yes") ->
         first_token_ms=1.5,
         logprobs=(-0.1, -2.0),
     )
-    return Kept(id=name, key=key, at_us=at_us, answered=answered)
+    return Kept(id=name, key=key, at_us=at_us, run=run, answered=answered)
 
 
 def test_a_run_is_found_again_with_its_samples_in_order(runs: Runs) -> None:
@@ -104,8 +104,8 @@ def test_an_answer_is_found_by_its_key_the_newest_first(runs: Runs) -> None:
 def test_an_answer_stands_at_its_place_until_another_does(runs: Runs) -> None:
     runs.begin(run(), SAMPLES)
     here, there = Place("m", "a"), Place("m", "a", 1)
-    runs.keep(kept("one"), "run_1", here)
-    runs.keep(kept("two", key=None), "run_1", there)
+    runs.keep(kept("one"), here)
+    runs.keep(kept("two", key=None), there)
     assert runs.answers("run_1") == {here: kept("one"), there: kept("two", key=None)}
     runs.take("run_1", there, "one")
     assert runs.answers("run_1") == {here: kept("one"), there: kept("one")}
@@ -115,25 +115,26 @@ def test_an_answer_stands_at_its_place_until_another_does(runs: Runs) -> None:
 def test_marks_are_of_the_answers_that_were_marked(runs: Runs) -> None:
     runs.begin(run(), SAMPLES)
     here, there = Place("m", "a"), Place("m", "b")
-    runs.keep(kept("one"), "run_1", here)
-    runs.keep(kept("two"), "run_1", there)
+    runs.keep(kept("one"), here)
+    runs.keep(kept("two"), there)
     good, bad = Score(value=1.0, said="yes"), Score(value=None, why="nobody knows")
     runs.mark("run_1", "exact", {here: ("one", bad), there: ("two", bad)})
     runs.mark("run_1", "exact", {here: ("one", good)})
     runs.mark("run_1", "rouge", {})
     assert runs.scores("run_1") == {"exact": {here: good, there: bad}}
-    runs.keep(kept("three"), "run_1", there)
+    runs.keep(kept("three"), there)
     assert runs.scores("run_1") == {"exact": {here: good}}
-    runs.keep(kept("four"), "run_1", here)
+    runs.keep(kept("four"), here)
     assert runs.scores("run_1") == {}
 
 
 def test_a_run_is_forgotten_without_what_others_have(runs: Runs) -> None:
     runs.begin(run("run_1"), SAMPLES)
     runs.begin(run("run_2", at_us=2), SAMPLES)
-    runs.keep(kept("mine", key="k1"), "run_1", Place("m", "a"))
-    runs.keep(kept("both", key="k2"), "run_1", Place("m", "b"))
+    runs.keep(kept("mine", key="k1"), Place("m", "a"))
+    runs.keep(kept("both", key="k2"), Place("m", "b"))
     runs.keep(kept("judge", key="k3"))
+    runs.keep(kept("other judge", key="k4", run="run_2"))
     runs.take("run_2", Place("m", "b"), "both")
     runs.mark("run_1", "exact", {Place("m", "a"): ("mine", Score(value=1.0))})
     runs.delete("run_1")
@@ -141,10 +142,10 @@ def test_a_run_is_forgotten_without_what_others_have(runs: Runs) -> None:
     assert [it.id for it in runs.list()] == ["run_2"]
     assert runs.scores("run_1") == {}
     assert runs.answers("run_1") == {}
-    assert [runs.recall(key) is None for key in ("k1", "k2", "k3")] == [True, False, False]
+    assert [runs.recall(key) is None for key in ("k1", "k2", "k3", "k4")] == [True, False, True, False]
     assert runs.samples(run("run_2")) == SAMPLES
     runs.delete("run_2")
-    assert runs.recall("k2") is None
+    assert [runs.recall(key) for key in ("k2", "k4")] == [None, None]
     runs.begin(run("run_3"), [msgspec.structs.replace(it, target=("new",)) for it in SAMPLES])
     assert runs.samples(run("run_3"))[0].target == ("new",)
 

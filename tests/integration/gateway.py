@@ -49,6 +49,14 @@ def config_text(url: str, routes: Mapping[str, Any], *, provider: Json | None = 
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
 
 
+_HOLD_MODELS = frozenset(
+    {
+        *("model", "models", "plan", "plans", "arms", "steps", "among", "judge", "otherwise", "beside"),
+        *("fallback", "split", "cascade", "ensemble", "hedge", "burst", "shadow", "of"),
+    }
+)
+
+
 def _models(plan: Any) -> Iterator[str]:
     if isinstance(plan, str):
         yield plan
@@ -56,7 +64,7 @@ def _models(plan: Any) -> Iterator[str]:
         for key, value in plan.items():
             if "/" in key:
                 yield key
-            elif key in ("model", "plan", "plans", "arms", "fallback", "split"):
+            elif key in _HOLD_MODELS:
                 yield from _models(value)
     elif isinstance(plan, list):
         for part in plan:

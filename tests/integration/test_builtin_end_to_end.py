@@ -67,6 +67,7 @@ async def house(chat_engine: RunningEngine, tmp_path_factory: pytest.TempPathFac
     (folder / "key").write_text(chat_engine.api_key)
     outside = {"base_url": chat_engine.base_url, "key": f"file:{folder / 'key'}", "kind": "local"}
     small = {"provider": "builtin", "weights": "qwen2.5-coder-0.5b-instruct"}
+    anything = {"complete": False, "refuses": True}
     document = {
         "providers": {
             "builtin": {"engine": "builtin", "context": 2048, "parallel": 2},
@@ -84,6 +85,8 @@ async def house(chat_engine: RunningEngine, tmp_path_factory: pytest.TempPathFac
             "embeddings": "embed",
             "by-messages": "by-messages",
             "by-responses": "by-responses",
+            "sure": {"cascade": [{"model": "small", "accept": {**anything, "logprob": -50}}, "by-messages"]},
+            "unsure": {"cascade": [{"model": "small", "accept": {**anything, "logprob": 0}}, "by-messages"]},
         },
     }
     async with (
@@ -347,6 +350,23 @@ async def test_a_real_server_of_the_other_dialects(house: House, api: str, strea
         assert said.usage.output > 0
     record = (await house.served.records())[-1]
     assert record.attempts[0].passthrough == (api == "messages" and route == "by-messages")
+
+
+@pytest.mark.parametrize(("api", "stream"), [("chat", True), ("messages", False)])
+async def test_real_log_probabilities_decide_how_far_a_cascade_goes(
+    house: House, api: str, stream: bool
+) -> None:
+    """No model is surer than certain, and none so unsure."""
+    for route, steps in (("sure", ["small"]), ("unsure", ["small", "by-messages"])):
+        talk = house.clients.talk(api, route, stream=stream, system="Be brief.", **_short(api, 8))
+        assert (await talk.say("Say hello.")).text
+        record = (await house.served.records())[-1]
+        first = record.attempts[0]
+        assert [it.model for it in record.attempts] == steps
+        assert first.confidence is not None
+        assert 0 < first.confidence < 1
+        assert record.usage is not None
+        assert not record.usage.estimated
 
 
 async def test_a_real_servers_own_responses_pass_through(house: House) -> None:

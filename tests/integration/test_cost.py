@@ -17,6 +17,8 @@ from isthmus.core.evaluation import Answered, Sample, Score
 from isthmus.core.label import Label, Level
 from isthmus.core.record import Record, Timings
 from isthmus.core.usage import Charge, Usage
+from isthmus.store.hours import SqliteHours
+from isthmus.store.keys import SqliteKeys
 from isthmus.store.ledger_file import LedgerFile
 from isthmus.store.records import SqliteRecords
 from isthmus.store.runs import Candidate, Kept, Place, Run, SqliteRuns
@@ -187,7 +189,8 @@ def evaluated(desk: Desk) -> None:
         for name, value in zip(names, scored, strict=True):
             place = Place(model, name)
             runs.keep(
-                Kept(id=f"{model}{name}", key=None, at_us=1, answered=Answered(model=model)), "run_1", place
+                Kept(id=f"{model}{name}", key=None, at_us=1, run="run_1", answered=Answered(model=model)),
+                place,
             )
             marks[place] = (f"{model}{name}", Score(value=float(value)))
     runs.mark("run_1", "exact", marks)
@@ -314,20 +317,32 @@ def test_a_report_adds_up_what_the_ledger_has(desk: Desk) -> None:
     assert desk.data("report", "--since", "12h")["total"]["requests"] < 110
 
 
+def test_a_report_parts_what_was_spent_by_team(desk: Desk) -> None:
+    keys = SqliteKeys(desk.folder / "home" / "ledger.db")
+    ours, other = (keys.create(name, (), 0, team=team).key.id for name, team in (("a", "us"), ("b", None)))
+    spent = [msgspec.structs.replace(request(number), key_id=ours) for number in range(1, 8)]
+    desk.record(*spent, msgspec.structs.replace(request(8), key_id=other), request(9))
+    found = desk.data("report")
+    assert {it["name"]: it["requests"] for it in found["by_team"]} == {"us": 7, "no team": 2}
+    assert desk.data("report", "--team", "us")["total"]["requests"] == 7
+    assert desk.data("report", "--team", "them")["total"]["requests"] == 0
+    assert "## By team" in desk.ask("report").stdout
+
+
 def test_the_database_adds_up_what_the_records_say(desk: Desk) -> None:
     unknown = msgspec.structs.replace(request(3), charge=Charge(nanousd=None, basis="unknown", snapshot=""))
     refused = msgspec.structs.replace(request(4), usage=None, charge=None, model=None, key_id="key_1")
     desk.record(request(1), request(2, level="public"), unknown, refused)
     path = desk.folder / "home" / "ledger.db"
     records = list(SqliteRecords(path).scan())
-    traffic = SqliteTraffic(path)
+    traffic, hourly = SqliteTraffic(path), SqliteHours(path)
     usage = sum((it.usage for it in records if it.usage), Usage())
-    for sums in (traffic.hours(), traffic.flows()):
+    for sums in (hourly.hours(), traffic.flows()):
         assert sum((it.usage for it in sums), Usage()) == usage
         assert sum(it.nanousd for it in sums) == sum(it.charge.nanousd or 0 for it in records if it.charge)
         assert sum(it.unpriced for it in sums) == 1
-    assert sum(it.requests for it in traffic.hours()) == 4
-    assert {it.name: it.requests for it in traffic.by_key()} == {"no key": 3, "key_1": 1}
+    assert sum(it.requests for it in hourly.hours()) == 4
+    assert {it.name: it.requests for it in hourly.by_key()} == {"no key": 3, "key_1": 1}
     assert {it.label for it in traffic.flows()} == {Label("internal"), Label("public")}
     assert sum(it.requests for it in traffic.week()) == 3
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isthmus.bootstrap import open_ask
 from isthmus.core.evaluation import Answered
 from isthmus.core.label import Label
+from isthmus.core.promises import Promises
 from isthmus.core.record import Record
 from isthmus.gateway.direct import Direct
 from isthmus.store.records import SqliteRecords
@@ -64,6 +69,14 @@ async def test_tool_calls_and_log_probabilities_come_along(tmp_path: Path) -> No
     assert called.finish == "tool_calls"
     assert told.logprobs is not None
     assert len(told.logprobs) == len(PROMPT.split())
+
+
+async def test_detectors_may_take_longer_than_live_traffic_lets_them(tmp_path: Path) -> None:
+    perimeter = {"labels": [{"when": "pii", "level": "restricted"}], "timeout": 0.000001}
+    async with Simulator() as sim:
+        config = config_of(text_of(sim, ["openai/m"], perimeter=perimeter))
+        async with open_ask(config, tmp_path / "isthmus.yaml", ["openai/m"], name=NAME) as ask:
+            assert (await ask("openai/m", REQUEST)).code is None
 
 
 async def test_what_a_model_may_not_see_is_never_sent(tmp_path: Path) -> None:
@@ -193,3 +206,46 @@ async def test_texts_are_embedded(tmp_path: Path) -> None:
     assert one == again != other
     assert refused.vectors == ()
     assert refused.code == "no_model_allowed"
+
+
+LEVELS = st.sampled_from(["public", "internal", "confidential", "restricted"])
+LABELS = st.builds(
+    Label,
+    LEVELS,
+    zones=st.none() | st.frozensets(st.sampled_from(["eu", "us"])),
+    needs=st.builds(Promises, no_training=st.booleans()),
+)
+
+
+@settings(max_examples=8)
+@given(st.lists(LABELS, min_size=1, max_size=8))
+def test_no_label_ever_reaches_a_model_outside_its_perimeter(labels: list[Label]) -> None:
+    models = {
+        "open": {"kind": "open", "zone": "eu"},
+        "closed": {"kind": "closed", "zone": "us", "promises": {"no_training": True}},
+        "local": {"kind": "local", "zone": "eu", "clearance": "confidential"},
+    }
+
+    async def ask_all(folder: Path) -> None:
+        async with Simulator() as sim:
+            text = msgspec.json.encode(
+                {
+                    "providers": {"p": {"dialect": "openai", "base_url": sim.url + "/v1"}},
+                    "models": {name: {"provider": "p", "price": PRICE, **it} for name, it in models.items()},
+                    "routes": {"r": "open"},
+                    "perimeter": {"default": "public"},
+                }
+            ).decode()
+            config = config_of(text)
+            async with open_ask(config, folder / "isthmus.yaml", list(models), name=NAME) as ask:
+                told = await asyncio.gather(*(ask(name, REQUEST, it) for it in labels for name in models))
+            barred = [
+                config.perimeter.refuses(config.models[name], it) is not None
+                for it in labels
+                for name in models
+            ]
+            assert [it.code == "no_model_allowed" for it in told] == barred
+            assert len(sim.requests) == barred.count(False)
+
+    with TemporaryDirectory() as folder:
+        asyncio.run(ask_all(Path(folder)))

@@ -25,6 +25,8 @@ ROUTES: dict[str, Any] = {
         ],
         "sticky": "user",
     },
+    "cascade": {"cascade": [{"split": {"openai/a": 1, "openai/b": 1}, "sticky": "user"}, "openai/c"]},
+    "vote": {"ensemble": {"models": ["openai/a", "openai/b"], "weights": {"openai/a": 2}}},
 }
 
 
@@ -47,7 +49,7 @@ async def test_what_is_recorded_is_what_is_explained(tmp_path: Path, dialect: Di
                 assert msgspec.json.encode(record.decision) == msgspec.json.encode(explained)
                 assert answer.headers["x-isthmus-model"] == explained.plan.models()[0]
                 chosen.add(msgspec.json.encode(record.decision))
-        assert len(chosen) == 6, "every arm of every split was met"
+        assert len(chosen) == 9, "every arm of every split was met"
 
 
 async def test_an_unknown_user_is_drawn_afresh(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ import aiohttp
 import msgspec
 import pytest
 
+from isthmus import bootstrap
 from isthmus.bootstrap import open_house
 from isthmus.core.record import Record
+from isthmus.store.hours import SqliteHours
 from isthmus.store.records import SqliteRecords
 from isthmus.testing import Script, Simulator, words
 
@@ -254,6 +256,21 @@ async def test_batched_serves_on_and_raises_the_alarm(tmp_path: Path) -> None:
         assert {record.id for record in await served.records()} == {
             answer.headers["x-request-id"] for answer in answers
         }
+
+
+async def test_the_gateway_adds_up_by_hour_what_it_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "SETTLED_US", 0)
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        await served.ask("echo")
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        ledger = served.house.ledger_path
+        connection = sqlite3.connect(ledger)
+        count = "SELECT count(*) FROM hours"
+        await eventually(lambda: connection.execute(count).fetchone() == (1,))
+        connection.close()
+        assert [(it.route, it.requests) for it in SqliteHours(ledger).hours()] == [("echo", 1)]
 
 
 async def test_bodies_are_kept_only_where_the_config_says_so_and_then_wholly(tmp_path: Path) -> None:

@@ -91,8 +91,25 @@ def _plan(shape: str, names: list[str], retries: int) -> Json:
             return {"split": _arms(one, two)}
         case "split, then":
             return {"fallback": [{"split": _arms(one, two)}, three]}
-        case _:
+        case "split of fallbacks":
             return {"split": _arms({"fallback": [one, two]}, three)}
+        case "cascade":
+            return {
+                "cascade": [one, {**two, "context": "with_attempt"}, {**three, "context": "with_attempt"}]
+            }
+        case "cascade among":
+            accept = {"agreement": 1, "self_check": 0.5}
+            return {"cascade": [{**one, "accept": accept, "among": [names[1]], "samples": 1}, three]}
+        case "hedge":
+            return {"hedge": names[0], "beside": names[1], "after": 0.01}
+        case "shadow":
+            return {"shadow": names[0], "of": two, "judge": names[2]}
+        case "burst":
+            return {"burst": names[:3], "at": 1}
+        case combine:
+            judge = {"judge": names[2]} if combine in ("judge", "fuse") else {}
+            accept = {"accept": {"schema": True}} if combine in ("first_valid", "critique") else {}
+            return {"ensemble": names[:2], "combine": combine, "otherwise": three, **judge, **accept}
 
 
 def _arms(*plans: Json) -> list[Json]:
@@ -101,7 +118,13 @@ def _arms(*plans: Json) -> list[Json]:
 
 plans = st.builds(
     _plan,
-    st.sampled_from(("call", "fallback", "split", "split, then", "split of fallbacks")),
+    st.sampled_from(
+        (
+            *("call", "fallback", "split", "split, then", "split of fallbacks"),
+            *("cascade", "cascade among", "hedge", "burst", "shadow"),
+            *("vote", "judge", "fuse", "first_valid", "critique"),
+        )
+    ),
     st.permutations(MODELS),
     st.integers(0, 1),
 )
@@ -280,11 +303,11 @@ class Perimeter(RuleBasedStateMachine):
 
     @initialize(world=worlds)
     def begin(self, world: Json) -> None:
-        self._take(world)
+        self.strait.do(self._take(world))
 
     @rule(world=worlds)
     def reload(self, world: Json) -> None:
-        self._take(world)
+        self.strait.do(self._take(world))
 
     @rule(name=st.sampled_from(MODELS), fault=st.sampled_from(sorted(FAULTS)))
     def break_or_mend(self, name: str, fault: str) -> None:
@@ -300,7 +323,7 @@ class Perimeter(RuleBasedStateMachine):
             asking = [asyncio.create_task(self._ask(request)) for request in requests]
             for world in worlds:
                 await asyncio.sleep(0.003)
-                self._take(world)
+                await self._take(world)
             await asyncio.gather(*asking)
 
         self.strait.do(race())
@@ -328,7 +351,11 @@ class Perimeter(RuleBasedStateMachine):
                 Perimeter.hidden += arrived != request.secrets
             upstream.requests.clear()
 
-    def _take(self, world: Json) -> None:
+    def teardown(self) -> None:
+        # What is asked in a shadow would be taken for the next machine's.
+        self.strait.do(self.strait.served.house.gateway.mirrors.close())
+
+    async def _take(self, world: Json) -> None:
         config = config_of(self.strait.document(world))
         self.worlds[config.hash] = world
         self.strait.served.house.reload(config)

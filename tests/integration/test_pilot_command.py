@@ -157,6 +157,18 @@ def test_a_bad_dataset_is_refused_with_its_place(content: bytes) -> None:
     assert "Traceback" not in refused.output
 
 
+def test_without_the_libraries_of_statistics_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [it for it in sys.modules if it.startswith(("isthmus.evals.outcome", "isthmus.statistics"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with Simulator.thread() as sim:
+        prepare(sim.url)
+        refused = pilot()
+        assert not sim.requests
+    assert refused.exit_code == 1
+    assert "pip install 'isthmus[evals]'" in refused.stderr
+
+
 def test_what_is_not_cleared_is_never_sent_and_said() -> None:
     with Simulator.thread() as sim:
         prepare(sim.url, 3, perimeter={"default": "public"})
@@ -167,6 +179,47 @@ def test_what_is_not_cleared_is_never_sent_and_said() -> None:
         assert told.exit_code == 0, told.output
         assert "the plan" not in {text for _, text in texts(sim)}
     assert "Not permitted, and never sent: openai/a 1, openai/b 1" in told.stdout
+
+
+def test_a_judge_is_paid_once_and_sees_nothing_that_it_may_not(home: Path) -> None:
+    with Simulator.thread() as sim:
+        sim.simulator.scripts["judge"] = lambda asked: Script(text=('{"reasons": "fine", ', '"grade": 5}'))
+        routes = {"r0": "openai/a", "r1": "openai/judge"}
+        config = json.loads(config_text(sim.url, routes, perimeter={"default": "public"}))
+        config["models"]["openai/a"]["clearance"] = "confidential"
+        Path("isthmus.yaml").write_text(json.dumps(config))
+        open_one, shut = (
+            {"id": "x", "input": "a word"},
+            {"id": "y", "input": "the plan", "label": "confidential"},
+        )
+        Path("work.jsonl").write_text(json.dumps(open_one) + "\n" + json.dumps(shut))
+        arguments = ("--models", "openai/a", "--scorer", "judge:model=openai/judge", *CAP)
+        told = run("pilot", "work.jsonl", *arguments, "--json")
+        assert told.exit_code == 0, told.output
+        quality = json.loads(told.stdout)["standings"][0]["qualities"][0]
+        assert (quality["mean"], quality["n"], quality["unscored"]) == (1.0, 1, 1)
+        assert "Judges have cost USD" in told.stderr
+        judged = [text for model, text in texts(sim) if model == "judge"]
+        assert len(judged) == 1
+        assert not any("the plan" in text for text in judged)
+        before = len(sim.requests)
+        again = run("eval", "score", "", "--scorer", "judge:model=openai/judge", "--max-usd", "5")
+        assert again.exit_code == 0, again.output
+        assert len(sim.requests) == before, "the judge has said it already"
+
+
+def test_log_probabilities_are_kept_with_the_answers(home: Path) -> None:
+    with Simulator.thread() as sim:
+        prepare(sim.url, 2)
+        assert pilot("--logprobs").exit_code == 0
+        assert pilot().exit_code == 0
+        assert len(sim.requests) == 8, "without them it is another question"
+    store = SqliteRuns(home / "ledger.db")
+    without, with_them = (
+        [it.answered.logprobs for it in store.answers(run.id).values()] for run in store.list()
+    )
+    assert set(without) == {None}
+    assert set(with_them) == {(-0.1, -0.1)}
 
 
 def test_a_cap_ends_a_run_and_more_money_goes_on(home: Path) -> None:
@@ -223,7 +276,7 @@ async def test_a_killed_pilot_asks_nothing_twice_and_loses_nothing(home: Path) -
         sim.script = lambda asked: Script(text=(asked.text,), first_delay_s=0.01)
         prepare(sim.url, 20)
         async with process("--concurrency", str(concurrency)) as running:
-            await sim.wait_requests(20, 60)
+            await sim.wait_requests(20, 120)
             running.kill()
             await running.wait()
         store = SqliteRuns(home / "ledger.db")
@@ -245,7 +298,7 @@ async def test_whoever_interrupts_a_pilot_is_told_how_to_go_on(home: Path) -> No
         sim.script = lambda asked: Script(text=(asked.text,), first_delay_s=0.0 if asked.serial < 6 else 60.0)
         prepare(sim.url, 10)
         async with process("--concurrency", "2") as running:
-            await sim.wait_held(2, 30)
+            await sim.wait_held(2, 120)
             async with process("--concurrency", "2") as other:
                 _, refused = await other.communicate()
             assert other.returncode == 1

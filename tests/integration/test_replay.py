@@ -14,8 +14,12 @@ import pytest_asyncio
 from click.testing import CliRunner, Result
 
 from isthmus.cli import main
+from isthmus.core.evaluation import Answered, Sample, Score
+from isthmus.core.feedback import Feedback
 from isthmus.core.label import Label
+from isthmus.store.feedback import SqliteFeedback
 from isthmus.store.keys import SqliteKeys
+from isthmus.store.runs import Candidate, Kept, Place, Run, SqliteRuns
 from isthmus.testing import Fault, Refusal, Script, Simulator
 
 from .gateway import Served, serving
@@ -38,14 +42,15 @@ def config_text(inside: str, outside: str, **sections: Any) -> str:
             "rented": {"provider": "rented", "price": {"input": 1, "output": 2}},
             "outside": {"provider": "out", "price": price},
         },
-        "perimeter": {},
+        # Patient, so that a busy machine does not make everything restricted.
+        "perimeter": {"timeout": 60},
         "routes": {
             "safe": {"fallback": [{"model": "inside", "retries": 0}, {"model": "rented", "retries": 0}]},
             "cheap": "outside",
             "trial": {"split": {"rented": 1, "outside": 3}},
             "sticky": {"split": {"rented": 1, "outside": 1}, "sticky": "user"},
             "gpt-*": {"model": "rented", "floor": "internal"},
-            "hushed": "outside",
+            "kept": {"model": "outside", "record_bodies": True},
         },
         **sections,
     }
@@ -109,12 +114,13 @@ async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
             await ask("cheap", "Hello", key=floored.secret)
             await ask("trial", "Hello", key=floored.secret)
             await ask("no-such-route", "Hello")
+            await ask("kept", "All about Project Canary")
         inside.script = Script(fault=Fault(refuse=Refusal(status=500)))
         await ask("safe", "This one falls back")
         yield Desk(tmp_path, served, inside, outside)
 
 
-REQUESTS = 24 + 2 * 8 + 1
+REQUESTS = 24 + 2 * 9 + 1
 
 
 async def test_the_same_config_replays_to_the_same_decisions(desk: Desk) -> None:
@@ -129,7 +135,7 @@ async def test_the_same_config_replays_to_the_same_decisions(desk: Desk) -> None
 
 async def test_the_same_rules_under_another_hash_change_nothing_either(desk: Desk) -> None:
     # Another timeout is another config and another policy: everything is decided anew.
-    found = await desk.data(lambda it: it["perimeter"].update(timeout=9, names={"x": "public"}))
+    found = await desk.data(lambda it: it["perimeter"].update(timeout=61, names={"x": "public"}))
     assert (found["changes"], found["crossings"], found["unknown"]) == ([], [], [])
     assert found["same"] == REQUESTS - 4
 
@@ -201,7 +207,7 @@ async def test_a_model_that_is_another_one_under_its_name_is_seen(desk: Desk) ->
 async def test_stricter_rules_refuse_and_bring_back(desk: Desk) -> None:
     found = await desk.data(lambda it: it["perimeter"].update(default="restricted"))
     refused = sum(it["requests"] for it in found["changes"] if it["change"] == "newly refused")
-    assert refused == 24 + 2 + 2
+    assert refused == 24 + 2 + 2 + 2
     assert {it["direction"] for it in found["crossings"]} == {"back"}
 
 
@@ -222,6 +228,130 @@ async def test_kinds_that_nobody_looked_for_may_cross(desk: Desk, tmp_path: Path
     assert (await desk.replay(terms, "--fail-on-crossing")).exit_code == 1
 
 
+async def test_texts_that_were_kept_can_be_looked_at_again(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "terms.txt").write_text("Project Canary\n")
+
+    def terms(document: dict[str, Any]) -> None:
+        document["perimeter"] |= {
+            "terms": {"projects": str(tmp_path / "terms.txt")},
+            "labels": [{"when": "term", "level": "restricted"}],
+        }
+
+    unread = await desk.data(terms, "--route", "kept")
+    assert [it["requests"] for it in unread["unknown"]] == [2]
+    read = await desk.data(terms, "--route", "kept", "--rescan")
+    assert read["unknown"] == []
+    assert [(it["change"], it["reason"], it["requests"]) for it in read["changes"]] == [
+        ("newly refused", "outside by clearance", 2)
+    ]
+    assert [it["direction"] for it in read["crossings"]] == ["back"]
+
+
+async def test_a_route_that_is_new_may_let_out_what_nobody_looked_at(desk: Desk) -> None:
+    def new(document: dict[str, Any]) -> None:
+        document["routes"]["no-such-route"] = "outside"
+
+    found = await desk.data(new)
+    assert found["undecided"] == {"route_not_allowed": 2}
+    assert [(it["why"], it["requests"]) for it in found["unknown"]] == [("nobody looked for anything", 2)]
+    assert [(it["direction"], it["goes"]) for it in found["crossings"]] == [("perhaps out", "closed in us")]
+
+
+async def test_stored_runs_tell_how_good_the_models_are(desk: Desk) -> None:
+    runs = SqliteRuns(desk.served.house.ledger_path)
+    models = tuple(
+        Candidate(name=name, id=name, provider=provider, kind=kind)
+        for name, provider, kind in (("outside", "out", "closed"), ("rented", "another", "open"))
+    )
+    run = Run(
+        id="run_1",
+        identity="i",
+        at_us=1,
+        dataset="d",
+        dataset_hash="h",
+        sample_ids=("s", "t"),
+        models=models,
+        scorers=("exact",),
+        config_hash="c",
+    )
+    runs.begin(run, [Sample(id=it, request={}) for it in run.sample_ids])
+    for sample, value in (("s", 1.0), ("t", 0.0)):
+        place = Place("outside", sample)
+        answered = Answered(model="outside")
+        runs.keep(Kept(id=sample, key=None, at_us=1, run=run.id, answered=answered), place)
+        runs.mark(run.id, "exact", {place: (sample, Score(value=value))})
+    found = await desk.data(lambda it: it["routes"].update(trial="outside"), "--quality", "run_1")
+    [trial] = [it for it in found["quality"] if it["route"] == "trial"]
+    assert trial["now"]["value"] == trial["then"]["value"] == 0.5
+    assert trial["now"]["low"] < 0.5 < trial["now"]["high"]
+    assert "run_1" in trial["now"]["source"]
+    # The run asked another provider for `rented`: it says nothing of this one.
+    [search] = [it for it in found["quality"] if it["route"] == "gpt-*"]
+    assert (search["now"], search["unknown"]) == (None, 2)
+    other = await desk.replay(lambda _: None, "--quality", "run_1", "--scorer", "nice")
+    assert other.exit_code == 1
+    assert "exact" in other.stderr
+
+
+async def test_models_are_asked_where_the_record_does_not_tell(desk: Desk) -> None:
+    desk.inside.script = Script(text="A strait.")
+    before = len(desk.inside.requests)
+
+    def inward(document: dict[str, Any]) -> None:
+        document["routes"]["kept"] = "inside"
+
+    found = await desk.data(inward, "--call", "--samples", "1")
+    [called] = found["called"]
+    assert (called["route"], called["model"], called["drawn"], called["answered"]) == ("kept", "inside", 1, 1)
+    assert (called["then_nanousd"] > 0, called["now_nanousd"]) == (True, 0)
+    assert len(desk.inside.requests) == before + 1
+    assert "Asked now" in (await desk.replay(inward, "--call")).stdout
+
+
+async def test_a_config_that_is_only_tried_lets_nothing_out(desk: Desk) -> None:
+    before = len(desk.outside.requests)
+    found = await desk.data(lambda it: it["routes"].update(kept="rented"), "--call", "--max-usd", "1")
+    assert [it["direction"] for it in found["crossings"]] == ["out"]
+    assert found["called"] == []
+    assert len(desk.outside.requests) == before
+
+
+async def test_a_call_that_costs_needs_a_cap_and_keeps_it(desk: Desk) -> None:
+    def dearer(document: dict[str, Any]) -> None:
+        document["models"]["other"] = {
+            "provider": "out",
+            "price": {"input": 1, "output": 1},
+            "max_output": 100,
+        }
+        document["routes"]["kept"] = "other"
+
+    result = await desk.replay(dearer, "--call")
+    assert result.exit_code == 2
+    assert "--max-usd" in result.stderr
+    before = len(desk.outside.requests)
+    found = await desk.data(dearer, "--call", "--max-usd", "0.000000001")
+    assert found["called"][0]["failed"] == {"budget_spent": 2}
+    assert len(desk.outside.requests) == before
+
+
+async def test_feedback_tells_how_good_other_weights_would_be(desk: Desk) -> None:
+    feedbacks = SqliteFeedback(desk.served.house.ledger_path)
+    trial = [it for it in await desk.served.records() if it.route == "trial" and it.model]
+    for number, record in enumerate(trial):
+        score = float(record.model == "outside")
+        feedbacks.add(Feedback(id=f"f{number}", record_id=record.id, at_us=record.at_us, score=score))
+    mean = sum(it.model == "outside" for it in trial) / len(trial)
+    found = await desk.data(lambda it: it["perimeter"].update(timeout=61), "--feedback")
+    [told] = found["by_feedback"]
+    assert (told["route"], told["judged"], told["unseen"]) == ("trial", len(trial), 0)
+    assert told["now"] == pytest.approx(mean) == told["then"]
+    assert told["low"] < mean < told["high"] or mean == 1
+    # What was never done may be worth anything.
+    never = await desk.data(lambda it: it["routes"].update(trial="inside"), "--feedback")
+    [told] = never["by_feedback"]
+    assert (told["now"], told["low"], told["high"], told["unseen"]) == (None, 0, 1, 1)
+
+
 async def test_what_is_wrong_is_said(desk: Desk) -> None:
     result = await desk.replay(lambda it: it["routes"].update(cheap="no-such-model"))
     assert result.exit_code == 1
@@ -231,6 +361,11 @@ async def test_what_is_wrong_is_said(desk: Desk) -> None:
     )
     assert gone.exit_code == 1
     assert "cannot be read" in gone.stderr
+    nothing = await desk.replay(lambda _: None, "--route", "none-such")
+    assert nothing.exit_code == 0
+    assert "nothing to replay" in nothing.stderr
+    for wrong in (("--max-usd", "1"), ("--scorer", "exact"), ("--since", "yesterday")):
+        assert (await desk.replay(lambda _: None, *wrong)).exit_code == 2
     bare = await asyncio.to_thread(CliRunner().invoke, main, ["replay"])
     assert bare.exit_code == 2
 

@@ -276,7 +276,7 @@ def test_it_cannot_ignore_the_end_of_its_time() -> None:
         "    signal.signal(one, signal.SIG_IGN)\n"
         "print('deaf', flush=True)\n"
         "while True: pass\n",
-        BRIEF,
+        Limits(wall_s=3.0),
     )
     assert outcome.timed_out
     assert outcome.output == "deaf\n"

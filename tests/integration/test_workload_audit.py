@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import sys
+import types
 from pathlib import Path
 
 import msgspec
@@ -45,6 +48,38 @@ def test_traffic_is_audited(tmp_path: Path, jobs: str, form: str) -> None:
     assert found["classification"]["place"] == "open"
     assert found["classification"]["now_usd"] > 0
     assert found["conversation"]["kinds"]["pii.ssn"] == 10
+
+
+def test_a_cluster_finds_what_this_machine_finds(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    log = tmp_path / "traffic.jsonl"
+    log.write_text("\n".join(map(json.dumps, _traffic(1_000))))
+    there = _audit(str(log), "--ray", "local", "--jobs", "2", "--json")
+    assert there.exit_code == 0, there.output
+    assert there.stdout == _audit(str(log), "--jobs", "1", "--json").stdout
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only that it is installed: where nobody listens, it is not asked for anything.
+    for name in ("ray", "ray.exceptions"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        log = tmp_path / "traffic.jsonl"
+        log.write_text(json.dumps(_traffic(1)[0]))
+        said = _audit(str(log), "--ray", address)
+    assert said.exit_code == 1
+    assert f"No Ray cluster can be used at '{address}': ConnectionRefusedError" in said.stderr
+
+
+def test_without_ray_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    log = tmp_path / "traffic.jsonl"
+    log.write_text(json.dumps(_traffic(1)[0]))
+    said = _audit(str(log), "--ray", "auto")
+    assert said.exit_code == 1
+    assert "pip install 'isthmus[ray]'" in said.stderr
 
 
 def test_the_report_shows_no_text_and_the_draft_is_a_config(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isthmus.core.errors import IsthmusError
 from isthmus.core.evaluation import Sample
 from isthmus.core.label import LEVELS, Label
 from isthmus.core.promises import Promises
+from isthmus.evals.datasets import open_dataset
 from isthmus.evals.datasets.dataset import hash_of
 from isthmus.evals.datasets.samples import LETTERS, line_of, read
 
@@ -63,7 +67,7 @@ def test_a_sample_that_is_written_is_read_as_it_was(sample: Sample) -> None:
     assert line.count(b"\n") == 1
 
 
-@given(st.lists(samples(), min_size=1, max_size=4), st.randoms())
+@given(st.lists(samples(), min_size=1, max_size=3), st.randoms(use_true_random=False))
 def test_a_hash_does_not_know_the_order_of_samples_or_keys(some: list[Sample], chance: Any) -> None:
     shuffled = [_with_keys_shuffled(sample, chance) for sample in some]
     chance.shuffle(shuffled)
@@ -83,6 +87,49 @@ def test_a_hash_knows_every_field(sample: Sample, text: str) -> None:
         msgspec.structs.replace(sample, metadata={**sample.metadata, "own": [text, sample.metadata]}),
     ]
     assert len({hash_of([one]) for one in (sample, *others)}) == 1 + len(others)
+
+
+FORMS: dict[str, list[str]] = {
+    "own": ["input", "request", "target", "choices", "id", "label", "metadata"],
+    "foreign": ["messages", "ideal", "item", "sample", "prompt", "completion", "tools", "input"],
+    "preference": ["input", "preferred_output", "non_preferred_output"],
+    "inspect": ["eval", "samples", "epoch", "output", "sandbox", "input", "choices"],
+    "promptfoo": ["prompts", "tests", "defaultTest", "vars", "assert", "metadata"],
+}
+likely = st.recursive(
+    data | st.sampled_from([{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}, "{{x}}"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.one_of(
+            *(st.dictionaries(st.sampled_from([*names, "x"]), inner, max_size=4) for names in FORMS.values())
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    st.lists(likely, max_size=3), st.sampled_from([".jsonl", ".json", ".yaml", ".csv", ".txt"]), st.booleans()
+)
+def test_whatever_stands_in_a_file_it_is_opened_or_refused_in_words(
+    values: list[Any], suffix: str, whole: bool
+) -> None:
+    lines = [msgspec.json.encode(value) for value in values]
+    document = msgspec.json.encode(values[0] if len(values) == 1 else values)
+    content = document if whole else b"\n".join(lines)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"file{suffix}"
+        path.write_bytes(content)
+        refused = refusal(path)
+        assert refused is None or (refused.code == "bad_dataset" and path.name in refused.message)
+
+
+def refusal(path: Path) -> IsthmusError | None:
+    try:
+        assert open_dataset(path).samples
+    except IsthmusError as error:
+        return error
+    return None
 
 
 def _with_keys_shuffled(sample: Sample, chance: Any) -> Sample:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Node, Split
+from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Node, Shadow, Split
 from isthmus.strategies.plan.call import LONGEST_PAUSE_S
 from isthmus.strategies.plan.node import Attempt, Circumstances, Deliver, Race, Result, Wait
 from isthmus.strategies.plan.split import Arm
@@ -48,6 +49,8 @@ def _answers(plan: Node) -> set[str]:
             return {name for stage in plan.stages for name in _answers(stage.plan)}
         case Fallback():
             return {name for inner in plan.plans for name in _answers(inner)}
+        case Shadow():
+            return _answers(plan.of)
         case Split():
             return {name for arm in plan.arms for name in _answers(arm.plan)}
         case _:
@@ -104,6 +107,31 @@ def test_a_split_shares_by_weight(weights: list[float], draw: float) -> None:
     below = sum(weights[:index]) / sum(weights)
     assert choice.propensity == weights[index] / sum(weights)
     assert below - 1e-9 <= draw <= below + choice.propensity + 1e-9
+
+
+weights = st.lists(st.floats(0.5, 5), min_size=1, max_size=3)
+
+
+@given(st.lists(weights, min_size=1, max_size=3))
+def test_a_split_in_an_arm_of_another_shares_by_weight_too(inner: list[list[float]]) -> None:
+    arms = tuple(
+        Arm(
+            plan=Split(
+                arms=tuple(
+                    Arm(plan=CallModel(model=f"{outer}.{place}"), weight=weight)
+                    for place, weight in enumerate(them)
+                )
+            ),
+            weight=1 + outer,
+        )
+        for outer, them in enumerate(inner)
+    )
+    chosen = [Split(arms=arms).choose(Circumstances(draw=(step + 0.5) / 2000)) for step in range(2000)]
+    told = {choice.node.models()[0]: choice.propensity for choice in chosen}
+    assert sum(told.values()) == pytest.approx(1)
+    for name, propensity in told.items():
+        drawn = sum(choice.node.models()[0] == name for choice in chosen) / len(chosen)
+        assert drawn == pytest.approx(propensity, abs=0.002)
 
 
 @given(st.text(min_size=1, max_size=12), draws, draws)

@@ -155,7 +155,7 @@ def replayed(config: Config, history: list[Past], ledger: Ledger) -> Replay:
     replayer = Replayer(config, router_of(config), dict.fromkeys(NAMES, OWN_ENGINE), ledger)
     for past in history:
         replayer.take(past)
-    return summary(config.hash, replayer.judgements, {})
+    return summary(config.hash, replayer.judgements)
 
 
 @few

@@ -53,8 +53,14 @@ PIECES = st.sampled_from(
         "\n",
         " ",
         "<think>",
+        "1e999",
+        "9" * 320,
+        "[",
+        "]",
     ]
 )
+SCHEMA = {"multipleOf": 0.01, "items": {"$ref": "#"}, "pattern": "^(a|b)*$"}
+ASKED = {"response_format": {"type": "json_schema", "json_schema": {"name": "any", "schema": SCHEMA}}}
 WORDS = st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=12).map("".join))
 DOCUMENTS = st.recursive(
     st.none()
@@ -71,7 +77,7 @@ DOCUMENTS = st.recursive(
 async def test_no_answer_and_no_target_breaks_a_scorer(
     text: str, target: list[str], choices: list[str]
 ) -> None:
-    sample = Sample(id="1", request={}, target=tuple(target), choices=tuple(choices))
+    sample = Sample(id="1", request=ASKED, target=tuple(target), choices=tuple(choices))
     answered = Answered(model="small", text=text, message={"tool_calls": [text]})
     for scorer in SCORERS:
         told = await scorer.score(sample, answered)

@@ -11,8 +11,9 @@ import pyarrow.parquet
 import pytest
 
 from isthmus.core.errors import IsthmusError
-from isthmus.core.evaluation import Sample
+from isthmus.core.evaluation import Answered, Sample
 from isthmus.evals.datasets import Dataset, open_dataset
+from isthmus.evals.scorers.tools import Tools
 
 USER = {"role": "user", "content": "What is 2 + 2?"}
 
@@ -57,10 +58,11 @@ def test_an_answer_that_was_not_learned_is_no_target(tmp_path: Path) -> None:
     assert found.notes == ("the last answer has the weight 0: it is no target (1)",)
 
 
-def test_calls_of_tools_are_a_target_as_json(tmp_path: Path) -> None:
+async def test_calls_of_tools_are_a_target_for_the_scorer_of_tools(tmp_path: Path) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}
     sample = one(tmp_path, {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]})
-    assert json.loads(sample.target[0]) == {"tool_calls": [call]}
+    said = Answered(model="m", message={"role": "assistant", "tool_calls": [call]})
+    assert (await Tools().score(sample, said)).value == 1.0
 
 
 def test_reinforcement_preference_and_completion_lines(tmp_path: Path) -> None:
@@ -76,6 +78,11 @@ def test_reinforcement_preference_and_completion_lines(tmp_path: Path) -> None:
     assert second.target == ("4",)
     assert second.metadata == {"rejected": preferred["non_preferred_output"]}
     assert (third.request["messages"], third.target) == ([{"role": "user", "content": "2 + 3 ="}], ("5",))
+
+
+def test_completions_may_be_messages(tmp_path: Path) -> None:
+    sample = one(tmp_path, {"prompt": [USER], "completion": [{"role": "assistant", "content": "4"}]})
+    assert (sample.request, sample.target) == ({"messages": [USER]}, ("4",))
 
 
 def test_parquet_with_messages_is_read_as_fine_tuning(tmp_path: Path) -> None:
@@ -216,7 +223,7 @@ def test_every_prompt_meets_every_test_of_promptfoo(tmp_path: Path) -> None:
     }
     assert [note.split(" (")[0] for note in found.notes] == [
         "`threshold` of a test is left out",
-        "`icontains` became the target: score by contains, case ignored",
+        "`icontains` became the target: take the scorer contains:case=false",
         "`llm-rubric` stays in metadata.assert, and is checked by no scorer",
     ]
 
@@ -248,6 +255,15 @@ def test_tests_of_promptfoo_may_stand_in_a_table(tmp_path: Path) -> None:
         ("prompts: [3]\ntests: [{}]", "This is no prompt"),
         ("prompts: [x]\ntests: [3]", "This is no test"),
         ("prompts: [x]\ntests: [{vars: file://v.yaml}]", "`vars` must be an object here"),
+        ("prompts: [x, x]\ntests: [{vars: {a: b}}]", "promptfooconfig.yaml:2: This asks for the same"),
+        ("prompts: [x]\ntests:\n- vars: {}\n- vars: 3", "promptfooconfig.yaml:4: `vars` must be an object"),
+        (
+            "prompts: [x]\ntests: [{vars: {a: &a [1,1,1,1,1,1,1,1,1,1], b: *a, c: *a, d: *a, e: *a, f: *a}}]",
+            "100,000",
+        ),
+        ("prompts: [x]\ntests: [file://self.yaml]", "It names self.yaml for the second time"),
+        ("prompts: ['{{a}}']\ndefaultTest: 3\ntests: [{}]", "This is no test"),
+        ("prompts: [file://latin.txt]\ntests: [{}]", "latin.txt: This is not UTF-8"),
         ("prompts: [x\ntests:", "promptfooconfig.yaml:2: This is not YAML"),
         ("prompts: &a [*a]\ntests: []", "It holds more than"),
         ("prompts: !!python/object:os.system x\ntests: []", "This is not YAML"),
@@ -257,7 +273,17 @@ def test_tests_of_promptfoo_may_stand_in_a_table(tmp_path: Path) -> None:
 def test_what_cannot_be_carried_from_promptfoo_is_refused_in_words(
     tmp_path: Path, config: str, said: str
 ) -> None:
+    (tmp_path / "self.yaml").write_text("- file://self.yaml\n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     assert said in refusal(tmp_path, "promptfooconfig.yaml", config)
+
+
+def test_older_configs_name_files_without_a_scheme(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("Say {{word}}.\n---\nWrite {{word}}, and see notes.txt\n")
+    (tmp_path / "tests.csv").write_text("word\nfish\n")
+    found = opened(tmp_path, "promptfooconfig.json", {"prompts": "prompts.txt", "tests": "tests.csv"})
+    asked = [sample.request["messages"][0]["content"] for sample in found.samples]
+    assert asked == ["Say fish.", "Write fish, and see notes.txt"]
 
 
 def test_a_test_without_its_prompt_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from isthmus.core.errors import IsthmusError
+from isthmus.core.evaluation import Sample
 from isthmus.core.label import Label
 from isthmus.core.promises import Promises
-from isthmus.evals.datasets import Dataset, open_dataset
+from isthmus.evals.datasets import Dataset, open_dataset, save
 from isthmus.evals.datasets.samples import line_of
 
 
@@ -171,3 +173,17 @@ def test_a_file_that_cannot_be_read_is_told_apart(tmp_path: Path) -> None:
         with pytest.raises(IsthmusError) as caught:
             open_dataset(path)
         assert caught.value.code == "dataset_unreadable"
+
+
+def test_a_file_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
+    [sample] = opened(tmp_path, "a.jsonl", '{"input": "x"}').samples
+
+    def broken() -> Iterator[Sample]:
+        yield sample
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path / "b.jsonl", broken())
+    assert [it.name for it in tmp_path.iterdir()] == ["a.jsonl"]
+    assert save(tmp_path / "b.jsonl", [sample]) == 1
+    assert (tmp_path / "b.jsonl").stat().st_mode & 0o777 == 0o600

@@ -30,7 +30,7 @@ BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 SECTIONS = set(Document.__struct_fields__)
 STAND_IN = """
 providers: {server: {dialect: openai, base_url: "http://127.0.0.1:9/v1"}}
-models: {small: {provider: server}, large: {provider: server}}
+models: {small: {provider: server}, large: {provider: server}, other: {provider: server}}
 """
 
 

@@ -188,7 +188,7 @@ async def test_of_what_failed_no_judge_is_asked(spec: str) -> None:
     ("spec", "says"),
     [
         ("judge", "needs `model`"),
-        ("judge:model=", "needs `model`"),
+        ("judge:model=", "`model` has no value"),
         ("judge:model=wise,scale=1", "`scale=1`"),
         ("judge:model=wise,rubric=nowhere.txt", "nowhere.txt cannot be read"),
         ("panel:models=wise", "two different models"),

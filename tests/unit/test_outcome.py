@@ -62,7 +62,7 @@ def failed(model: str, code: str) -> Answered:
 
 def kept(answers: Mapping[Place, Answered]) -> dict[Place, Kept]:
     return {
-        place: Kept(id=f"{number}", key=None, at_us=1, answered=it)
+        place: Kept(id=f"{number}", key=None, at_us=1, run="run_1", answered=it)
         for number, (place, it) in enumerate(answers.items())
     }
 

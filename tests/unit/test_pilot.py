@@ -83,7 +83,7 @@ async def carry_out(
     run: Run, work: list[Sample], models: Models, runs: MemoryRuns, since_us: int = 0
 ) -> Tally:
     bases = {it.name: it.name.encode() for it in run.models}
-    remembering = Remembering(models, runs, bases, since_us)
+    remembering = Remembering(models, runs, run.id, bases, since_us)
     return await Pilot(run, work, remembering, runs, concurrency=3).ask_all()
 
 
@@ -116,7 +116,7 @@ async def test_another_label_or_basis_is_another_question() -> None:
     runs, models = MemoryRuns(), Models({"a": echo})
     request = samples(1)[0].request
     for basis, label in ((b"1", BOTTOM), (b"1", Label("internal")), (b"2", BOTTOM), (b"1", BOTTOM)):
-        await Remembering(models, runs, {"a": basis})("a", request, label)
+        await Remembering(models, runs, "run_1", {"a": basis})("a", request, label)
     assert models.asked.total() == 3
 
 
@@ -163,6 +163,16 @@ async def test_money_that_is_spent_ends_a_run_that_can_go_on() -> None:
     assert (await carry_out(run, work, models, runs)).complete
 
 
+async def test_models_that_the_money_is_enough_for_are_asked_on() -> None:
+    work, runs = samples(10), MemoryRuns()
+    run = run_of(work)
+    runs.begin(run, work)
+    tally = await carry_out(run, work, Models({"a": failing("budget_spent"), "b": echo}), runs)
+    assert (tally.out_of_money, set(tally.given_up)) == (True, {"a"})
+    assert {place.model for place in runs.answers("run_1")} == {"b"}
+    assert len(runs.answers("run_1")) == 10
+
+
 async def test_what_is_not_permitted_is_counted_and_no_failure() -> None:
     work, runs = samples(ENOUGH + 5), MemoryRuns()
     run = run_of(work, "a")
@@ -201,7 +211,7 @@ async def test_failures_are_asked_again_when_a_run_goes_on_and_are_never_taken_f
 
 async def test_a_store_that_cannot_write_ends_the_run_with_its_error() -> None:
     class Full(MemoryRuns):
-        def keep(self, kept: Kept, run: str | None = None, place: Place | None = None) -> None:
+        def keep(self, kept: Kept, place: Place | None = None) -> None:
             raise IsthmusError(Fault.UNAVAILABLE, "The disk is full.", code="ledger_unavailable")
 
     work, runs = samples(10), Full()

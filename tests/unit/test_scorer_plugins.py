@@ -116,7 +116,7 @@ async def test_a_function_is_not_asked_of_what_failed(own: Path) -> None:
         ("nowhere.py:half", "invalid_scorer", "nowhere.py cannot be loaded: FileNotFoundError"),
         ("{own}", "unknown_scorer", "There is no scorer"),
         ("json:nothing", "invalid_scorer", "json has no function `nothing`"),
-        ("nowhere.at.all:half", "unknown_scorer", "There is no scorer `nowhere.at.all`"),
+        ("nowhere.at.all:half", "unknown_scorer", "no scorer `nowhere.at.all`, and no Python module"),
         ("numeri:half", "unknown_scorer", "Did you mean `numeric`?"),
     ],
 )

@@ -42,6 +42,7 @@ async def score(spec: str, text: str, *target: str, choices: tuple[str, ...] = (
         ("contains:ned=all", "invalid_scorer", "Did you mean `need`?"),
         ("contains:need=some", "invalid_scorer", "`need=some`"),
         ("contains:need", "invalid_scorer", "has no value"),
+        ("contains:need=", "invalid_scorer", "has no value"),
         ("contains:need=any,need=all", "invalid_scorer", "said twice"),
         ("contains:case=perhaps", "invalid_scorer", "`case=perhaps`"),
     ],
@@ -247,6 +248,8 @@ def test_every_scorer_says_in_one_line_what_it_is() -> None:
         ("B2B", None),
         ("9" * 500, None),
         ("1e999999999", None),
+        ("1e999", "1E+999"),
+        ("2/3", "0.666666666667"),
     ],
 )
 async def test_the_number_of_an_answer(text: str, number: str | None) -> None:
@@ -334,6 +337,7 @@ def person(tmp_path: Path) -> str:
         ('{"age": NaN}', 0, "no JSON"),
         ('The age: {"age": 7}', 0, "no JSON"),
         ("[" * 100_000, 0, "no JSON"),
+        ('{"age": 1' + "0" * 400 + "}", 1, None),
         ("", 0, "no JSON"),
     ],
 )

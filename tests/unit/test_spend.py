@@ -62,7 +62,9 @@ def hour(
 def report(
     hours: list[Hour], since: dt.date = dt.date(2026, 1, 1), prices: dict[str, Price] | None = None
 ) -> Spend:
-    ledger = Ledger(hours=hours, keys=(), models=MODELS, prices=prices or PRICES, since=since, today=TODAY)
+    ledger = Ledger(
+        hours=hours, keys=(), teams={}, models=MODELS, prices=prices or PRICES, since=since, today=TODAY
+    )
     return spend(ledger, random.Random(0).random)
 
 

@@ -49,6 +49,14 @@ def test_short_questions_with_one_other_word_are_two_questions() -> None:
     assert grouped(["What is the capital of France?", "What is the capital of Spain?"]) == [0, 1]
 
 
+def test_signs_count_and_punctuation_does_not() -> None:
+    assert grouped(["2 + 2", "2 * 2", "2 + 2!", "😀", "😢", "(state-of-the-art)", "State of the art."]) == [
+        *(0, 1, 0),
+        *(3, 4),
+        *(5, 5),
+    ]
+
+
 def test_scripts_without_spaces_are_compared_by_letters() -> None:
     one = "東京から京都まで新幹線でどのくらい時間がかかりますか"
     assert grouped([one, one.replace("京都", "大阪"), "昨日の夕食は何を食べましたか"]) == [0, 0, 2]

@@ -65,10 +65,12 @@ class _Isthmus(LazyGroup):
             "isthmus.cli.workload", "Audit recorded traffic: what is asked, and where it belongs."
         ),
         "pilot": Verb("isthmus.cli.pilot", "Ask your own work of several models: quality, latency, cost."),
+        "judge": Verb("isthmus.cli.judge", "Say how far a model that judges agrees with people."),
         "eval": Verb("isthmus.cli.eval", "List, show, compare and score pilot runs."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
         "feedback": Verb("isthmus.cli.feedback", "Say what an answer was worth, and list what was said."),
         "dataset": Verb("isthmus.cli.dataset", "Make, show and split sets of samples to judge models by."),
+        "drift": Verb("isthmus.cli.drift", "Say whether watched routes are still what they were."),
         "replay": Verb("isthmus.cli.replay", "Say what another config would do with recorded traffic."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }

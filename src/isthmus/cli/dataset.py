@@ -123,15 +123,16 @@ def split(
     that come later move none but their own near-duplicates (with --by, a few at the borders). A share of 0
     leaves the part out.
     """
-    found = _opened(file)
     shares = {name: share for name, share in (("train", train), ("dev", dev), ("test", test)) if share}
-    division = _divided(found, shares, seed, by)
     to = folder or file.parent
-    to.mkdir(parents=True, exist_ok=True)
     files = {name: to / f"{file.stem}.{name}.jsonl" for name in shares}
     for path in files.values():
         if path.exists():
             raise exists(path)
+    found = _opened(file)
+    with _comparing(found) as bar:
+        division = divide(found, shares, seed, by, bar.update)
+    to.mkdir(parents=True, exist_ok=True)
     for name, path in files.items():
         save(path, division.parts[name].samples, _mode(file))
     _tell_of(division, files, as_json)
@@ -170,7 +171,8 @@ def from_records(
     where = Where(since_us=since_us, route=route, model=model, outcome=outcome)
     inspection = inspection_of(config.perimeter, secrets.token_bytes(32))
     left_out: Counter[str] = Counter()
-    records = open_records(config, path).scan(where, bodies=True)
+    recorded = open_records(config, path).scan(where, bodies=True)
+    records = (record for record in recorded if record.mirrors is None)
     wish = Wish(score=min_feedback, corrected=corrected)
     found = samples_of(records, open_feedback(config, path).of, _looking(inspection), wish, left_out)
     try:
@@ -207,10 +209,10 @@ def _counted_on_terminal(found: Iterator[Sample]) -> Iterator[Sample]:
         yield from bar
 
 
-def _divided(found: Dataset, shares: Mapping[str, float], seed: int, by: str | None) -> Division:
+def _comparing(found: Dataset) -> Any:
+    """A bar that hears of the steps of `groups_of`."""
     steps, talk = 2 * len(found.samples), sys.stderr
-    with click.progressbar(length=steps, label="Comparing", file=talk, hidden=not talk.isatty()) as bar:
-        return divide(found, shares, seed, by, bar.update)
+    return click.progressbar(length=steps, label="Comparing", file=talk, hidden=not talk.isatty())
 
 
 def _opened(file: Path, named: Mapping[str, str] | None = None, *, drop_doubles: bool = False) -> Dataset:
@@ -234,7 +236,8 @@ def _mode(file: Path) -> int:
 
 def _summary(found: Dataset, by: str) -> dict[str, Any]:
     samples = found.samples
-    groups = Counter(groups_of(samples))
+    with _comparing(found) as bar:
+        groups = Counter(groups_of(samples, bar.update))
     return {
         "name": found.name,
         "hash": found.hash,

@@ -119,9 +119,9 @@ def compare(
     sides = [Side(it, runs.samples(it), runs.scores(it.id)) for it in (runs.find(a), runs.find(b))]
     found = compared(*sides)
     document = comparison_report(found)
+    click.echo(msgspec.json.encode(found) if as_json else markdown(document), nl=as_json)
     if html_path is not None:
         html_path.write_text(html(document), encoding="utf-8")
-    click.echo(msgspec.json.encode(found) if as_json else markdown(document), nl=as_json)
     worse = [f"{it.b} by {it.scorer}" for it in found.changes if it.verdict == "worse"]
     if fail_if_worse and worse:
         click.echo(f"Failed: worse is {', '.join(worse)}.", err=True)
@@ -160,7 +160,7 @@ def score(
 @config_option
 @told
 def delete(run: str, config_path: Path | None) -> None:
-    """Forget RUN, with the samples and answers that no other run has."""
+    """Forget RUN, with what it was answered; samples and answers that other runs have stay."""
     _, runs, _ = _opened(config_path)
     found = runs.find(run) if run else None
     if found is None:
@@ -181,7 +181,7 @@ async def _score(
     bases = {name: basis_of(config, await asyncio.to_thread(candidate_of, config, name)) for name in judges}
     samples = await asyncio.to_thread(runs.samples, run)
     async with open_ask(config, path, judges, name=run.id, cap_nanousd=max_usd) as ask:
-        await score_by(scorers, run, samples, runs, Remembering(ask, runs, bases), ask.embed)
+        await score_by(scorers, run, samples, runs, Remembering(ask, runs, run.id, bases), ask.embed)
 
 
 def _opened(config_path: Path | None) -> tuple[Config, Runs, Path | None]:

@@ -88,7 +88,8 @@ _RECORDS_INTRODUCTION = """\
 The fields of `isthmus records export`, the same in JSONL and in Parquet. Names are stable: fields may be
 added, none is ever renamed or dropped. `decision` and `findings` are objects in JSONL and JSON text in
 Parquet.
-`isthmus records list --json` and `show --json` print the same facts nested, as the gateway holds them.
+`isthmus records list --json` and `show --json` print the same facts nested, as the gateway holds them; `show`
+adds the `feedback` on the request.
 
 What usage, charge and overhead mean is told in [what a record
 says](../explanation/what-a-record-says.md)."""

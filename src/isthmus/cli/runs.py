@@ -21,15 +21,13 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.evaluation import Ask, Embed, Sample
 from isthmus.core.money import nanousd
 from isthmus.evals.pilot import score_all
-from isthmus.evals.scorers import scorer_of
+from isthmus.evals.scorers import models_of, scorer_of
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 from isthmus.store.runs import Run, Runs
 
 if TYPE_CHECKING:
     from isthmus.evals.outcome import Outcome
-
-_MODELS_IN_A_SPEC = re.compile(r"(?:^[^:]*:|,)(?:model|models|judge|judges)=([^,]+)")
 
 
 class Number(click.FloatRange):
@@ -55,10 +53,13 @@ class Usd(click.ParamType[int]):
 
 
 def judges_of(scorers: Sequence[str], config: Config) -> list[str]:
-    """The models of the config that scorers name: they are asked, too."""
-    said = [found for spec in scorers for found in _MODELS_IN_A_SPEC.findall(spec)]
-    named = dict.fromkeys(name for names in said for name in names.split("+"))
-    return [name for name in named if name in config.models]
+    """The models that scorers ask. Those that the config does not have are a fault of usage."""
+    named = list(dict.fromkeys(model for spec in scorers for model in models_of(spec)))
+    for name in named:
+        if name not in config.models:
+            known = ", ".join(config.models)
+            raise click.UsageError(f"The model {name!r}, which is to judge, is none of: {known}.")
+    return named
 
 
 async def score_by(
@@ -136,12 +137,12 @@ def present(found: Outcome, html_path: Path | None, *, as_json: bool) -> None:
     from isthmus.evals.report import pilot_report
 
     document = pilot_report(found)
-    if html_path is not None:
-        html_path.write_text(html(document), encoding="utf-8")
     if as_json:
         click.echo(msgspec.json.encode({**msgspec.to_builtins(found), "complete": found.complete}))
     else:
         click.echo(markdown(document), nl=False)
+    if html_path is not None:
+        html_path.write_text(html(document), encoding="utf-8")
 
 
 def passed(found: Outcome, fail_under: float | None, baselines: Sequence[str]) -> int:

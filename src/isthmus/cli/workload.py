@@ -10,8 +10,8 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,6 +24,7 @@ from isthmus.bootstrap import inspection_of
 from isthmus.catalog.prices import PriceBook
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
+from isthmus.cli.workers import here, on_ray
 from isthmus.config.load import locate
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.usage import Usage
@@ -31,13 +32,10 @@ from isthmus.economics.workloads.advice import LARGE, SMALL, Open, Proposal, Usd
 from isthmus.economics.workloads.draft import PROVIDERS, draft, main_model
 from isthmus.economics.workloads.grouping import Audit, Workload
 from isthmus.economics.workloads.traffic import read
-from isthmus.gateway.inspection import Inspection
 from isthmus.perimeter.policy import RULES, Policy
 
 BATCH = 200
-"""So many lines are given to a process at once."""
-AHEAD = 4
-"""So many batches wait for each process: what is read of a file is bounded by that."""
+"""So many lines are given to a worker at once."""
 LARGEST = 32_000_000
 """A line or element of a log may have so many bytes; a longer one is counted as unread."""
 
@@ -64,11 +62,12 @@ def workload() -> None:
     "--draft", "draft_path", type=click.Path(path_type=Path), help="Write a first isthmus.yaml to this file."
 )
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Show so many workloads.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes; default: one for each core.")
 @click.option(
-    "--jobs",
-    type=click.IntRange(1),
-    default=os.cpu_count() or 1,
-    help="Processes; default: one for each core.",
+    "--ray",
+    "ray_address",
+    metavar="ADDRESS",
+    help="Work on this Ray cluster: host:port, auto, or local (extra isthmus[ray]).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each workload.")
 @told
@@ -77,7 +76,8 @@ def audit(
     config_path: Path | None,
     draft_path: Path | None,
     top: int,
-    jobs: int,
+    jobs: int | None,
+    ray_address: str | None,
     as_json: bool,
 ) -> None:
     """Audit recorded traffic in FILES: which workloads there are, and where each belongs.
@@ -86,6 +86,8 @@ def audit(
     exports of Langfuse, spans of OpenTelemetry's GenAI conventions, and exported records of Isthmus. Each
     request is labelled by the perimeter's detectors, on this machine; no text is kept or shown. Prices are
     those of genai-prices where the log has none.
+
+    With --ray, the machines of a cluster see the texts, too; they keep none.
     """
     if draft_path is not None and draft_path.exists():
         raise click.BadParameter(
@@ -94,7 +96,7 @@ def audit(
     policy = load_or_exit(locate(config_path)).perimeter
     if not policy.rules:
         policy = Policy(rules=RULES)
-    found = _audited(files, policy, jobs)
+    found = _audited(files, policy, jobs, ray_address)
     if not found.workloads:
         raise IsthmusError(
             Fault.INVALID_REQUEST,
@@ -120,47 +122,38 @@ def audit(
 # Reading, in as many processes as there are cores
 
 
-def _audited(files: Sequence[Path], policy: Policy, jobs: int) -> Audit:
+def _audited(files: Sequence[Path], policy: Policy, jobs: int | None, ray_address: str | None) -> Audit:
     size = sum(file.stat().st_size for file in files)
     talk, whole = sys.stderr, Audit()
     with click.progressbar(length=size, label="Auditing", file=talk, hidden=not talk.isatty()) as bar:
         lines = (line for file in files for line in _lines(file, bar.update))
-        for part in _parts(lines, policy, jobs):
+        batches = iter(lambda: list(islice(lines, BATCH)), [])
+        make = partial(_Auditor, policy)
+        if ray_address is None:
+            parts = here(make, batches, jobs or os.cpu_count() or 1)
+        else:
+            parts = on_ray(make, batches, ray_address, jobs)
+        for part in parts:
             whole.merge(part)
     return whole
 
 
-def _parts(lines: Iterator[_Line], policy: Policy, jobs: int) -> Iterator[Audit]:
-    batches = iter(lambda: list(islice(lines, BATCH)), [])
-    if jobs == 1:
-        _begin(policy)
-        yield from map(_audit_batch, batches)
-        return
-    with ProcessPoolExecutor(jobs, initializer=_begin, initargs=(policy,)) as pool:
-        waiting = [pool.submit(_audit_batch, batch) for batch in islice(batches, jobs * AHEAD)]
-        while waiting:
-            yield waiting.pop(0).result()
-            waiting += [pool.submit(_audit_batch, batch) for batch in islice(batches, 1)]
+class _Auditor:
+    """What is done to each batch of lines, wherever that is."""
 
+    def __init__(self, policy: Policy) -> None:
+        self._inspection = inspection_of(policy, secrets.token_bytes(32))
 
-_inspection: Inspection
-
-
-def _begin(policy: Policy) -> None:
-    global _inspection
-    _inspection = inspection_of(policy, secrets.token_bytes(32))
-
-
-def _audit_batch(lines: Sequence[_Line]) -> Audit:
-    audit = Audit()
-    for line in lines:
-        seen = _decoded(line.raw)
-        if not seen:
-            audit.unread += 1
-        for one in seen:
-            known = _inspection.look(msgspec.json.encode(one.asked), ())
-            audit.add(one, known.label, bool(known.seen.blind), line.where)
-    return audit
+    def __call__(self, lines: Sequence[_Line]) -> Audit:
+        audit = Audit()
+        for line in lines:
+            seen = _decoded(line.raw)
+            if not seen:
+                audit.unread += 1
+            for one in seen:
+                known = self._inspection.look(msgspec.json.encode(one.asked), ())
+                audit.add(one, known.label, bool(known.seen.blind), line.where)
+        return audit
 
 
 def _decoded(raw: bytes) -> list[Any]:

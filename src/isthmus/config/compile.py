@@ -16,7 +16,7 @@ from isthmus.accounting.budgets import Budget, Unit
 from isthmus.catalog.presets import DIALECTS, PRESETS, QUIRKS, Preset, Speech, find_preset
 from isthmus.catalog.weights import WEIGHTS, Weights, find_weights
 from isthmus.config import urls
-from isthmus.config.config import Config, GatewaySettings, LedgerSettings
+from isthmus.config.config import Config, GatewaySettings, LedgerSettings, Watch
 from isthmus.config.decode import DecodedPlan
 from isthmus.config.document import BudgetEntry, ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
 from isthmus.config.faults import Code, did_you_mean
@@ -59,6 +59,7 @@ class Sections(msgspec.Struct, frozen=True, kw_only=True):
     ledger: LedgerSettings
     perimeter: PerimeterEntry | None
     budgets: tuple[BudgetEntry, ...]
+    drift: tuple[Watch, ...]
     plans: list[DecodedPlan]
 
 
@@ -105,6 +106,7 @@ class _Compiler:
         if policy.key is not None:
             self._check_secret(policy.key, ("perimeter", "key"))
         budgets = self._budgets()
+        self._check_watches()
         self._check_keys_of_anyllm(providers, models)
         check_plans(self._sections.plans, self._names("models"), self._findings)
         for route in routes.values():
@@ -121,6 +123,7 @@ class _Compiler:
             ledger=self._sections.ledger,
             perimeter=policy,
             budgets=budgets,
+            drift=self._sections.drift,
             hash="",
         )
         return _anchored(msgspec.structs.replace(config, hash=_meaning_hash(config)), self._folder)
@@ -169,6 +172,26 @@ class _Compiler:
             if pattern is not None and not any(fnmatchcase(name, pattern) for name in known):
                 message = f"The budget is about no {word} of this config: `{pattern[:60]}`."
                 self._add(Code.UNKNOWN_NAME, message, did_you_mean(pattern, known), (*path, word))
+
+    # Drift
+
+    def _check_watches(self) -> None:
+        watched: set[str] = set()
+        for index, watch in enumerate(self._sections.drift):
+            path: Path = ("drift", index)
+            known = self._names("routes")
+            if known and watch.route not in known:
+                message = f"There is no route `{watch.route[:60]}` to watch."
+                self._add(Code.UNKNOWN_NAME, message, did_you_mean(watch.route, known), (*path, "route"))
+            if watch.route in watched:
+                message = f"The route `{watch.route[:60]}` is watched twice."
+                self._add(Code.CONFLICT, message, "Keep one of them.", path)
+            if not watch.quantities:
+                message = "The watch says no quantity."
+                self._add(Code.MISSING, message, "Leave `quantities` out to watch all.", path)
+            if watch.webhook is not None:
+                self._check_secret(watch.webhook, (*path, "webhook"))
+            watched.add(watch.route)
 
     # Providers
 
@@ -605,8 +628,14 @@ def _anchored(config: Config, folder: FilePath) -> Config:
     policy = config.perimeter.moved(lambda path: absolute(path, folder))
     if policy.key is not None:
         policy = msgspec.structs.replace(policy, key=_anchored_secret(policy.key, folder))
+    drift = tuple(
+        watch
+        if watch.webhook is None
+        else msgspec.structs.replace(watch, webhook=_anchored_secret(watch.webhook, folder))
+        for watch in config.drift
+    )
     return msgspec.structs.replace(
-        config, providers=providers, models=models, ledger=ledger, perimeter=policy
+        config, providers=providers, models=models, ledger=ledger, perimeter=policy, drift=drift
     )
 
 

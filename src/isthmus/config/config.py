@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta
 
 from isthmus.accounting.budgets import Budget
-from isthmus.core.portfolio import Model, Provider, Seconds
+from isthmus.core.portfolio import Model, Provider, Seconds, SecretRef
 from isthmus.perimeter.policy import Policy
 from isthmus.routing.route import Route
 
@@ -36,7 +37,8 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How records are kept.
 
     `mode` says when a record is committed: `batched` within 100 ms, `strict` before the answer's end. `path`
-    is the SQLite file. `keep_days` is the age in days at which records are deleted; without it they are kept.
+    is the SQLite file. `keep_days` is the age in days at which records are deleted, while their sums by hour
+    stay for `isthmus cost report`; without it all is kept.
     """
 
     shorthand: ClassVar[str] = "mode"
@@ -44,6 +46,32 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["batched", "strict"] = "batched"
     path: str | None = None
     keep_days: Annotated[int, Meta(ge=1)] | None = None
+
+
+Quantity: TypeAlias = Literal[
+    "quality", "label", "task", "refusals", "failures", "length", "latency", "escalation"
+]
+"""What may be watched of a route's traffic."""
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """A route that is watched for drift: is its traffic still what it was in a time that was good?
+
+    `route` is its name. `since` is the first day (UTC) of the time that was good, its baseline. `days` is how
+    many days that lasts. `per` is what is looked at once it is over: an `hour`, a `day` or a `week`; what
+    changes within it and comes back is no drift. `quantities` are what is watched, by default all that can
+    be: `quality` (the scores of feedback), `label`, `task`, `refusals`, `failures`, `length`, `latency` and
+    `escalation`. `alpha` is the chance that there is ever a false alarm, over all quantities and all time.
+    `webhook` is where the URL is found to which an alarm is posted, `env:NAME` or `file:PATH`.
+    """
+
+    route: str
+    since: dt.date
+    days: Annotated[int, Meta(ge=1, le=366)] = 14
+    per: Literal["hour", "day", "week"] = "day"
+    quantities: tuple[Quantity, ...] = get_args(Quantity)
+    alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.05
+    webhook: SecretRef | None = None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +86,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ledger: LedgerSettings
     perimeter: Policy = Policy()
     budgets: tuple[Budget, ...] = ()
+    drift: tuple[Watch, ...] = ()
     hash: str
 
     @property

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from isthmus.accounting.budgets import Period, Subject
 from isthmus.catalog.presets import Dialect
-from isthmus.config.config import GatewaySettings, LedgerSettings
+from isthmus.config.config import GatewaySettings, LedgerSettings, Watch
 from isthmus.core.label import Level
 from isthmus.core.portfolio import (
     Auth,
@@ -192,8 +192,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
     `providers` are the endpoints by name. `models` are the callable models by name. `perimeter` says which
     models may receive what. `routes` are the names that applications call. `budgets` bound what may be used.
-    `gateway` says where to listen, and the bounds. `ledger` says how records are kept; a bare word is its
-    mode.
+    `drift` says which routes are watched for traffic and answers that are not what they were. `gateway` says
+    where to listen, and the bounds. `ledger` says how records are kept; a bare word is its mode.
     """
 
     providers: dict[str, ProviderEntry] = {}
@@ -201,6 +201,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     perimeter: PerimeterEntry | None = None
     routes: dict[str, RouteEntry] = {}
     budgets: tuple[BudgetEntry, ...] = ()
+    drift: tuple[Watch, ...] = ()
     gateway: GatewaySettings = GatewaySettings()
     ledger: LedgerSettings = LedgerSettings()
 
@@ -208,5 +209,5 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 PLANNED_SECTIONS = frozenset({"limits", "keys", "audit", "evals"})
 """Sections of later versions: whoever writes one expects something of it, so it is refused by name."""
 
-PLANNED_STRATEGIES = frozenset({"choose", "shadow"})
+PLANNED_STRATEGIES = frozenset({"choose"})
 """Strategies of later versions."""

@@ -138,6 +138,7 @@ def _decoded(tree: Mapping, findings: Findings) -> Sections:
         ledger=decoded.get("ledger", LedgerSettings()),
         perimeter=decoded.get("perimeter"),
         budgets=decoded.get("budgets", ()),
+        drift=decoded.get("drift", ()),
         plans=decoder.plans,
     )
 

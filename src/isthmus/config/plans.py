@@ -14,7 +14,7 @@ from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
 from isthmus.config.tree import Mapping, Mark, Path, Scalar, Tree
 from isthmus.config.tree import Sequence as Listed
-from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Node
+from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Node, Shadow
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import Acceptance
 
@@ -38,6 +38,11 @@ def _dangling(plan: DecodedPlan, models: set[str]) -> Iterator[_Fault]:
 
 
 def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fault]:
+    for inner in _parts(plan.node):
+        if isinstance(inner, Shadow) and (origin := origins.get(id(inner))) is not None:
+            message = f"Inside of `{plan.node.keyword}` no shadow is cast: only of a whole answer."
+            hint = "Write `shadow` around it, with this strategy under `of`."
+            yield Code.UNREACHABLE, message, hint, origin.tree.start, origin.path
     match plan.node:
         case Fallback(plans=plans):
             yield from _failed_just_now(plans, origins)
@@ -49,6 +54,20 @@ def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fa
             yield from _ensemble(plan, plan.node)
         case Cascade(stages=stages):
             yield from _cascade(stages, origins)
+
+
+def _parts(node: Node) -> tuple[Node, ...]:
+    """The strategies inside of one that makes an answer of theirs."""
+    match node:
+        case Fallback(plans=plans):
+            return plans
+        case Cascade(stages=stages):
+            return tuple(stage.plan for stage in stages)
+        case Ensemble(otherwise=Node() as otherwise):
+            return (otherwise,)
+        case Shadow(of=of):
+            return (of,)
+    return ()
 
 
 def _failed_just_now(plans: Sequence[Node], origins: dict[int, DecodedPlan]) -> Iterator[_Fault]:

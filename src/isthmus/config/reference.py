@@ -16,7 +16,7 @@ from msgspec import inspect as mi
 
 from isthmus.catalog.presets import DIALECTS, PRESETS, QUIRKS
 from isthmus.catalog.weights import WEIGHTS
-from isthmus.config.config import GatewaySettings, LedgerSettings
+from isthmus.config.config import GatewaySettings, LedgerSettings, Watch
 from isthmus.config.decode import bounds, fields_of, holds_plan
 from isthmus.config.document import (
     BudgetEntry,
@@ -51,6 +51,7 @@ _SECTIONS: tuple[tuple[str, Any], ...] = (
     ("A route", RouteEntry),
     ("`thrift`", Thrift),
     ("`budgets`", BudgetEntry),
+    ("`drift`", Watch),
     ("`gateway`", GatewaySettings),
     ("`ledger`", LedgerSettings),
 )
@@ -226,6 +227,7 @@ def _struct_in_words(cls: Any) -> str:
         Rule: "label",
         Engine: "engine",
         BudgetEntry: "budget",
+        Watch: "watch",
         Thrift: "strategy, with its share beside it",
     }
     return titles.get(cls, "shares" if holds_plan(cls) else "mapping, see below")

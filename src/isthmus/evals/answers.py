@@ -66,16 +66,17 @@ class Asked(NamedTuple):
 
 
 class Remembering:
-    """An `Ask` that looks first whether it is known what the model said, and keeps what it says now.
+    """An `Ask` for a run: it looks first whether it is known what the model said, and keeps what it says.
 
     `bases` are those of the models, see `basis_of`; answers from before `since_us` do not count.
     `spent_nanousd` is what was asked now has cost, as far as prices are known. Whoever leaves while an answer
     is being written down does not lose it: `close` waits for that.
     """
 
-    def __init__(self, ask: Ask, runs: Runs, bases: Mapping[str, bytes], since_us: int = 0) -> None:
+    def __init__(self, ask: Ask, runs: Runs, run: str, bases: Mapping[str, bytes], since_us: int = 0) -> None:
         self._ask = ask
         self._runs = runs
+        self._run = run
         self._bases = bases
         self._since_us = since_us
         self.spent_nanousd = 0
@@ -92,7 +93,6 @@ class Remembering:
         model: str,
         request: Mapping[str, Any],
         label: Label = BOTTOM,
-        run: str | None = None,
         place: Place | None = None,
     ) -> Asked:
         """The answer, kept; where that is said, it stands at that place of the run.
@@ -104,8 +104,8 @@ class Remembering:
         async with lock:
             known = await asyncio.to_thread(self._runs.recall, key, self._since_us)
             if known is not None:
-                if run is not None and place is not None:
-                    await self._write(self._runs.take, run, place, known.id)
+                if place is not None:
+                    await self._write(self._runs.take, self._run, place, known.id)
                 return Asked(known, again=True)
             answered = await self._ask(model, request, label)
             if answered.charge is not None:
@@ -114,10 +114,11 @@ class Remembering:
                 id=answered.record_id or uuid4().hex,
                 key=None if answered.code else key,
                 at_us=time.time_ns() // 1000,
+                run=self._run,
                 answered=answered,
             )
             if answered.code is None or (place is not None and answered.code not in NOT_ASKED):
-                await self._write(self._runs.keep, kept, run, place)
+                await self._write(self._runs.keep, kept, place)
             return Asked(kept, again=False)
 
     async def close(self) -> None:

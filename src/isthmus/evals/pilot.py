@@ -32,8 +32,8 @@ class Tally(msgspec.Struct):
     """How far a run is. `asked` counts the answers that came now, `again` those that were known.
 
     `spent_nanousd` is what was asked now has cost, as far as prices are known; `unpriced` counts the answers
-    whose price is not. `given_up` says of models why they are asked no more, `out_of_money` that the cap is
-    reached.
+    whose price is not. `given_up` says of models why they are asked no more; `out_of_money` is True where the
+    cap is one of the reasons.
     """
 
     total: int
@@ -156,11 +156,11 @@ class Pilot:
 
     async def _work(self, places: Iterator[tuple[Place, Sample]]) -> None:
         for place, sample in places:
-            if self.tally.out_of_money or place.model in self.tally.given_up:
+            if place.model in self.tally.given_up:
                 return
             request = request_of(sample, self._run.request)
             async with self._places_of[place.model]:
-                asked = await self._remembering.ask(place.model, request, sample.label, self._run.id, place)
+                asked = await self._remembering.ask(place.model, request, sample.label, place)
             self._count(place.model, asked.kept.answered, again=asked.again)
             self._tell(self.tally)
 
@@ -168,6 +168,7 @@ class Pilot:
         tally = self.tally
         if answered.code in NOT_ASKED:
             tally.out_of_money = True
+            tally.given_up.setdefault(model, answered.error or "The cap is reached.")
             return
         tally.again += again
         tally.asked += not again

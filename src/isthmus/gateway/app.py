@@ -13,12 +13,13 @@ from prometheus_client.exposition import choose_encoder
 from isthmus.core.codec import ClientWire
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.dialects import CLIENT_WIRES
-from isthmus.gateway import feedback
 from isthmus.gateway.admission import Admission
 from isthmus.gateway.answer import JSON
 from isthmus.gateway.auth import Ring, authenticate
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
 from isthmus.gateway.exchange import Exchange
+from isthmus.gateway.feedback import LONGEST_BODY, FeedbackDesk
+from isthmus.gateway.mirrors import Mirrors
 from isthmus.gateway.openapi import openapi
 from isthmus.gateway.request import Request
 from isthmus.gateway.snapshot import Snapshot
@@ -56,7 +57,8 @@ class Gateway:
         self.ring = ring
         self.treasury = treasury
         self.tally = tally
-        self.feedbacks = feedbacks
+        self._feedback = FeedbackDesk(feedbacks, ledger, ring)
+        self.mirrors = Mirrors(ledger, tally)
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False
         self._engines = engines
@@ -94,7 +96,9 @@ class Gateway:
             if page.access == "key":
                 key = authenticate(request, self.ring, time.time_ns() // 1000)
             if page.page == "feedback":
-                status, body, content_type = 200, await self._take_feedback(request, key), b"application/json"
+                given = await request.body(LONGEST_BODY)
+                body = await self._feedback.take(given, key, time.time_ns() // 1000)
+                status, content_type = 200, b"application/json"
             else:
                 status, body, content_type = self._render(page, request, key)
             await request.respond(status, body, b"content-type: %b\r\n" % content_type)
@@ -106,11 +110,6 @@ class Gateway:
                 extra += b"www-authenticate: Bearer\r\n"
             wire = CLIENT_WIRES["anthropic" if _speaks_anthropic(request.path, request.headers) else "openai"]
             await request.respond(wire.status_of(error), wire.encode_error(error, ""), extra)
-
-    async def _take_feedback(self, request: Request, key: Key | None) -> bytes:
-        given = feedback.read(await request.body(feedback.LONGEST_BODY), key, time.time_ns() // 1000)
-        allowed = feedback.own_requests(key, self.ring)
-        return await feedback.keep(given, allowed, self.feedbacks, self.ledger)
 
     def _find_page(self, request: Request) -> Endpoint:
         path = _pattern(request.path)

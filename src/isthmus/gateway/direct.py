@@ -33,6 +33,7 @@ OPENINGS = 5
 """So often a model is waited for that is left alone after failures, or whose engine starts anew."""
 
 ENGINE_PAUSE_S = 2.0
+BREAKER_LOOK_S = 0.1
 
 # Who relays bytes of an endpoint that never says why it ends has to be as patient as its quirks are.
 _WIRE = OpenAIChat(Quirks(finish_reason=False))
@@ -177,11 +178,12 @@ class Direct:
             record, said = await self._once(path, model, body, label)
             if record.code == "budget_spent":
                 async with self._alone:
-                    await self._quiet.wait()
+                    while self._running:
+                        await self._quiet.wait()
                     record, said = await self._once(path, model, body, label)
             if opening == OPENINGS or not _is_away(record.code):
                 break
-            await asyncio.sleep(self._pause(model, record.code))
+            await self._until_back(model, record.code)
         return record, said
 
     async def _once(self, path: str, model: str, body: bytes, label: Label) -> tuple[Record, bytes]:
@@ -209,9 +211,14 @@ class Direct:
             await asyncio.gather(serving, return_exceptions=True)
             raise
 
-    def _pause(self, model: str, code: str | None) -> float:
+    async def _until_back(self, model: str, code: str | None) -> None:
+        if code != "breaker_open":
+            await asyncio.sleep(ENGINE_PAUSE_S)
+            return
         breaker: Breaker = self._gateway.snapshot.upstreams[model].breaker
-        return breaker.wait_s(clock()) if code == "breaker_open" else ENGINE_PAUSE_S
+        # It says when it may be asked again; a probe by somebody else may end sooner than that.
+        while breaker.wait_s(clock()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(BREAKER_LOOK_S)
 
 
 def answered_of(model: str, body: bytes, record: Record, said: bytes) -> Answered:

@@ -16,12 +16,13 @@ from isthmus.core.call import Message, Text
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import AttemptEnded, Delivered, Delta, Event, Finished, Judged
+from isthmus.core.events import Delta, Event, Finished
 from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
 from isthmus.gateway.inspection import Inspected, floors_of
+from isthmus.gateway.mirrors import Overheard
 from isthmus.gateway.request import Request
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import Story, clock
@@ -29,6 +30,7 @@ from isthmus.gateway.treasury import Purse
 from isthmus.perimeter.policy import by_kind
 from isthmus.providers.attempts import Attempts, Question
 from isthmus.routing.route import Route
+from isthmus.strategies.plan import Shadow
 from isthmus.strategies.plan.node import Attempt, Circumstances, Draft
 from isthmus.strategies.run import run
 
@@ -48,7 +50,17 @@ class Exchange:
     It is a task of its own, which is cancelled when the client leaves or the gateway ends.
     """
 
-    __slots__ = ("_answer", "_gateway", "_known", "_request", "_settled", "_snapshot", "_story", "_wire")
+    __slots__ = (
+        "_answer",
+        "_gateway",
+        "_heard",
+        "_known",
+        "_request",
+        "_settled",
+        "_snapshot",
+        "_story",
+        "_wire",
+    )
 
     def __init__(self, gateway: Gateway, wire: ClientWire, request: Request) -> None:
         self._gateway = gateway
@@ -57,6 +69,7 @@ class Exchange:
         self._snapshot: Snapshot = gateway.snapshot
         self._story = Story(wire, self._snapshot.config.hash)
         self._answer = Answer(request, wire, self._story, holds_end=gateway.strict)
+        self._heard: Overheard | None = None
         self._known = False
         self._settled = False
 
@@ -147,23 +160,28 @@ class Exchange:
             attempts = story.attempts = Attempts(question, snapshot.upstreams, veils, purse)
         else:
             attempts = story.attempts = Attempts(question, snapshot.upstreams, purse=purse)
-        await run(decision.plan, attempts, self._permits, self._pause, self._listen)
+        listen = self._listen
+        if type(decision.plan) is Shadow and decision.plan.judge is not None:
+            self._heard, listen = Overheard(), self._overhear
+        await run(decision.plan, attempts, self._permits, self._pause, listen)
 
     def _listen(self, event: Event) -> Awaitable[None] | None:
         """The folds over the one stream of events: the client's answer, and the record with its metrics."""
         kind = type(event)
         if kind is Delta:
             return self._answer.take(event)  # type: ignore[arg-type]
-        if kind is AttemptEnded:
-            self._story.ended.append(event.record)  # type: ignore[union-attr]
-        elif kind is Finished:
+        if kind is Finished:
             self._story.answered_by = event.model  # type: ignore[union-attr]
             return self._finish(event.error)  # type: ignore[union-attr]
-        elif kind is Judged:
-            self._story.judge(event)  # type: ignore[arg-type]
-        elif kind is Delivered:
-            self._story.deliver(event)  # type: ignore[arg-type]
+        self._story.take(event)
         return None
+
+    def _overhear(self, event: Event) -> Awaitable[None] | None:
+        """The same, where the answer is to be compared with another."""
+        if type(event) is Delta:
+            assert self._heard is not None
+            self._heard.take(event)
+        return self._listen(event)
 
     def _permits(self, effect: Attempt | Draft) -> bool | Awaitable[bool]:
         """Whether a model may be called so: it is allowed, and may see what a strategy adds to the
@@ -202,6 +220,10 @@ class Exchange:
         else:
             record = self._record(outcome, 200, error)
         await answer.end(last, record)
+        decision = self._story.decision
+        if error is None and decision is not None and type(decision.plan) is Shadow:
+            mirrors, plan = self._gateway.mirrors, decision.plan
+            mirrors.cast(self._story, self._snapshot, plan, self._heard, self._permits)
 
     async def _refuse(self, error: IsthmusError) -> None:
         """Answer with an error in the caller's dialect; or, once an answer has begun, end it as broken."""

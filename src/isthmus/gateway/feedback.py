@@ -13,12 +13,15 @@ from isthmus.core.feedback import THUMBS, Feedback, require_sound
 from isthmus.core.ids import feedback_id
 from isthmus.dialects.fields import Fields, decode_raw, invalid, open_body
 from isthmus.gateway.auth import Ring
-from isthmus.store.feedback import Allowed, Feedbacks
+from isthmus.store.feedback import Feedbacks
 from isthmus.store.keys import Key
 from isthmus.store.ledger import Ledger
 
 LONGEST_BODY = 1 << 20
 """A body of feedback may have so many bytes: every character of the longest texts may take six in JSON."""
+
+AT_ONCE = 4
+"""So many may be kept at the same time; the others wait."""
 
 
 def read(body: bytes, key: Key | None, at_us: int) -> Feedback:
@@ -59,35 +62,45 @@ def _metadata(fields: Fields) -> dict[str, str]:
     return given
 
 
-async def keep(feedback: Feedback, allowed: Allowed, store: Feedbacks, ledger: Ledger) -> bytes:
-    """Keeps it durably, and says so as the body of an answer.
+class FeedbackDesk:
+    """Takes feedback and keeps it. `take` is called from the event loop, and does not block it."""
 
-    A client may be faster than the ledger's writer: before a request is said to be unknown, everything that
-    was taken to be recorded is. One that is still being answered has no record, and takes no feedback.
-    Raises IsthmusError as `Feedbacks.add` does.
-    """
-    try:
-        await asyncio.to_thread(store.add, feedback, allowed)
-    except IsthmusError as error:
-        if error.code != "unknown_request":
-            raise
-        await ledger.flush()
-        await asyncio.to_thread(store.add, feedback, allowed)
-    return msgspec.json.encode(_receipt(feedback))
+    def __init__(self, store: Feedbacks, ledger: Ledger, ring: Ring) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._ring = ring
+        # The threads that write it also draw budgets and refresh keys: a crowd must leave some to them.
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def take(self, body: bytes, key: Key | None, at_us: int) -> bytes:
+        """The body of an answer that says the feedback is kept.
+
+        A client may be faster than the ledger's writer: before a request is said to be unknown, everything
+        that was taken to be recorded is. One that is still being answered has no record, and takes none.
+        Raises IsthmusError as `read` and `Feedbacks.add` do.
+        """
+        feedback = read(body, key, at_us)
+        async with self._places:
+            try:
+                await self._add(feedback, key)
+            except IsthmusError as error:
+                if error.code != "unknown_request":
+                    raise
+                await self._ledger.flush()
+                await self._add(feedback, key)
+        return msgspec.json.encode(_receipt(feedback))
+
+    async def _add(self, feedback: Feedback, key: Key | None) -> None:
+        await asyncio.to_thread(self._store.add, feedback, lambda key_id: self._may_judge(key, key_id))
+
+    def _may_judge(self, key: Key | None, key_id: str | None) -> bool:
+        """Whether a key's bearer may judge the requests of the key with that id: its own, and others of its
+        name, which it replaced. Without any key, those of this machine may be judged."""
+        if key is None or key_id is None:
+            return key is None and key_id is None
+        return key_id == key.id or self._ring.name_of(key_id) == key.name
 
 
 def _receipt(feedback: Feedback) -> dict[str, Any]:
     said = {"id": feedback.id, "object": "feedback", "request_id": feedback.record_id}
     return {**said, "created": feedback.at_us // 1_000_000, "score": feedback.score}
-
-
-def own_requests(key: Key | None, ring: Ring) -> Allowed:
-    """What the bearer of a key may judge: the requests of the key, and of others of its name, which it
-    replaces; without any key, those of this machine."""
-
-    def allowed(key_id: str | None) -> bool:
-        if key is None or key_id is None:
-            return key is None and key_id is None
-        return key_id == key.id or ring.name_of(key_id) == key.name
-
-    return allowed

@@ -14,7 +14,7 @@ from isthmus.core.call import Call, Envelope
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import IsthmusError
-from isthmus.core.events import Delivered, Judged
+from isthmus.core.events import AttemptEnded, Delivered, Event, Judged
 from isthmus.core.ids import request_id
 from isthmus.core.label import BOTTOM
 from isthmus.core.record import (
@@ -32,6 +32,7 @@ from isthmus.dialects.features import features_of
 from isthmus.providers.attempts import Attempts
 from isthmus.routing.route import LONGEST_NAME, Route
 from isthmus.store.keys import Key
+from isthmus.strategies.plan import CallModel
 
 LONGEST_USER = 256
 """How much of the end user's name is recorded and counted: it is a name, and no place for texts."""
@@ -62,6 +63,7 @@ class Story:
         "first_out",
         "id",
         "key",
+        "mirrors",
         "queued",
         "route",
         "said",
@@ -82,6 +84,7 @@ class Story:
         self.uploading = 0.0
         self.first_out: float | None = None
         self.key: Key | None = None
+        self.mirrors: str | None = None
         self.envelope: Envelope | None = None
         self.route: Route | None = None
         self.vouched: tuple[str, ...] = ()
@@ -118,13 +121,33 @@ class Story:
         if self.attempts is not None:
             self.ended += self.attempts.abandon(outcome, error)
 
-    def judge(self, judged: Judged) -> None:
-        """Note what was made of an attempt's answer."""
-        self._amend(judged.number, confidence=judged.confidence, verdict=judged.verdict)
+    def take(self, event: Event) -> None:
+        """Note what has happened."""
+        kind = type(event)
+        if kind is AttemptEnded:
+            self.ended.append(event.record)  # type: ignore[union-attr]
+        elif kind is Judged:
+            facts = {"confidence": event.confidence, "verdict": event.verdict}  # type: ignore[union-attr]
+            self._amend(event.number, **facts)  # type: ignore[union-attr]
+        elif kind is Delivered:
+            self._amend(event.number, committed=True)  # type: ignore[union-attr]
 
-    def deliver(self, delivered: Delivered) -> None:
-        """Note whose answer the client gets, though it was kept at first."""
-        self._amend(delivered.number, committed=True)
+    def mirror(self, candidate: str) -> Story:
+        """The story of a copy of this request, which begins now and is for no client."""
+        assert self.attempts is not None
+        assert self.decision is not None
+        copy = Story(self.wire, self.config_hash)
+        copy.mirrors = self.id
+        for name in ("key", "envelope", "route", "vouched", "findings", "blind", "unlooked", "body"):
+            setattr(copy, name, getattr(self, name))
+        copy.attempts = self.attempts.again(copy.arrived)
+        copy.decision = msgspec.structs.replace(
+            self.decision,
+            plan=CallModel(model=candidate, retries=0),
+            reasons=(f"{candidate} is asked in the shadow of {self.id}",),
+            propensity=1.0,
+        )
+        return copy
 
     def _amend(self, number: int, **facts: Any) -> None:
         self.ended = [
@@ -162,6 +185,7 @@ class Story:
             team=self.key.team if self.key else None,
             user=self.user,
             model=self.answered_by if outcome == "ok" else None,
+            mirrors=self.mirrors,
             code=error.code if error else None,
             message=error.message if error and error.upstream_status is None else None,
             decision=self.decision,
@@ -206,8 +230,9 @@ class Story:
         attempts = self.attempts
         if attempts is None or attempts.answering is None:
             return None
-        # What was kept until it was judged was there only then.
-        return self.first_out if attempts.delivered else attempts.answering.first_token
+        # What is kept until it is judged is there only then.
+        kept = attempts.answering.purpose != "answer"
+        return self.first_out if kept else attempts.answering.first_token
 
 
 def _number(attempt: AttemptRecord) -> int:

@@ -132,12 +132,13 @@ class Question:
     `waiting` measures the time in which the gateway had nothing to do but wait for a model, up to the first
     content: what is left of the request's time is the gateway's own. `values` are what pseudonyms in the
     envelope stand for, None where it is what the client sent. `amended` says that `call` is not what the
-    envelope says, but what a strategy asks beside it.
+    envelope says, but what a strategy asks beside it, or instead.
     """
 
     __slots__ = (
+        "_amendment",
         "_call",
-        "amended",
+        "_unamended",
         "arrived",
         "at_us",
         "client_headers",
@@ -168,15 +169,43 @@ class Question:
         self.clock = clock
         self.values = values
         self.waiting = waiting or Waiting()
-        self.amended = False
+        self._amendment: Amendment | None = None
+        self._unamended: Question | None = None
         self._call: Call | None = None
 
     @property
     def call(self) -> Call:
         """The whole request; it is decoded when somebody first needs more than its envelope."""
         if self._call is None:
-            self._call = self.wire.decode_call(self.envelope)
+            if self._amendment is None or self._unamended is None:
+                self._call = self.wire.decode_call(self.envelope)
+            else:
+                self._call = amended(self._unamended.call, self._amendment)
         return self._call
+
+    @property
+    def amended(self) -> bool:
+        """True for what a strategy asks beside the client's question."""
+        return self._amendment is not None
+
+    @property
+    def adds_logprobs(self) -> bool:
+        """True where a strategy asks for log-probabilities that the client does not want."""
+        added = self._amendment is not None and self._amendment.logprobs
+        return added and self._unamended is not None and not self._unamended.call.logprobs
+
+    def require_understood(self) -> None:
+        """Raises IsthmusError(UNSUPPORTED) for a request that can be passed on, and only so."""
+        try:
+            _ = self.call
+        except IsthmusError as fault:
+            raise IsthmusError(
+                Fault.UNSUPPORTED,
+                "This request holds what the gateway passes on and does not understand: its answer cannot be "
+                "judged, and nothing be added to it.",
+                hint="Use a route that is bound to a call.",
+                param=fault.param,
+            ) from None
 
     def with_pseudonyms(self, envelope: Envelope, values: Mapping[str, str]) -> Question:
         """The same question with pseudonyms for these values."""
@@ -197,9 +226,21 @@ class Question:
     def amended_by(self, amendment: Amendment) -> Question:
         """What a strategy asks beside the question."""
         question = self._about(self.envelope, self.values)
-        question._call = amended(self.call, amendment)
-        question.amended = True
+        question._amendment, question._unamended = amendment, self
         return question
+
+    def again(self, arrived: float, waiting: Waiting) -> Question:
+        """The same question, asked anew at that time of the clock."""
+        return Question(
+            envelope=self.envelope,
+            wire=self.wire,
+            client_headers=self.client_headers,
+            arrived=arrived,
+            at_us=self.at_us,
+            clock=self.clock,
+            values=self.values,
+            waiting=waiting,
+        )
 
     def restorers(self) -> tuple[Restorer, ...]:
         """What puts values in the place of their pseudonyms in one answer; none where there are none."""
@@ -243,6 +284,12 @@ class Attempts:
         self._made.append(attempt)
         return attempt
 
+    def again(self, arrived: float) -> Attempts:
+        """The same question to be asked anew, and paid from the same purse."""
+        waiting = Waiting()
+        hidden = {name: question.again(arrived, waiting) for name, question in self._hidden.items()}
+        return Attempts(self.question.again(arrived, waiting), self._upstreams, hidden, self._purse)
+
     def assess(self, effect: plan.Assess) -> plan.Verdict:
         """See `strategies.run.Performer`."""
         return assess(effect, self.question.call)
@@ -264,11 +311,6 @@ class Attempts:
             return self._delivered
         spoken = (it for it in reversed(self._made) if it.committed and it.purpose == "answer")
         return next(spoken, self._made[-1] if self._made else None)
-
-    @property
-    def delivered(self) -> bool:
-        """True where the client gets an answer that was kept at first."""
-        return self._delivered is not None
 
     def waited(self, now: float) -> float:
         """The seconds in which the gateway only waited for models; see `Question`."""
@@ -602,6 +644,8 @@ class Attempt:
         """What to say and in which wire; None where there is no wire, which only a count can do without."""
         question, upstream = self.question, self.upstream
         envelope = question.envelope
+        if question.amended or self.purpose != "answer":
+            question.require_understood()
         constrained = "constrained_tools" in upstream.provider.quirks and self._has_tools()
         restorers = question.restorers()
         shared = None if constrained or question.amended else upstream.shared_wire(question.wire.name)
@@ -629,7 +673,7 @@ class Attempt:
         try:
             encoded = wire.encode_call(call, upstream.model.id)
         except IsthmusError as fault:
-            if not self.question.amended or fault.fault is not Fault.UNSUPPORTED or not call.logprobs:
+            if fault.fault is not Fault.UNSUPPORTED or not self.question.adds_logprobs:
                 raise
             # They were asked for by a strategy, which does without them where they are not to be had.
             encoded = wire.encode_call(msgspec.structs.replace(call, logprobs=None), upstream.model.id)

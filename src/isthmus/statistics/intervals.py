@@ -63,8 +63,8 @@ def upper_bound(successes: int, n: int, confidence: float = CONFIDENCE) -> float
 def proportion(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """The interval of a share, by Clopper and Pearson: exact, so that no true share is held less often.
 
-    Wilson's is a little narrower and holds some shares in 83 of 100 cases only. With no samples it is all
-    of [0, 1].
+    Wilson's is a little narrower and holds some in 92 of 100 cases only (0.98, by 50 samples). With no
+    samples it is all of [0, 1].
     """
     each_side = (1 + confidence) / 2
     return Interval(lower_bound(successes, n, each_side), upper_bound(successes, n, each_side), confidence)
@@ -135,10 +135,11 @@ def ratio(
     """The interval of the sum of `above` over the sum of `below`, both of the same units and none negative.
 
     The cost of a request, of a good answer, of a thousand tokens. A studentised bootstrap, which follows the
-    skew of costs. No method can vouch for a mean of what has no bound: where a few units in a hundred cost
-    most of all, a small sample has none of them and does not tell. Where a bound is known, `mean` with `most`
-    vouches. It is [0, infinite] for fewer than two units, and where nothing below was seen; for units that
-    are all alike it has no width. B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), 12.5.
+    skew of costs, with tails half as likely as was asked for: of few units it holds its confidence then. No
+    method can vouch for a mean of what has no bound: where a few units in a hundred cost most of all, a small
+    sample has none of them and does not tell. Where a bound is known, `mean` with `most` vouches. It is
+    [0, infinite] for fewer than two units, and where nothing below was seen; for units that are all alike it
+    has no width. B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), 12.5.
     """
     ups, downs = _finite(above), _finite(below)
     if len(ups) != len(downs) or (ups < 0).any() or (downs < 0).any():
@@ -150,7 +151,7 @@ def ratio(
     if not error:
         return Interval(here, here, confidence)
     pulls = np.sort(_pulls(ups, downs, here, rng))
-    tail = round((1 - confidence) / 2 * (len(pulls) + 1))
+    tail = max(1, round((1 - confidence) / 4 * (len(pulls) + 1)))
     low, high = here - pulls[-tail] * error, here - pulls[tail - 1] * error
     return Interval(max(0.0, float(low)), float(high), confidence)
 

@@ -36,7 +36,7 @@ class Feedbacks(Protocol):
     """The feedback that was given. Every method blocks: call it off the event loop."""
 
     def add(self, feedback: Feedback, allowed: Allowed = everybody) -> None:
-        """Keep feedback on a record that is there, durably.
+        """Keep feedback on a record that is there: committed, so that the process may die.
 
         Raises IsthmusError: `unknown_request` where no record has that id, or one of a key that is not
         `allowed`; `too_much_feedback` where there are `MOST_PER_RECORD` already; `ledger_unavailable`.

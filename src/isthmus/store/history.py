@@ -6,18 +6,21 @@ records are made of. What many share (decisions, configs) is read once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Select, and_, exists, func, or_, select, tuple_
 
+from isthmus.core.label import Label
 from isthmus.store import schema
-from isthmus.store.records import EVERYTHING, Where, conditions
-from isthmus.store.schema import attempts, decisions, records
+from isthmus.store.records import EVERYTHING, Where, of_callers
+from isthmus.store.schema import attempts, bodies, decisions, records
 
 AT_ONCE = 10_000
 _DECISIONS_AT_ONCE = 500
+_BODIES_AT_ONCE = 500
 
 
 class Tried(NamedTuple):
@@ -27,11 +30,22 @@ class Tried(NamedTuple):
     fault: str | None
 
 
+class Again(NamedTuple):
+    """What is seen in a request that is looked at again: as in `core.record.Grounds`; `hidden` is its label
+    with pseudonyms."""
+
+    kinds: frozenset[str]
+    blind: bool
+    unlooked: tuple[str, ...]
+    hidden: Label | None
+
+
 class Past(NamedTuple):
     """A request as it was recorded; the fields are those of `isthmus.store.schema.records`.
 
     `findings` and `grounds` are JSON. `tried` are its attempts in order, where there was more than one or one
     that failed; else it is empty, and `model` is who answered at once, or None where nobody was asked.
+    `again` is what is seen by other rules, where somebody has looked.
     """
 
     at_us: int
@@ -60,6 +74,7 @@ class Past(NamedTuple):
     basis: str | None
     total_ms: float
     tried: tuple[Tried, ...] = ()
+    again: Again | None = None
 
 
 _COLUMNS = (
@@ -106,6 +121,10 @@ class History(Protocol):
         """The JSON of each decision of those requests, by its hash."""
         ...
 
+    def bodies(self, some: Sequence[Past]) -> dict[str, bytes]:
+        """The bodies of those of these requests whose texts were kept, by their ids."""
+        ...
+
 
 class SqliteHistory:
     """The past of a ledger's file, read without disturbing who writes it.
@@ -117,12 +136,12 @@ class SqliteHistory:
         self._database = schema.Database(path)
 
     def count(self, where: Where = EVERYTHING) -> int:
-        """How many requests are meant."""
+        """See `History.count`."""
         with self._database.reading() as connection:
-            return connection.scalar(select(func.count()).select_from(records).where(*conditions(where))) or 0
+            return connection.scalar(select(func.count()).select_from(records).where(*of_callers(where))) or 0
 
     def requests(self, where: Where = EVERYTHING) -> Iterator[list[Past]]:
-        """All requests that are meant, oldest first, some at a time; new ones may be missed meanwhile."""
+        """See `History.requests`."""
         after: tuple[int, str] | None = None
         while True:
             # A transaction for each part: one long one would keep the write-ahead log from being emptied.
@@ -134,9 +153,9 @@ class SqliteHistory:
             after = (found[-1].at_us, found[-1].id)
 
     def decisions(self, where: Where = EVERYTHING) -> dict[bytes, bytes]:
-        """The JSON of each decision of those requests, by its hash."""
+        """See `History.decisions`."""
         meant = (
-            select(records.c.decision).where(*conditions(where), records.c.decision.is_not(None)).distinct()
+            select(records.c.decision).where(*of_callers(where), records.c.decision.is_not(None)).distinct()
         )
         with self._database.reading() as connection:
             hashes = list(connection.scalars(meant))
@@ -149,14 +168,25 @@ class SqliteHistory:
                 }
         return found
 
+    def bodies(self, some: Sequence[Past]) -> dict[str, bytes]:
+        """See `History.bodies`."""
+        found: dict[str, bytes] = {}
+        with self._database.reading() as connection:
+            for start in range(0, len(some), _BODIES_AT_ONCE):
+                ids = [past.id for past in some[start : start + _BODIES_AT_ONCE]]
+                query = select(bodies.c.record_id, bodies.c.request).where(bodies.c.record_id.in_(ids))
+                for identity, body in connection.execute(query.where(bodies.c.request.is_not(None))).all():
+                    found[identity] = zlib.decompress(body)
+        return found
+
     def _part(self, where: Where, after: tuple[int, str] | None) -> list[Past]:
         place = tuple_(records.c.at_us, records.c.id)
-        meant = list(conditions(where))
+        meant = list(of_callers(where))
         if after is not None:
             meant.append(place > after)
         query = select(*_COLUMNS).where(*meant).order_by(records.c.at_us, records.c.id).limit(AT_ONCE)
         with self._database.reading() as connection:
-            found = [Past._make((*row, ())) for row in connection.execute(query).all()]
+            found = [Past._make((*row, (), None)) for row in connection.execute(query).all()]
             if not found:
                 return found
             first, last = found[0], found[-1]

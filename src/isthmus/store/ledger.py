@@ -42,6 +42,7 @@ _log = logging.getLogger("isthmus.ledger")
 _GATHER_S = 0.04
 _RECORDS_AT_ONCE = 1000
 _DELETED_AT_ONCE = 500
+_ROLLED_UP_AT_ONCE = 5000
 _SHORTEST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
 
@@ -104,6 +105,7 @@ class Ledger(Protocol):
 
     async def delete_before(self, at_us: int) -> int:
         """Deletes the records of requests that came before that time, bit by bit; returns how many.
+
 
         Raises IsthmusError (`ledger_unavailable`).
         """
@@ -180,14 +182,19 @@ class SqliteLedger:
         """See `Ledger.flush`."""
         await self._ask(None)
 
+    async def roll_up_before(self, at_us: int) -> int:
+        """Adds records of requests that came before that time to the sums by hour, bit by bit; returns how
+        many.
+
+        How fast sums are read depends on it, never what they are: see `isthmus.store.traffic`. Raises
+        IsthmusError (`ledger_unavailable`).
+        """
+        return await self._bit_by_bit(_RollUp(at_us), _ROLLED_UP_AT_ONCE)
+
     async def delete_before(self, at_us: int) -> int:
-        """See `Ledger.delete_before`."""
-        total = 0
-        while True:
-            deleted = await self._ask(_Deletion(at_us))
-            total += deleted
-            if deleted < _DELETED_AT_ONCE:
-                return total
+        """See `Ledger.delete_before`. Records are rolled up before they go: their sums stay."""
+        await self.roll_up_before(at_us)
+        return await self._bit_by_bit(_Deletion(at_us), _DELETED_AT_ONCE)
 
     def health(self) -> Health:
         """See `Ledger.health`."""
@@ -199,7 +206,15 @@ class SqliteLedger:
         # A disk that hangs holds the thread beyond its deadline; it dies with the process then.
         await asyncio.to_thread(self._thread.join, self._drain_s + self._patience_s)
 
-    async def _ask(self, what: Record | Intent | _Deletion | None) -> int:
+    async def _bit_by_bit(self, what: _RollUp | _Deletion, at_once: int) -> int:
+        total = 0
+        while True:
+            done = await self._ask(what)
+            total += done
+            if done < at_once:
+                return total
+
+    async def _ask(self, what: Record | Intent | _RollUp | _Deletion | None) -> int:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[int] = loop.create_future()
         request = _Request(what, answer, loop)
@@ -213,6 +228,10 @@ class SqliteLedger:
             raise unavailable(self.health().reason or "the disk does not answer") from None
 
 
+class _RollUp(msgspec.Struct, frozen=True):
+    at_us: int
+
+
 class _Deletion(msgspec.Struct, frozen=True):
     at_us: int
 
@@ -222,9 +241,10 @@ class _Forget(msgspec.Struct, frozen=True):
 
 
 class _Request(msgspec.Struct, eq=False):
-    """What a coroutine waits for: a record's or intent's commit, a deletion, or (None) all before it."""
+    """What a coroutine waits for: a record's or intent's commit, work on old records, or (None) all before
+    it."""
 
-    what: Record | Intent | _Deletion | None
+    what: Record | Intent | _RollUp | _Deletion | None
     answer: asyncio.Future[int]
     loop: asyncio.AbstractEventLoop
     result: int | IsthmusError = 0
@@ -399,6 +419,8 @@ class _Writer:
         for request in requests:
             if isinstance(request.what, Record) and request.what.id in self._unwritable:
                 request.result = unavailable("it cannot be written")
+            if isinstance(request.what, _RollUp):
+                request.result = self._file.roll_up_before(request.what.at_us, _ROLLED_UP_AT_ONCE)
             if isinstance(request.what, _Deletion):
                 request.result = self._file.delete_before(request.what.at_us, _DELETED_AT_ONCE)
 

@@ -18,13 +18,26 @@ from isthmus.store import rows, schema
 
 _STATEMENT_ROWS = (64, 8, 1)
 _DELETE_INTENT = f"DELETE FROM {schema.intents.name} WHERE id = ?"
-_OLD_RECORDS = f"SELECT id FROM {schema.records.name} WHERE at_us < ? ORDER BY at_us LIMIT ?"
+# What is not added up yet must not go.
+_OLD_RECORDS = f"""
+    SELECT id FROM {schema.records.name}
+    WHERE at_us < min(?, coalesce((SELECT until_us FROM {schema.hours_until.name}), 0))
+    ORDER BY at_us LIMIT ?"""
 _DELETIONS = (
     f"DELETE FROM {schema.attempts.name} WHERE record_id = ?",
     f"DELETE FROM {schema.bodies.name} WHERE record_id = ?",
     f"DELETE FROM {schema.feedback.name} WHERE record_id = ?",
     f"DELETE FROM {schema.records.name} WHERE id = ?",
 )
+_ROLLED_UP_UNTIL = f"SELECT coalesce(max(until_us), 0) FROM {schema.hours_until.name}"
+_BETWEEN = "at_us >= ? AND at_us < ?"
+_LAST_OF_SOME = (
+    f"SELECT at_us FROM {schema.records.name} WHERE {_BETWEEN} ORDER BY at_us LIMIT 1 OFFSET ? - 1"
+)
+_HOW_MANY = f"SELECT count(*) FROM {schema.records.name} WHERE {_BETWEEN}"
+_ROLL_UP = f"""
+    INSERT INTO {schema.hours.name} {schema.SUMS_OF_RECORDS} WHERE {_BETWEEN}
+    {schema.GROUP_BY_HOUR} {schema.ADD_TO_HOURS}"""
 _DELETE_DECISIONS = f"DELETE FROM {schema.decisions.name} WHERE day < ?"
 
 
@@ -121,8 +134,24 @@ class LedgerFile:
             connection.executemany(_DELETE_INTENT, [(intent.id,) for intent in left])
         return len(left)
 
+    def roll_up_before(self, at_us: int, limit: int) -> int:
+        """Adds `limit` records from before that time to `hours`, the oldest first, or all that are left;
+        returns how many. Those of one microsecond go together, so that it may be more."""
+        with self._transaction() as connection:
+            (since_us,) = connection.execute(_ROLLED_UP_UNTIL).fetchone()
+            last = connection.execute(_LAST_OF_SOME, (since_us, at_us, limit)).fetchone()
+            until_us = at_us if last is None else last[0] + 1
+            (count,) = connection.execute(_HOW_MANY, (since_us, until_us)).fetchone()
+            if count:
+                connection.execute(_ROLL_UP, (since_us, until_us))
+                connection.execute(f"DELETE FROM {schema.hours_until.name}")
+                connection.execute(f"INSERT INTO {schema.hours_until.name} VALUES (?)", (until_us,))
+        return int(count)
+
     def delete_before(self, at_us: int, limit: int) -> int:
-        """Deletes at most `limit` records from before that time, the oldest first; returns how many."""
+        """Deletes at most `limit` records from before that time, the oldest first; returns how many.
+
+        Those that are not in `hours` yet stay: see `roll_up_before`."""
         with self._transaction() as connection:
             old = connection.execute(_OLD_RECORDS, (at_us, limit)).fetchall()
             for statement in _DELETIONS:

@@ -213,7 +213,7 @@ class MemoryRuns:
 
     def find(self, prefix: str) -> Run:
         """See `Runs.find`."""
-        return the_run(prefix, self.list())
+        return self._runs[the_run(prefix, [run.id for run in self.list()])]
 
     def unfinished(self, identity: str) -> Run | None:
         """See `Runs.unfinished`."""
@@ -229,11 +229,11 @@ class MemoryRuns:
         alike = [it for it in self._answers.values() if it.key == key and it.at_us >= since_us]
         return max(alike, key=lambda it: it.at_us, default=None)
 
-    def keep(self, kept: Kept, run: str | None = None, place: Place | None = None) -> None:
+    def keep(self, kept: Kept, place: Place | None = None) -> None:
         """See `Runs.keep`."""
         self._answers[kept.id] = kept
-        if run is not None and place is not None:
-            self.take(run, place, kept.id)
+        if place is not None:
+            self.take(kept.run, place, kept.id)
 
     def take(self, run: str, place: Place, answer: str) -> None:
         """See `Runs.take`."""
@@ -258,11 +258,15 @@ class MemoryRuns:
 
     def delete(self, run: str) -> None:
         """See `Runs.delete`."""
-        mine = set(self._asked.pop(run, {}).values())
-        others = {answer for places in self._asked.values() for answer in places.values()}
+        self._asked.pop(run, None)
+        heirs = {answer: it for it, places in self._asked.items() for answer in places.values()}
         gone = self._runs.pop(run, None)
         self._marks.pop(run, None)
-        self._answers = {name: it for name, it in self._answers.items() if name not in mine - others}
+        for name, it in list(self._answers.items()):
+            if it.run == run and name in heirs:
+                self._answers[name] = msgspec.structs.replace(it, run=heirs[name])
+            elif it.run == run:
+                del self._answers[name]
         if gone is not None and all(it.dataset_hash != gone.dataset_hash for it in self._runs.values()):
             kept = self._samples.items()
             self._samples = {key: it for key, it in kept if key[0] != gone.dataset_hash}

@@ -189,6 +189,11 @@ def conditions(where: Where) -> list[ColumnElement[bool]]:
     return wanted
 
 
+def of_callers(where: Where) -> list[ColumnElement[bool]]:
+    """What must hold of a row of `records` that is meant and was somebody's request, and no copy of one."""
+    return [*conditions(where), records.c.mirrors.is_(None)]
+
+
 def _meant(where: Where) -> Select[Any]:
     return select(records).where(*conditions(where))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,11 +77,13 @@ class Place(msgspec.Struct, frozen=True, order=True):
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer and the `key` by which it is found again; None for a failure, which nobody wants twice."""
+    """An answer that a run was given, a judge's too, and the `key` by which every run finds it again; None
+    for a failure, which nobody wants twice."""
 
     id: str
     key: str | None
     at_us: int
+    run: str
     answered: Answered
 
 
@@ -115,8 +117,8 @@ class Runs(Protocol):
     def recall(self, key: str, since_us: int = 0) -> Kept | None:
         """The newest answer of that key that is not older."""
 
-    def keep(self, kept: Kept, run: str | None = None, place: Place | None = None) -> None:
-        """An answer came; where that is said, it stands at this place of the run from now on."""
+    def keep(self, kept: Kept, place: Place | None = None) -> None:
+        """An answer came; where that is said, it stands at this place of its run from now on."""
 
     def take(self, run: str, place: Place, answer: str) -> None:
         """An answer that is kept already stands at this place of the run from now on."""
@@ -131,7 +133,7 @@ class Runs(Protocol):
         """How good the answers of the run are, by scorer, without marks of answers that were replaced."""
 
     def delete(self, run: str) -> None:
-        """Forgets the run, with the samples and answers that no other run has; judges' answers stay."""
+        """Forgets the run, with what it was answered; samples and answers that other runs have stay."""
 
 
 class SqliteRuns:
@@ -163,7 +165,10 @@ class SqliteRuns:
 
     def find(self, prefix: str) -> Run:
         """See `Runs.find`."""
-        return the_run(prefix, self.list())
+        with self._database.reading() as connection:
+            ids = connection.scalars(select(runs.c.id).order_by(runs.c.at_us.desc(), runs.c.id.desc())).all()
+            query = select(runs).where(runs.c.id == the_run(prefix, ids))
+            return _run(connection.execute(query).one())
 
     def unfinished(self, identity: str) -> Run | None:
         """See `Runs.unfinished`."""
@@ -187,13 +192,13 @@ class SqliteRuns:
             row = connection.execute(query.order_by(answers.c.at_us.desc()).limit(1)).first()
         return None if row is None else _kept(row)
 
-    def keep(self, kept: Kept, run: str | None = None, place: Place | None = None) -> None:
+    def keep(self, kept: Kept, place: Place | None = None) -> None:
         """See `Runs.keep`."""
-        row = {"id": kept.id, "key": kept.key, "at_us": kept.at_us, "body": _to_json(kept.answered)}
+        row = {name: getattr(kept, name) for name in ("id", "key", "at_us", "run")}
         with self._database.writing() as connection:
-            connection.execute(insert(answers), row)
-            if run is not None and place is not None:
-                connection.execute(_TAKING, _asked_row(run, place, kept.id))
+            connection.execute(insert(answers), {**row, "body": _to_json(kept.answered)})
+            if place is not None:
+                connection.execute(_TAKING, _asked_row(kept.run, place, kept.id))
 
     def take(self, run: str, place: Place, answer: str) -> None:
         """See `Runs.take`."""
@@ -233,14 +238,15 @@ class SqliteRuns:
     def delete(self, run: str) -> None:
         """See `Runs.delete`."""
         with self._database.writing() as connection:
-            mine = set(connection.scalars(select(asked.c.answer).where(asked.c.run == run)))
             dataset = connection.scalar(select(runs.c.dataset_hash).where(runs.c.id == run))
             connection.execute(delete(scores).where(scores.c.run == run))
             connection.execute(delete(asked).where(asked.c.run == run))
             connection.execute(delete(runs).where(runs.c.id == run))
-            for part in _parts(mine):
-                others = select(asked.c.answer).where(asked.c.answer.in_(part))
-                connection.execute(delete(answers).where(answers.c.id.in_(part), answers.c.id.not_in(others)))
+            # What others have is theirs from now on.
+            heir = select(func.min(asked.c.run)).where(asked.c.answer == answers.c.id).scalar_subquery()
+            mine = answers.c.run == run
+            connection.execute(update(answers).where(mine, heir.is_not(None)).values(run=heir))
+            connection.execute(delete(answers).where(mine))
             if not connection.scalar(select(func.count()).where(runs.c.dataset_hash == dataset)):
                 connection.execute(delete(samples).where(samples.c.dataset_hash == dataset))
 
@@ -270,15 +276,16 @@ def alone(path: Path, identity: str) -> Iterator[None]:
         os.close(file)
 
 
-def the_run(prefix: str, newest_first: Sequence[Run]) -> Run:
-    """The only run whose id begins so, the newest for an empty prefix.
+def the_run(prefix: str, newest_first: Sequence[str]) -> str:
+    """The only id of a run that begins so, the newest for an empty prefix.
 
     Raises IsthmusError: `unknown_run` for none, `ambiguous_run` for several.
     """
-    alike = [run for run in newest_first if run.id.startswith(prefix)]
-    exact = [run for run in alike if run.id == prefix]
-    if len(alike) == 1 or exact or (alike and not prefix):
-        return (exact or alike)[0]
+    alike = [name for name in newest_first if name.startswith(prefix)]
+    if prefix in alike:
+        return prefix
+    if len(alike) == 1 or (alike and not prefix):
+        return alike[0]
     if not alike:
         raise IsthmusError(
             Fault.NOT_FOUND,
@@ -286,7 +293,7 @@ def the_run(prefix: str, newest_first: Sequence[Run]) -> Run:
             code="unknown_run",
             hint="`isthmus eval list` shows them." if prefix else "`isthmus pilot` makes one.",
         )
-    shown = ", ".join(run.id for run in alike[:_SHOWN_CANDIDATES])
+    shown = ", ".join(alike[:_SHOWN_CANDIDATES])
     raise IsthmusError(
         Fault.INVALID_REQUEST,
         f"Several runs have an id that begins with {prefix!r}: {shown}.",
@@ -313,11 +320,5 @@ def _run(row: Any) -> Run:
 
 
 def _kept(row: Any) -> Kept:
-    return Kept(
-        id=row.id, key=row.key, at_us=row.at_us, answered=msgspec.json.decode(row.body, type=Answered)
-    )
-
-
-def _parts(ids: Iterable[str], size: int = 500) -> list[list[str]]:
-    listed = sorted(ids)
-    return [listed[start : start + size] for start in range(0, len(listed), size)]
+    answered = msgspec.json.decode(row.body, type=Answered)
+    return Kept(id=row.id, key=row.key, at_us=row.at_us, run=row.run, answered=answered)

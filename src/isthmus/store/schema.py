@@ -41,6 +41,48 @@ Durability: TypeAlias = Literal["NORMAL", "FULL"]
 VERSION = 3
 """The version of the tables below."""
 
+HOUR_US = 3_600_000_000
+
+SUMS_OF_RECORDS = f"""
+    SELECT at_us - at_us % {HOUR_US} AS at_us, route,
+        coalesce(model, '') AS model, coalesce(key_id, '') AS key_id, count(*) AS requests,
+        coalesce(sum(input_tokens), 0) AS input_tokens, coalesce(sum(output_tokens), 0) AS output_tokens,
+        coalesce(sum(cache_read_tokens), 0) AS cache_read_tokens,
+        coalesce(sum(cache_write_5m_tokens), 0) AS cache_write_5m_tokens,
+        coalesce(sum(cache_write_1h_tokens), 0) AS cache_write_1h_tokens,
+        coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens,
+        coalesce(sum(input_audio_tokens), 0) AS input_audio_tokens,
+        coalesce(sum(output_audio_tokens), 0) AS output_audio_tokens,
+        coalesce(sum(charge_nanousd), 0) AS charge_nanousd,
+        count(charge_basis) - count(charge_nanousd) AS unpriced
+    FROM records"""
+"""The SQL that adds records up to rows of `hours`; a condition and `GROUP_BY_HOUR` are to follow.
+
+A request that used nothing has no basis; one whose price is not known has one, and no amount.
+"""
+
+GROUP_BY_HOUR = "GROUP BY 1, 2, 3, 4"
+
+ADD_TO_HOURS = """
+    ON CONFLICT (at_us, route, model, key_id) DO UPDATE SET
+        requests = requests + excluded.requests,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cache_write_5m_tokens = cache_write_5m_tokens + excluded.cache_write_5m_tokens,
+        cache_write_1h_tokens = cache_write_1h_tokens + excluded.cache_write_1h_tokens,
+        reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
+        input_audio_tokens = input_audio_tokens + excluded.input_audio_tokens,
+        output_audio_tokens = output_audio_tokens + excluded.output_audio_tokens,
+        charge_nanousd = charge_nanousd + excluded.charge_nanousd, unpriced = unpriced + excluded.unpriced"""
+"""The SQL behind an insertion into `hours` that adds to the rows which are there."""
+
+_COUNT_LATE_RECORDS = f"""
+    CREATE TRIGGER IF NOT EXISTS records_late AFTER INSERT ON records
+    WHEN NEW.at_us < (SELECT until_us FROM hours_until) BEGIN
+        INSERT INTO hours {SUMS_OF_RECORDS} WHERE id = NEW.id {GROUP_BY_HOUR} {ADD_TO_HOURS};
+    END"""
+
 STEPS: Mapping[int, Sequence[str]] = {
     2: (
         "ALTER TABLE keys ADD COLUMN floor TEXT",
@@ -62,13 +104,15 @@ STEPS: Mapping[int, Sequence[str]] = {
             dataset_hash TEXT NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (dataset_hash, id)
         )""",
         """CREATE TABLE IF NOT EXISTS answers (
-            id TEXT NOT NULL, "key" TEXT, at_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (id)
+            id TEXT NOT NULL, "key" TEXT, at_us BIGINT NOT NULL, run TEXT NOT NULL, body BLOB NOT NULL,
+            PRIMARY KEY (id)
         )""",
         'CREATE INDEX IF NOT EXISTS answers_key ON answers ("key", at_us)',
         """CREATE TABLE IF NOT EXISTS asked (
             run TEXT NOT NULL, model TEXT NOT NULL, sample TEXT NOT NULL, nth BIGINT NOT NULL,
             answer TEXT NOT NULL, PRIMARY KEY (run, model, sample, nth)
         )""",
+        "CREATE INDEX IF NOT EXISTS answers_run ON answers (run)",
         "CREATE INDEX IF NOT EXISTS asked_answer ON asked (answer)",
         """CREATE TABLE IF NOT EXISTS scores (
             run TEXT NOT NULL, scorer TEXT NOT NULL, model TEXT NOT NULL, sample TEXT NOT NULL,
@@ -81,6 +125,9 @@ STEPS: Mapping[int, Sequence[str]] = {
         """CREATE TABLE IF NOT EXISTS configs (
             hash TEXT NOT NULL, since_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (hash)
         )""",
+        """CREATE TABLE IF NOT EXISTS drift (
+            route TEXT NOT NULL, until_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (route)
+        )""",
         """CREATE TABLE IF NOT EXISTS feedback (
             id TEXT NOT NULL PRIMARY KEY, record_id TEXT NOT NULL, at_us BIGINT NOT NULL, key_id TEXT,
             score DOUBLE, correction TEXT, comment TEXT, metadata TEXT
@@ -90,6 +137,17 @@ STEPS: Mapping[int, Sequence[str]] = {
         "ALTER TABLE attempts ADD COLUMN purpose TEXT NOT NULL DEFAULT 'answer'",
         "ALTER TABLE attempts ADD COLUMN confidence DOUBLE",
         "ALTER TABLE attempts ADD COLUMN verdict TEXT",
+        """CREATE TABLE IF NOT EXISTS hours (
+            at_us BIGINT NOT NULL, route TEXT NOT NULL, model TEXT NOT NULL, key_id TEXT NOT NULL,
+            requests BIGINT NOT NULL, input_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL,
+            cache_read_tokens BIGINT NOT NULL, cache_write_5m_tokens BIGINT NOT NULL,
+            cache_write_1h_tokens BIGINT NOT NULL, reasoning_tokens BIGINT NOT NULL,
+            input_audio_tokens BIGINT NOT NULL, output_audio_tokens BIGINT NOT NULL,
+            charge_nanousd BIGINT NOT NULL, unpriced BIGINT NOT NULL,
+            PRIMARY KEY (at_us, route, model, key_id)
+        ) WITHOUT ROWID""",
+        "CREATE TABLE IF NOT EXISTS hours_until (until_us BIGINT NOT NULL, PRIMARY KEY (until_us))",
+        _COUNT_LATE_RECORDS,
     ),
 }
 """The SQL that leads to each version from the one before it.
@@ -359,11 +417,14 @@ answers = Table(
     Column("id", Text, primary_key=True),
     Column("key", Text),
     Column("at_us", BigInteger, nullable=False),
+    Column("run", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
 )
-"""What models answered in evaluations, by the hash of what they were asked; null for what is no answer."""
+"""What models, and judges, answered to a run, by the hash of what they were asked; null for what is no
+answer."""
 
 answers_key = Index("answers_key", answers.c.key, answers.c.at_us)
+answers_run = Index("answers_run", answers.c.run)
 
 asked = Table(
     "asked",
@@ -413,6 +474,48 @@ feedback = Table(
 """What was said of answers. `metadata` is a JSON object, or null for none. Rows go with their record."""
 
 feedback_record = Index("feedback_record", feedback.c.record_id)
+
+drift = Table(
+    "drift",
+    metadata,
+    Column("route", Text, primary_key=True),
+    Column("until_us", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""How far each watched route was looked at, and what was found. See `isthmus.evals.drift`."""
+hours = Table(
+    "hours",
+    metadata,
+    Column("at_us", BigInteger, primary_key=True, autoincrement=False),
+    Column("route", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    *(
+        Column(column.name, BigInteger, nullable=False)
+        for column in _usage_columns()
+        if column.name.endswith("_tokens")
+    ),
+    Column("charge_nanousd", BigInteger, nullable=False),
+    Column("unpriced", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The sums of the records of each hour that are alike, made by `SUMS_OF_RECORDS`; they outlive the records.
+
+`at_us` is the hour's begin. `model` and `key_id` are empty where the record has none, so that they can be a
+part of the key. Of `unpriced` requests the charge is not known.
+"""
+
+hours_until = Table(
+    "hours_until",
+    metadata,
+    Column("until_us", BigInteger, primary_key=True, autoincrement=False),
+)
+"""One row: every record from before that time is in `hours`, and no other is. No row: nothing is.
+
+A record that comes late, when its time is in `hours` already, is added by a trigger in the transaction that
+brings it, whoever writes it.
+"""
 
 schema_version = Table(
     "schema_version",
@@ -609,7 +712,7 @@ def _creation() -> list[str]:
         for table in tables
         for index in sorted(table.indexes, key=str)
     ]
-    return [str(statement) for statement in (*made, *indexed)]
+    return [*(str(statement) for statement in (*made, *indexed)), _COUNT_LATE_RECORDS]
 
 
 def _upgrade(found: int, version: int, steps: Mapping[int, Sequence[str]]) -> list[str]:

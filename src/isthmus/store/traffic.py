@@ -1,4 +1,4 @@
-"""Sums over the ledger, made by the database: a year of it is added up without a record being read."""
+"""Sums over records, made by the database: traffic as it is asked of other models and other machines."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from isthmus.core.label import BOTTOM, Label
-from isthmus.core.traffic import Flow, Hour, HourOfWeek, Spent
+from isthmus.core.traffic import Flow, HourOfWeek
 from isthmus.core.usage import Usage
 from isthmus.store import schema
-from isthmus.store.records import EVERYTHING, Where, conditions
-from isthmus.store.schema import decisions, records
+from isthmus.store.records import EVERYTHING, Where, of_callers
+from isthmus.store.schema import HOUR_US, decisions, records
 
-_HOUR_US = 3_600_000_000
 _HOURS = 168
 _HOURS_OF_A_DAY = 24
 # The epoch was a Thursday.
@@ -55,13 +54,13 @@ class SqliteTraffic:
     def since_us(self, where: Where = EVERYTHING) -> int | None:
         """When the first request came that is meant, None where there is none."""
         with self._database.reading() as connection:
-            found: int | None = connection.scalar(select(func.min(records.c.at_us)).where(*conditions(where)))
+            found: int | None = connection.scalar(select(func.min(records.c.at_us)).where(*of_callers(where)))
             return found
 
     def week(self, where: Where = EVERYTHING) -> list[HourOfWeek]:
         """The chats that are meant and whose usage is known, by the hour of the week; empty hours are left
         out."""
-        hour = (records.c.at_us // _HOUR_US + _SINCE_MONDAY) % _HOURS
+        hour = (records.c.at_us // HOUR_US + _SINCE_MONDAY) % _HOURS
         cached = func.sum(records.c.cache_read_tokens)
         written = records.c.cache_write_5m_tokens + records.c.cache_write_1h_tokens
         query = (
@@ -72,7 +71,7 @@ class SqliteTraffic:
                 cached,
                 func.sum(records.c.output_tokens),
             )
-            .where(*conditions(where), records.c.operation == "chat", records.c.input_tokens.is_not(None))
+            .where(*of_callers(where), records.c.operation == "chat", records.c.input_tokens.is_not(None))
             .group_by(hour)
             .order_by(hour)
         )
@@ -85,7 +84,7 @@ class SqliteTraffic:
     def flows(self, where: Where = EVERYTHING) -> list[Flow]:
         """The answered requests that are meant and whose usage is known, those that are alike together."""
         column = records.c
-        hour = column.at_us // _HOUR_US % _HOURS_OF_A_DAY
+        hour = column.at_us // HOUR_US % _HOURS_OF_A_DAY
         alike = (column.route, column.operation, column.decision, column.model, hour)
         query = (
             select(
@@ -93,7 +92,7 @@ class SqliteTraffic:
                 *_SPENT,
                 *(func.sum(column[f"{name}_tokens"]) for name in _COUNTS),
             )
-            .where(*conditions(where), column.model.is_not(None), column.input_tokens.is_not(None))
+            .where(*of_callers(where), column.model.is_not(None), column.input_tokens.is_not(None))
             .group_by(*alike)
             .order_by(*alike)
         )
@@ -118,44 +117,6 @@ class SqliteTraffic:
                 )
             )
         return flows
-
-    def hours(self, where: Where = EVERYTHING) -> list[Hour]:
-        """The requests that are meant, by hour, route and model, in the order of time."""
-        column = records.c
-        alike = (column.at_us // _HOUR_US, column.route, column.model)
-        query = (
-            select(
-                *alike,
-                *_SPENT,
-                *(func.coalesce(func.sum(column[f"{name}_tokens"]), 0) for name in _COUNTS),
-            )
-            .where(*conditions(where))
-            .group_by(*alike)
-            .order_by(*alike)
-        )
-        with self._database.reading() as connection:
-            return [
-                Hour(
-                    at_us=hour * _HOUR_US,
-                    route=route,
-                    model=model,
-                    requests=requests,
-                    usage=Usage(**dict(zip(_COUNTS, counts, strict=True))),
-                    nanousd=nanousd,
-                    unpriced=unpriced,
-                )
-                for hour, route, model, requests, nanousd, unpriced, *counts in connection.execute(query)
-            ]
-
-    def by_key(self, where: Where = EVERYTHING) -> list[Spent]:
-        """What each key has spent, by its id; requests without a key are named `no key`."""
-        name = func.coalesce(records.c.key_id, "no key")
-        query = select(name, *_SPENT).where(*conditions(where)).group_by(name).order_by(name)
-        with self._database.reading() as connection:
-            return [
-                Spent(name=key, requests=requests, nanousd=nanousd, unpriced=unpriced)
-                for key, requests, nanousd, unpriced in connection.execute(query)
-            ]
 
 
 def _decided(connection: Connection) -> dict[bytes, _Decided]:

@@ -158,7 +158,8 @@ class _Run:
                 except StopIteration as stop:
                     result: Result = stop.value
                     return result
-                reply = await self._perform(effect)
+                attempts = type(effect) is Attempt
+                reply = await (self._attempt(effect) if attempts else self._perform(effect))  # type: ignore[arg-type]
         finally:
             while self._drafts:
                 await self._drafts.pop().cut_off()
@@ -199,7 +200,9 @@ class _Run:
 
     async def _permitted(self, effect: Asking) -> Asking | None:
         """The effect as far as it is permitted: without what may be left out, or None."""
-        permitted = self._permits(effect)
+        return await self._reduced(effect, self._permits(effect))
+
+    async def _reduced(self, effect: Asking, permitted: bool | Awaitable[bool]) -> Asking | None:
         if permitted if isinstance(permitted, bool) else await permitted:
             return effect
         amendment = effect.amendment
@@ -214,7 +217,9 @@ class _Run:
         return self._performer.attempt(effect, number)
 
     async def _attempt(self, effect: Attempt) -> Result:
-        permitted = await self._permitted(effect)
+        verdict = self._permits(effect)
+        # Nearly every attempt of every request is permitted at once.
+        permitted = effect if verdict is True else await self._reduced(effect, verdict)
         if permitted is None:
             return _refused(effect.model)
         answering = await self._start(permitted)

@@ -62,6 +62,7 @@ class Tally(Collector):
         self.in_flight = 0
         self.unauthenticated = 0
         self.blind = 0
+        self.mirrors = {"asked": 0, "left out": 0}
         self.reloads = {"ok": 0, "rejected": 0}
         self.config_hash = ""
         self.gauges: dict[str, tuple[str, tuple[str, ...], Callable[[], dict[tuple[str, ...], float]]]] = {}
@@ -77,17 +78,22 @@ class Tally(Collector):
         self._unpriced: dict[str, int] = defaultdict(int)
 
     def count(self, record: Record) -> None:
-        """Count one finished request and its attempts."""
-        route, timings = record.route, record.timings
-        self._requests[route, record.dialect, record.status, record.outcome] += 1
-        self._seconds[route].observe(timings.total_ms / 1000)
-        self._overhead[route].observe(timings.overhead_ms / 1000)
-        self._queue[route].observe(timings.queue_ms / 1000)
+        """Count one finished request and its attempts; of a mirrored one, only these."""
+        route = record.route
+        if record.mirrors is None:
+            self._count_request(record)
         for attempt in record.attempts:
             self._count_attempt(attempt)
             if attempt.purpose != "answer":
                 taken = "answered" if attempt.committed else "not taken"
                 self._purposes[route, attempt.purpose, taken] += 1
+
+    def _count_request(self, record: Record) -> None:
+        route, timings = record.route, record.timings
+        self._requests[route, record.dialect, record.status, record.outcome] += 1
+        self._seconds[route].observe(timings.total_ms / 1000)
+        self._overhead[route].observe(timings.overhead_ms / 1000)
+        self._queue[route].observe(timings.queue_ms / 1000)
 
     def _count_attempt(self, attempt: AttemptRecord) -> None:
         model = attempt.model
@@ -148,6 +154,13 @@ class Tally(Collector):
             "Requests that hold what could not be looked into, or not in time: they are restricted.",
             (),
             blind,
+        )
+        mirrors = {(what,): count for what, count in self.mirrors.items()}
+        yield self._counter(
+            "mirrored_requests",
+            "Requests that were, or should have been, asked in a shadow.",
+            ("what",),
+            mirrors,
         )
         reloads = {(result,): count for result, count in self.reloads.items()}
         yield self._counter("config_reloads", "Reloads of the config by result.", ("result",), reloads)

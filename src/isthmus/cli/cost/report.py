@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from isthmus.bootstrap import prices_of, traffic_of
+from isthmus.bootstrap import hours_of, prices_of
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.config.load import locate
@@ -19,7 +19,7 @@ from isthmus.economics.spend.report import spend_report
 from isthmus.economics.spend.sums import Ledger, spend
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
-from isthmus.store.records import Where
+from isthmus.store.hours import Scope
 
 
 @click.command()
@@ -27,6 +27,7 @@ from isthmus.store.records import Where
 @click.option("--route", help="Only this route.")
 @click.option("--model", help="Only what this model answered.")
 @click.option("--key", help="Only this key's id.")
+@click.option("--team", help="Only what this team's keys asked for.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The seed of the forecast's draws.")
 @click.option(
     "--html",
@@ -42,12 +43,13 @@ def report(
     route: str | None,
     model: str | None,
     key: str | None,
+    team: str | None,
     seed: int,
     html_path: Path | None,
     config_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Report what was spent: by day, key, route, model, provider and kind.
+    """Report what was spent: by day, key, team, route, model, provider and kind.
 
     With what caches saved, what the same traffic would have cost on the portfolio's other models, a forecast
     to the month's end, and unusual days. Days are those of UTC. Prints Markdown.
@@ -58,16 +60,18 @@ def report(
     first = (now - dt.timedelta(seconds=since)).date()
     # The forecast needs the month so far and four weeks, whatever is reported.
     earliest = min(first, now.date().replace(day=1), now.date() - dt.timedelta(days=2 * LOOK_BACK))
-    traffic = traffic_of(ledger_path(config, path))
+    sums = hours_of(ledger_path(config, path))
 
-    def since_day(day: dt.date) -> Where:
+    def since_day(day: dt.date) -> Scope:
         midnight = dt.datetime.combine(day, dt.time(), tzinfo=dt.UTC)
-        return Where(since_us=int(midnight.timestamp()) * 1_000_000, route=route, model=model, key_id=key)
+        since_us = int(midnight.timestamp()) * 1_000_000
+        return Scope(since_us=since_us, route=route, model=model, key_id=key, team=team)
 
     found = spend(
         Ledger(
-            hours=traffic.hours(since_day(earliest)),
-            keys=traffic.by_key(since_day(first)),
+            hours=sums.hours(since_day(earliest)),
+            keys=sums.by_key(since_day(first)),
+            teams=sums.teams(),
             models=config.models,
             prices=prices_of(config),
             since=first,

@@ -15,6 +15,7 @@ def spend_report(spend: Spend) -> Document:
     parts = (
         ("day", spend.by_day),
         ("key", spend.by_key),
+        ("team", spend.by_team),
         ("route", spend.by_route),
         ("model", spend.by_model),
         ("provider", spend.by_provider),

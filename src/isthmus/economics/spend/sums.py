@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -18,6 +19,9 @@ from isthmus.economics.spend.forecast import LOOK_BACK, Anomaly, Forecast, anoma
 _DAY_US = 86_400_000_000
 _EPOCH = dt.date(1970, 1, 1)
 _NOBODY = "no model"
+_NO_TEAM = "no team"
+
+_Part = TypeVar("_Part", Hour, Spent)
 
 
 class Elsewhere(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +43,7 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
     cache_saved_usd: float
     by_day: tuple[Spent, ...]
     by_key: tuple[Spent, ...]
+    by_team: tuple[Spent, ...]
     by_route: tuple[Spent, ...]
     by_model: tuple[Spent, ...]
     by_provider: tuple[Spent, ...]
@@ -51,11 +56,13 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """What the report is made of: the traffic by hours, the keys, and the portfolio with its prices.
 
-    `hours` may begin before `since`, so that the forecast has days to rest on; the report does not.
+    `teams` are those of the keys that have one, by the keys' ids. `hours` may begin before `since`, so that
+    the forecast has days to rest on; the report does not.
     """
 
     hours: Sequence[Hour]
     keys: Sequence[Spent]
+    teams: Mapping[str, str]
     models: Mapping[str, Model]
     prices: Mapping[str, Price]
     since: dt.date
@@ -73,6 +80,7 @@ def spend(ledger: Ledger, draw: Callable[[], float]) -> Spend:
         cache_saved_usd=sum(_saved_nanousd(ledger, it) for it in hours) / NANO_PER_USD,
         by_day=_by(hours, lambda it: _day(it).isoformat(), by_size=False),
         by_key=tuple(sorted(ledger.keys, key=_most_first)),
+        by_team=_by(ledger.keys, lambda it: ledger.teams.get(it.name, _NO_TEAM)),
         by_route=_by(hours, lambda it: it.route or "no route"),
         by_model=_by(hours, lambda it: it.model or _NOBODY),
         by_provider=_by(hours, lambda it: _of(ledger, it, "provider")),
@@ -109,19 +117,19 @@ def _daily(hours: Iterable[Hour]) -> dict[dt.date, float]:
     return spent
 
 
-def _sum(name: str, hours: Iterable[Hour]) -> Spent:
+def _sum(name: str, parts: Iterable[Hour | Spent]) -> Spent:
     requests = nanousd = unpriced = 0
-    for hour in hours:
-        requests += hour.requests
-        nanousd += hour.nanousd
-        unpriced += hour.unpriced
+    for part in parts:
+        requests += part.requests
+        nanousd += part.nanousd
+        unpriced += part.unpriced
     return Spent(name=name, requests=requests, nanousd=nanousd, unpriced=unpriced)
 
 
-def _by(hours: Iterable[Hour], name: Callable[[Hour], str], *, by_size: bool = True) -> tuple[Spent, ...]:
-    groups: dict[str, list[Hour]] = {}
-    for hour in hours:
-        groups.setdefault(name(hour), []).append(hour)
+def _by(parts: Iterable[_Part], name: Callable[[_Part], str], *, by_size: bool = True) -> tuple[Spent, ...]:
+    groups: dict[str, list[_Part]] = {}
+    for part in parts:
+        groups.setdefault(name(part), []).append(part)
     found = [_sum(group, those) for group, those in groups.items()]
     return tuple(sorted(found, key=_most_first if by_size else lambda it: it.name))
 

@@ -39,12 +39,12 @@ def dataset_of(
     samples: list[Sample] = []
     places: dict[str, str] = {}
     for where, sample in found:
-        first = places.setdefault(sample.id, where)
-        if first is not where:
+        if sample.id in places:
             if not (drop_doubles and _is_made(sample)):
-                raise _twice(where, first, sample)
+                raise _twice(where, places[sample.id], sample)
             left_out["dropped: they ask for the same and want the same as others"] += 1
             continue
+        places[sample.id] = where
         samples.append(sample)
     if not samples:
         raise refused(

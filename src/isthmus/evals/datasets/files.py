@@ -63,11 +63,11 @@ def _own_rows(path: Path, named: Mapping[str, str], left_out: Counter[str]) -> I
     if suffix in (".csv", ".tsv"):
         return _tables(csv_rows(path, content), named, left_out)
     if suffix in (".yaml", ".yml"):
-        return _document(load_yaml(path), path, left_out)
+        return _document(load_yaml(path), path, named, left_out)
     if content.lstrip()[:1] == b"[":
         return _objects(json_array(path, content), named, left_out)
     if suffix == ".json" and not _is_lines(content):
-        return _document(decoded(content, str(path)), path, left_out)
+        return _document(decoded(content, str(path)), path, named, left_out)
     return _objects(json_lines(path, content), named, left_out)
 
 
@@ -86,14 +86,16 @@ def _tables(rows: Iterator[Row], named: Mapping[str, str], left_out: Counter[str
             yield Row(where, tables.translate(cells, where))
 
 
-def _document(document: Any, path: Path, left_out: Counter[str]) -> Iterator[Row]:
+def _document(document: Any, path: Path, named: Mapping[str, str], left_out: Counter[str]) -> Iterator[Row]:
+    if named and (inspect_ai.is_log(document) or promptfoo.is_config(document)):
+        raise refused(str(path), "This form has names of its own.", "Leave --input and --target out.")
     if inspect_ai.is_log(document):
         return (Row(*row) for row in inspect_ai.of_log(document, str(path), left_out))
     if promptfoo.is_config(document):
         return promptfoo.translate(document, path, left_out)
     values = document if isinstance(document, list) else [document]
     rows = (Row(f"{path}[{number}]", value) for number, value in enumerate(values))
-    return _objects(rows, _AS_NAMED, left_out)
+    return _objects(rows, named, left_out)
 
 
 def _objects(rows: Iterator[Row], named: Mapping[str, str], left_out: Counter[str]) -> Iterator[Row]:

@@ -12,6 +12,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+_PREFERENCE = {"input", "preferred_output"}
+_COMPLETION = {"prompt", "completion"}
 _OF_A_REQUEST = ("messages", "tools", "parallel_tool_calls", "response_format")
 
 
@@ -19,18 +23,20 @@ def recognises(value: Mapping[str, Any]) -> bool:
     """True for a line of such a file."""
     return (
         ("messages" in value and not value.keys() & {"input", "request"})
-        or {"input", "preferred_output"} <= value.keys()
-        or {"prompt", "completion"} <= value.keys()
+        or value.keys() >= _PREFERENCE
+        or value.keys() >= _COMPLETION
     )
 
 
 def translate(value: Mapping[str, Any], left_out: Counter[str]) -> dict[str, Any]:
     """The line in our own form; what it cannot carry is counted."""
-    if "preferred_output" in value:
+    if value.keys() >= _PREFERENCE:
         return _preference(value, left_out)
-    if "completion" in value:
+    if value.keys() >= _COMPLETION:
         others = {name: it for name, it in value.items() if name not in ("prompt", "completion")}
-        return {"input": value["prompt"], "target": _stripped(value["completion"]), "metadata": others}
+        completion = value["completion"]
+        last = completion[-1] if isinstance(completion, list) and completion else completion
+        return {"input": value["prompt"], "target": _stripped(_said(last, left_out)), "metadata": others}
     request = {name: value[name] for name in _OF_A_REQUEST if name in value}
     others = {name: it for name, it in value.items() if name not in _OF_A_REQUEST}
     asked, answer = _divided(value["messages"])
@@ -46,7 +52,8 @@ def _preference(value: Mapping[str, Any], left_out: Counter[str]) -> dict[str, A
     preferred, other = (value.get(name) for name in ("preferred_output", "non_preferred_output"))
     known = ("input", "preferred_output", "non_preferred_output")
     metadata = {name: it for name, it in value.items() if name not in known}
-    target = _said(preferred[-1], left_out) if isinstance(preferred, list) and preferred else None
+    last = preferred[-1] if isinstance(preferred, list) and preferred else preferred
+    target = _said(last, left_out)
     return {"request": value["input"], "target": target, "metadata": {**metadata, "rejected": other}}
 
 
@@ -68,8 +75,8 @@ def _said(answer: Any, left_out: Counter[str]) -> Any:
         left_out["the last answer has the weight 0: it is no target"] += 1
         return None
     if answer.get("tool_calls"):
-        left_out["the last answer calls tools: the target is the JSON of the calls"] += 1
-        return {"tool_calls": answer["tool_calls"]}
+        left_out["the last answer calls tools: the calls are the target, take the scorer tools"] += 1
+        return msgspec.json.encode(answer["tool_calls"]).decode()
     return answer.get("content")
 
 

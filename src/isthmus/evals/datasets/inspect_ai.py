@@ -52,7 +52,9 @@ def of_log(
             left_out["a further epoch of a sample is left out"] += 1
             continue
         given = _answer(value)
-        metadata = {**(value.get("metadata") or {}), **({"answer": given} if given else {})}
+        metadata = value.get("metadata") or {}
+        if given and isinstance(metadata, dict):
+            metadata = {**metadata, "answer": given}
         own = {name: value.get(name) for name in ("id", "input", "target", "choices")}
         yield place, translate({**own, "metadata": metadata}, left_out)
 

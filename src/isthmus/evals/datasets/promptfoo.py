@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,28 +21,33 @@ import msgspec
 
 from isthmus.evals.datasets.faults import refused
 from isthmus.evals.datasets.rows import Row, csv_rows, decoded, json_array, json_lines
-from isthmus.evals.datasets.yaml_file import load_yaml
+from isthmus.evals.datasets.yaml_file import lines_of, load_yaml
 
 _TARGETS = {
     "equals": "exact",
     "contains": "contains",
-    "icontains": "contains, case ignored",
+    "icontains": "contains:case=false",
     "contains-any": "contains",
-    "icontains-any": "contains, case ignored",
-    "starts-with": "starts with",
-    "regex": "regex",
+    "icontains-any": "contains:case=false",
+    "contains-all": "contains:need=all",
+    "icontains-all": "contains:need=all,case=false",
+    "starts-with": "contains",
     "similar": "similarity",
-    "levenshtein": "similarity",
-    "rouge-n": "ROUGE",
-    "bleu": "BLEU",
-    "factuality": "a judge",
-    "model-graded-closedqa": "a judge",
+    "levenshtein": "chrf",
+    "rouge-n": "rouge",
+    "bleu": "chrf",
+    "factuality": "judge",
+    "model-graded-closedqa": "judge",
 }
-"""Assertions that name the good answer, or good ones, and the kind of scorer that they ask for."""
+"""Assertions that name the good answer, or good ones, and the scorer that is nearest to each."""
+
+MOST_COMBINATIONS = 100_000
+"""So many samples may one test stand for, by its lists of variables."""
 
 _OF_THE_RUN = ("provider", "providers", "options", "threshold", "assertScoringFunction", "storeOutputAs")
 _SUITE = ("scenarios", "transform", "nunjucksFilters", "extensions")
 _VARIABLE = re.compile(r"{{-?\s*([A-Za-z_]\w*(?:\.\w+)*)\s*-?}}")
+_FILE = re.compile(r"\S+\.(?:txt|md|json|jsonl|yaml|yml|csv)")
 _TEMPLATE = re.compile(r"{{|{%|{#")
 _EXPECTED = re.compile(
     r"(?P<type>(?:not-)?[a-z][a-z-]*)(?:\((?P<threshold>[\d.]+)\))?:\s*(?P<value>.*)", re.DOTALL
@@ -75,23 +81,25 @@ class _Config:
     def __init__(self, path: Path, left_out: Counter[str]) -> None:
         self._path = path
         self._left_out = left_out
+        self._opened: set[Path] = set()
 
     def rows(self, document: Mapping[str, Any]) -> Iterator[Row]:
         for name in _SUITE:
             if document.get(name):
                 self._left_out[f"`{name}` of the config is left out"] += 1
         prompts = list(self._prompts(document.get("prompts", ["{{prompt}}"])))
-        default = _mapping(document.get("defaultTest"))
+        default = self._default(document.get("defaultTest"))
         tests = document.get("tests", [{}])
-        for where, test in self._tests(tests, f"{self._path}: tests"):
+        for where, test in self._tests(tests, self._path, "tests"):
             for prompt in prompts:
                 yield from self._samples(where, prompt, test, default, name_prompt=len(prompts) > 1)
 
     # Prompts
 
     def _prompts(self, given: Any) -> Iterator[_Prompt]:
+        lines = lines_of(self._path, "prompts")
         for number, entry in enumerate(given if isinstance(given, list) else [given], 1):
-            where = f"{self._path}: prompts[{number - 1}]"
+            where = _place(self._path, lines, number - 1)
             match entry:
                 case str():
                     yield from self._prompt(entry, f"prompt {number}", where)
@@ -103,7 +111,7 @@ class _Config:
                     raise refused(where, "This is no prompt: a text, a file, or a list of messages.")
 
     def _prompt(self, text: str, label: str, where: str) -> Iterator[_Prompt]:
-        if not text.startswith("file://"):
+        if not self._names_file(text):
             yield _Prompt(label, _turns(text) or text)
             return
         path = self._file(text, where)
@@ -111,7 +119,7 @@ class _Config:
             case ".json" | ".yaml" | ".yml":
                 yield _Prompt(label, _document(path))
             case ".txt" | ".md":
-                parts = [part.strip() for part in re.split(r"(?m)^---$", path.read_text("utf-8"))]
+                parts = [part.strip() for part in re.split(r"(?m)^---$", _text(path))]
                 numbered = len(parts) > 1
                 for number, part in enumerate(parts, 1):
                     yield _Prompt(f"{label}.{number}" if numbered else label, _turns(part) or part)
@@ -122,11 +130,20 @@ class _Config:
 
     # Tests
 
-    def _tests(self, given: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _default(self, given: Any) -> Mapping[str, Any]:
+        """What every test has beside its own."""
+        where = f"{self._path}: defaultTest"
+        value = load_yaml(self._file(given, where)) if isinstance(given, str) else given
+        if value is not None and not isinstance(value, dict):
+            raise refused(where, "This is no test: an object with `vars`, or a file.")
+        return value or {}
+
+    def _tests(self, given: Any, path: Path, name: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+        lines = lines_of(path, name)
         for number, entry in enumerate(given if isinstance(given, list) else [given]):
-            place = f"{where}[{number}]"
+            place = _place(path, lines, number)
             match entry:
-                case str() if entry.startswith("file://"):
+                case str() if self._names_file(entry):
                     yield from self._tests_in(self._file(entry, place), place)
                 case dict():
                     yield place, entry
@@ -134,6 +151,11 @@ class _Config:
                     raise refused(place, "This is no test: an object with `vars`, or a file.")
 
     def _tests_in(self, path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if path in self._opened:
+            raise refused(
+                where, f"It names {path.name} for the second time.", "Name each file of tests once."
+            )
+        self._opened.add(path)
         content = path.read_bytes()
         match path.suffix.lower():
             case ".csv":
@@ -145,7 +167,7 @@ class _Config:
             case ".json":
                 yield from self._rows_of_tests(json_array(path, content))
             case ".yaml" | ".yml":
-                yield from self._tests(load_yaml(path), str(path))
+                yield from self._tests(load_yaml(path), path, None)
             case _:
                 raise refused(
                     where, f"Tests in a {path.suffix} file are not read.", "Export them as CSV or JSON."
@@ -156,6 +178,12 @@ class _Config:
             if not isinstance(value, dict):
                 raise refused(where, "This is no test: an object with `vars`.")
             yield where, value
+
+    def _names_file(self, text: str) -> bool:
+        """True where a text means a file: by its scheme, or, as older configs have it, by being there."""
+        if text.startswith("file://"):
+            return True
+        return _FILE.fullmatch(text) is not None and (self._path.parent / text).is_file()
 
     def _file(self, reference: str, where: str) -> Path:
         """The file that is meant: a config must not send a file to models that lies elsewhere."""
@@ -189,7 +217,7 @@ class _Config:
                 self._left_out[f"`{name}` of a test is left out"] += 1
         given = {**_variables(default, where), **_variables(test, where)}
         checks = [*_list(default.get("assert")), *_list(test.get("assert"))]
-        for variables in _combinations({name: self._value(it, where) for name, it in given.items()}):
+        for variables in _combinations({name: self._value(it, where) for name, it in given.items()}, where):
             asked = _rendered(prompt.template, variables, where)
             asserts = [_rendered(check, variables, where) for check in checks]
             metadata = {**_mapping(default.get("metadata")), **_mapping(test.get("metadata"))}
@@ -207,7 +235,7 @@ class _Config:
             path = self._file(value, where)
             if path.suffix.lower() not in (".txt", ".md", ".json", ".yaml", ".yml", ".csv"):
                 raise refused(where, f"A variable in a {path.suffix} file is not read.", "Only texts are.")
-            return path.read_text("utf-8")
+            return _text(path)
         return value
 
     def _target(self, asserts: Sequence[Any], where: str) -> Any:
@@ -217,7 +245,7 @@ class _Config:
             kind, value = str(_mapping(check).get("type")), _mapping(check).get("value")
             if target is None and kind in _TARGETS and value not in (None, ""):
                 target = self._value(value, where)
-                self._left_out[f"`{kind}` became the target: score by {_TARGETS[kind]}"] += 1
+                self._left_out[f"`{kind}` became the target: take the scorer {_TARGETS[kind]}"] += 1
             else:
                 self._left_out[f"`{kind}` stays in metadata.assert, and is checked by no scorer"] += 1
         return target
@@ -259,9 +287,11 @@ def _variables(test: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return given or {}
 
 
-def _combinations(variables: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _combinations(variables: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
     """A variable that is a list stands for each of its values in turn."""
     ranges = [value if isinstance(value, list) else [value] for value in variables.values()]
+    if prod(map(len, ranges)) > MOST_COMBINATIONS:
+        raise refused(where, f"Its lists of variables make more than {MOST_COMBINATIONS:,} tests.")
     for values in product(*ranges):
         yield dict(zip(variables, values, strict=True))
 
@@ -306,6 +336,17 @@ def _turns(text: str) -> Any:
     except msgspec.DecodeError:
         return None
     return found if found and all(isinstance(turn, dict) and "role" in turn for turn in found) else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise refused(str(path), "This is not UTF-8.", "Save the file as UTF-8.") from None
+
+
+def _place(path: Path, lines: Sequence[int], number: int) -> str:
+    return f"{path}:{lines[number]}" if number < len(lines) else str(path)
 
 
 def _document(path: Path) -> Any:

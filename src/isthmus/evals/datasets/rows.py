@@ -78,8 +78,13 @@ def _line(path: Path, content: bytes, at: int) -> str:
 
 
 def _not_json(where: str, error: Exception) -> IsthmusError:
-    reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return refused(where, f"This cannot be read as JSON: {reason}.", "Was it cut off, or edited by hand?")
+    deep = isinstance(error, RecursionError)
+    reason = "nested too deeply" if deep else str(error).removeprefix("JSON is malformed: ")
+    return refused(
+        where,
+        f"This cannot be read as JSON: {reason}.",
+        "Was it cut off, or edited by hand? Datasets are JSONL, JSON, CSV, Parquet, or promptfoo's YAML.",
+    )
 
 
 def csv_rows(path: Path, content: bytes) -> Iterator[Row]:

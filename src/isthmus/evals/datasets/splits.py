@@ -43,9 +43,10 @@ def split(
 
     Near-duplicates, and theirs, go together (`near_duplicates`). Where a group goes is drawn from the hash of
     the seed and of its content alone, so that a sample which comes later moves none but its own
-    near-duplicates. With `by`, the name of a field of the metadata, each of its values is divided by the
-    shares as exactly as its groups allow; a later sample may then move groups at the borders. Shares are made
-    to sum up to 1. `tell` hears of the steps: see `groups_of`.
+    near-duplicates, as long as the same pairs of words are those of the template. With `by`, the name of a
+    field of the metadata, each of its values is divided by the shares as exactly as its groups allow; a later
+    sample may then move groups at the borders. Shares are made to sum up to 1. `tell` hears of the steps: see
+    `groups_of`.
 
     Raises IsthmusError (`bad_split`) for shares that are none, and for a field that no sample has.
     """

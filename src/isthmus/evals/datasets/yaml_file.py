@@ -7,6 +7,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from isthmus.evals.datasets.faults import refused
 from isthmus.evals.datasets.rows import as_json
@@ -28,6 +29,22 @@ def load_yaml(path: Path) -> Any:
         raise refused(str(path), f"This is not YAML ({type(error).__name__}).") from None
     _count(value, str(path))
     return as_json(value)
+
+
+def lines_of(path: Path, name: str | None) -> list[int]:
+    """The lines where the items of a list begin, or the one value: of the field `name`, or of the document.
+
+    The file is one that `load_yaml` has read, or JSON; there are none for JSON that is no YAML.
+    """
+    try:
+        node = YAML(typ="safe", pure=True).compose(path.read_bytes().decode())
+    except YAMLError:
+        return []
+    if name is not None:
+        fields = node.value if isinstance(node, MappingNode) else ()
+        node = next((value for key, value in fields if key.value == name), None)
+    items = node.value if isinstance(node, SequenceNode) else [node] if node is not None else []
+    return [item.start_mark.line + 1 for item in items]
 
 
 def _count(value: Any, where: str) -> None:

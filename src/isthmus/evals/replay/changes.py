@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -13,7 +13,7 @@ from isthmus.core.portfolio import Model
 from isthmus.evals.replay.boundary import Place, crossed
 from isthmus.evals.replay.fates import Chance
 from isthmus.store.history import Tried
-from isthmus.strategies.plan.node import Attempt, Node, Result, Wait
+from isthmus.strategies.plan.node import Attempt, Begin, Draft, Node, Race, Result, Wait
 
 Change: TypeAlias = Literal["same", "adjusted", "moved", "newly refused", "newly allowed", "still refused"]
 """What becomes of a request: `adjusted` asks the same models in the same order in another way (retries,
@@ -38,7 +38,8 @@ class Then(NamedTuple):
 class Outcome(NamedTuple):
     """One thing that may become of a request, and how likely it is.
 
-    `answers` is the model that would answer, None where that is not known or nobody would. `had` are the
+    `answers` is the model that would answer, None where that is not known or nobody would; `keeps` says that
+    it is the one that did, and no other under its name. `had` are the
     places that had the request then. `lets_out` are the places beyond the boundary that would newly have it,
     `may_let_out` those that would where a model fails, and `brings_in` those that would have it no more.
     """
@@ -47,6 +48,7 @@ class Outcome(NamedTuple):
     change: Change
     reason: str
     answers: str | None
+    keeps: bool = False
     had: tuple[Place, ...] = ()
     lets_out: tuple[Place, ...] = ()
     may_let_out: tuple[Place, ...] = ()
@@ -85,6 +87,26 @@ def possible(then: Then, now: Sequence[Chance], models: Mapping[str, Model]) -> 
     return Outcome(1.0, "moved", "not known", None, had=tuple(had), may_let_out=perhaps)
 
 
+class Overlap(NamedTuple):
+    """With which probability a plan was chosen, and with which it would be; and how likely others are chosen
+    that were never chosen before."""
+
+    propensity: float
+    wanted: float
+    unseen: float
+
+
+def overlap(decided: Decision, now: Sequence[Chance], odds_then: Mapping[bytes, float]) -> Overlap:
+    """How a decision and these chances, of nobody in particular, bear on each other."""
+    plan_then = as_data(decided.plan)
+    plans = [(it.odds, as_data(it.decision.plan)) for it in now]
+    return Overlap(
+        decided.propensity,
+        sum(odds for odds, plan in plans if plan == plan_then),
+        sum(odds for odds, plan in plans if plan != plan_then and plan not in odds_then),
+    )
+
+
 def as_data(plan: Any) -> bytes:
     """A plan as JSON, whether it comes from a router or from a ledger."""
     return msgspec.json.encode(plan, order="sorted")
@@ -118,15 +140,19 @@ def _staying(then: Then, chance: Chance, models: Mapping[str, Model]) -> Outcome
     decided, now = then.decided, chance.decision
     assert decided is not None
     if now.plan is None:
-        return Outcome(chance.odds, "still refused", _why_refused(now.refused), None)
-    names = models_of(now.plan)
-    known = sorted(name for name in names if name in then.models)
-    others = [name for name in known if not _is(then.models[name], models[name])]
+        return Outcome(chance.odds, "still refused", _why_refused(now.refused), None, keeps=True)
+    names = models_of(now)
+    others = sorted(name for name in names if not _is_as_it_was(then, models[name]))
     if others:
         return _placed(then, chance, models, "moved", f"{', '.join(others)} is another model now")
     if set(decided.pseudonymised) & set(names) != set(now.pseudonymised) & set(names):
         return _placed(then, chance, models, "adjusted", "pseudonyms go to other models")
-    return Outcome(chance.odds, "same", "", then.model)
+    return Outcome(chance.odds, "same", "", then.model, keeps=True)
+
+
+def _is_as_it_was(then: Then, model: Model) -> bool:
+    """True where this is the model that bore its name then, as far as that is known."""
+    return model.name not in then.models or _is(then.models[model.name], model)
 
 
 def _is(one: Model, other: Model) -> bool:
@@ -150,7 +176,7 @@ def _going(then: Then, chance: Chance, models: Mapping[str, Model]) -> Outcome:
         return outcome._replace(had=tuple(had), brings_in=tuple(crossed(had, ())))
     if decided.plan is None:
         return _placed(then, chance, models, "newly allowed", _why_allowed(decided, now))
-    names_then, names_now = models_of(decided.plan), now.plan.models()
+    names_then, names_now = models_of(decided), models_of(now)
     if names_then == names_now:
         return _placed(then, chance, models, "adjusted", "other settings of the plan")
     return _placed(then, chance, models, "moved", _why_moved(decided, now, names_then, names_now))
@@ -170,6 +196,7 @@ def _placed(then: Then, chance: Chance, models: Mapping[str, Model], change: Cha
         change,
         reason,
         answers,
+        keeps=answers is not None and answers == then.model and _is_as_it_was(then, models[answers]),
         had=tuple(had),
         lets_out=tuple(lets_out),
         may_let_out=tuple(it for it in crossed(perhaps, had_perhaps) if it not in lets_out),
@@ -189,19 +216,29 @@ def walk(plan: Node, tried: Sequence[Tried]) -> tuple[tuple[str, ...], str | Non
     reply: Result | None = None
     for _ in range(_MOST_ATTEMPTS):
         try:
-            effect: object = steps.send(reply)
+            effect = steps.send(reply)
         except StopIteration as end:
             result: Result = end.value
             return tuple(asked), result.model if result.error is None else None
-        if isinstance(effect, Attempt):
-            asked[effect.model] = None
-            reply = _result(effect.model, failed.get(effect.model))
-        elif isinstance(effect, Wait):
-            reply = None
-        else:
-            # A draft, a race, a verdict: all of the plan's models may be asked.
-            break
-    return tuple(asked) or plan.models()[:1], None
+        match effect:
+            case Attempt(model) | Race(Attempt(model)):
+                # In a race the second is asked only where the first is slow.
+                asked[model] = None
+                reply = _result(model, failed.get(model))
+            case Draft(model) if failed.get(model) is not None:
+                asked[model] = None
+                reply = _result(model, failed[model])
+            case Begin(drafts):
+                asked.update((draft.model, None) for draft in drafts)
+                reply = None
+            case Wait():
+                reply = None
+            case Draft(model):
+                asked[model] = None
+                break
+            case _:
+                break
+    return tuple(asked), None
 
 
 def _result(model: str, fault: str | None) -> Result:
@@ -221,19 +258,23 @@ def places(names: Collection[str], models: Mapping[str, Model], veiled: Collecti
     return frozenset(found)
 
 
-def models_of(plan: Any) -> tuple[str, ...]:
-    """The models of a plan, a node or what a ledger has kept of one, in order, each once."""
-    if isinstance(plan, Node):
-        return plan.models()
-    return tuple(dict.fromkeys(_names(plan)))
+def models_of(decided: Decision) -> tuple[str, ...]:
+    """The models of its plan, a node or what a ledger kept of one, in the order of their first mention."""
+    return tuple(dict.fromkeys(_names(msgspec.to_builtins(decided.plan), frozenset(decided.allowed))))
 
 
-def _names(data: Any) -> list[str]:
-    if isinstance(data, dict):
-        own = data.get("model")
-        inner = [name for value in data.values() if isinstance(value, dict | list) for name in _names(value)]
-        return [own, *inner] if isinstance(own, str) else inner
-    return [name for item in data for name in _names(item)] if isinstance(data, list) else []
+def _names(data: Any, models: frozenset[str]) -> Iterator[str]:
+    match data:
+        case str() if data in models:
+            yield data
+        case dict():
+            for field, value in data.items():
+                if field != "strategy":
+                    yield from _names(field, models)
+                    yield from _names(value, models)
+        case list() | tuple():
+            for item in data:
+                yield from _names(item, models)
 
 
 def _places_then(then: Then) -> frozenset[Place]:
@@ -246,7 +287,7 @@ def _planned_then(then: Then) -> frozenset[Place]:
     decided = then.decided
     if decided is None or decided.plan is None:
         return frozenset()
-    return places(models_of(decided.plan), then.models, decided.pseudonymised)
+    return places(models_of(decided), then.models, decided.pseudonymised)
 
 
 def _why_refused(refused: Collection[Refused]) -> str:

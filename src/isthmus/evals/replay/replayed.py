@@ -24,13 +24,14 @@ from isthmus.core.portfolio import Model
 from isthmus.core.record import Grounds
 from isthmus.core.usage import Usage
 from isthmus.evals.replay.boundary import crossed
-from isthmus.evals.replay.changes import Outcome, Then, as_data, compare, places, possible
+from isthmus.evals.replay.changes import Outcome, Overlap, Then, as_data, compare, overlap, places, possible
 from isthmus.evals.replay.fates import Chance, Question, chances
 from isthmus.evals.replay.labels import Relabelled, Seen, relabel
 from isthmus.evals.replay.latency import Spread
+from isthmus.perimeter.policy import Policy
 from isthmus.routing.decide import Router
 from isthmus.routing.route import Route, route_of
-from isthmus.store.history import Past
+from isthmus.store.history import Again, Past
 from isthmus.store.keys import Key
 
 MOST_REMEMBERED = 200_000
@@ -56,7 +57,7 @@ class Judgement(msgspec.Struct, kw_only=True):
     `unknown` says why it cannot be told; there is one outcome then, with the places that may get them.
     `undecided` is the code with which they were refused before anything was decided. `then_nanousd` is what
     they cost, where that is known and would be known, `now_nanousd` what they would cost. `unpriced` of them
-    have no such price, by their odds.
+    have no such price, by their odds. `overlap` says what feedback on them tells of the new config.
     """
 
     route: str
@@ -67,6 +68,7 @@ class Judgement(msgspec.Struct, kw_only=True):
     unknown: str | None = None
     undecided: str | None = None
     assumed: bool = False
+    overlap: Overlap | None = None
     requests: int = 0
     then_nanousd: float = 0.0
     now_nanousd: float = 0.0
@@ -89,6 +91,7 @@ class _Case(NamedTuple):
     models_then: Mapping[str, Model]
     by_key: bool
     by_user: bool
+    looked: bool
 
 
 class Replayer:
@@ -113,7 +116,7 @@ class Replayer:
         """What became of all that was taken."""
         return self._judged.values()
 
-    def take(self, past: Past) -> None:
+    def take(self, past: Past) -> Judgement:
         """Judge one more request."""
         kinds = self._kinds_of(past.findings)
         alike = (
@@ -126,6 +129,7 @@ class Replayer:
             past.model,
             past.code,
             past.tried,
+            past.again,
         )
         judgement = self._known.get(alike)
         if judgement is None:
@@ -137,6 +141,7 @@ class Replayer:
         judgement.requests += 1
         judgement.spread.add(past.total_ms)
         self._charge(past, judgement)
+        return judgement
 
     def _judge(self, past: Past, kinds: frozenset[str] | None) -> tuple[Judgement, bool]:
         """The judgement on a request, and whether it is the same whoever the user is."""
@@ -170,16 +175,20 @@ class Replayer:
             decided = _nothing(past)
         then = Then(decided, past.model, past.tried, case.models_then)
         models = self._config.models
+        odds_then = self._odds_then.get(_group(decided), {})
         if unknown is not None:
             outcomes: tuple[Outcome, ...] = (possible(then, now, models),)
         else:
-            outcomes = compare(then, now, models, self._odds_then.get(_group(decided), {}))
+            outcomes = compare(then, now, models, odds_then)
+        # A split that sticks is drawn for everybody once: its odds are those over all.
+        anybody = self._ask(case, label.least, label.hidden, decided.thrifty, past, None, None)
         return Judgement(
             route=past.route or (case.route.name if case.route else ""),
             model=past.model,
             label=label.least,
             label_then=case.decided.label if case.decided else None,
             outcomes=outcomes,
+            overlap=overlap(decided, anybody, odds_then) if case.decided is not None else None,
             unknown=unknown,
             undecided=undecided,
             assumed=self._assumes(case, label, now),
@@ -189,7 +198,8 @@ class Replayer:
     def _assumes(self, case: _Case, label: Relabelled, now: tuple[Chance, ...]) -> bool:
         """True where it is taken for granted that pseudonyms could stand for every value."""
         same_rules = case.decided is not None and case.decided.perimeter == self._config.perimeter.hash
-        return label.hidden is not None and not same_rules and any(it.decision.pseudonymised for it in now)
+        known = same_rules or case.looked
+        return label.hidden is not None and not known and any(it.decision.pseudonymised for it in now)
 
     def _undecided(self, past: Past, case: _Case) -> Judgement:
         """Of a request that the new config refuses, or the old one did, before anything is decided."""
@@ -217,7 +227,8 @@ class Replayer:
         return judgement
 
     def _case(self, past: Past, kinds: frozenset[str] | None) -> _Case:
-        index = (past.decision, kinds, past.grounds, past.route, past.operation, past.key_id, past.code)
+        said = (past.decision, kinds, past.grounds, past.route, past.operation, past.key_id, past.code)
+        index = (*said, past.again)
         case = self._cases.get(index)
         if case is None:
             if len(self._cases) >= MOST_REMEMBERED:
@@ -230,7 +241,7 @@ class Replayer:
         grounds = None if past.grounds is None else _to_grounds(past.grounds)
         kept = self._ledger.configs.get(past.config_hash)
         models_then = kept.models if kept is not None else self._config.models
-        nothing = _Case(decided, None, past.code, None, models_then, False, False)
+        nothing = _Case(decided, None, past.code, None, models_then, False, False, False)
         if decided is None and (past.code not in _DECIDED_LATER or grounds is None):
             return nothing
         key = self._ledger.keys.get(past.key_id) if past.key_id is not None else None
@@ -239,15 +250,20 @@ class Replayer:
             route = route_of(name, key, self._config.routes)
         except IsthmusError as refusal:
             return nothing._replace(code=refusal.code)
-        if past.config_hash == self._config.hash and decided is not None:
+        if past.config_hash == self._config.hash and decided is not None and past.again is None:
             # The same config has said so before.
             label = Relabelled(decided.label, decided.label, decided.hidden_label)
         else:
             seen = Seen(kinds, grounds, kept.perimeter if kept is not None else None)
+            if past.again is not None and grounds is not None:
+                seen = _seen_again(past.again, grounds, self._config.perimeter)
             label = relabel(self._config.perimeter, route, seen, decided)
+            if past.again is not None:
+                label = label._replace(hidden=past.again.hidden)
         if label.said is not None:
             return nothing._replace(code=label.said)
-        return _Case(decided, route, None, label, models_then, *self._sticks[route.name])
+        by_key, by_user = self._sticks[route.name]
+        return _Case(decided, route, None, label, models_then, by_key, by_user, past.again is not None)
 
     def _ask(
         self,
@@ -274,7 +290,7 @@ class Replayer:
         then = past.nanousd if past.basis is not None else 0
         usage: Usage | None = None
         for outcome in judgement.outcomes:
-            if outcome.answers is not None and outcome.answers == past.model:
+            if outcome.keeps:
                 now = then
             elif outcome.change in ("newly refused", "still refused"):
                 now = 0
@@ -309,6 +325,12 @@ class Replayer:
                 self._kinds.clear()
             kinds = self._kinds[findings] = frozenset(_to_kinds(findings))
         return kinds
+
+
+def _seen_again(again: Again, grounds: Grounds, policy: Policy) -> Seen:
+    """What was seen by the new rules themselves: they have looked for all that they are about."""
+    looked = msgspec.structs.replace(grounds, blind=again.blind, unlooked=again.unlooked)
+    return Seen(again.kinds, looked, policy)
 
 
 def _nothing(past: Past) -> Decision:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from isthmus.core.label import LEVELS
 from isthmus.core.money import NANO_PER_USD
+from isthmus.evals.replay.calls import Called
 from isthmus.evals.replay.summary import Crossing, Direction, Quality, Replay, Times, Worth
 from isthmus.reports.document import Block, Document, Prose, Section, Table
 
@@ -27,6 +28,7 @@ def replay_report(replay: Replay, traffic: str) -> Document:
         Section("Cost", tuple(_cost(replay))),
         Section("Latency", tuple(_latency(replay))),
         Section("Quality", tuple(_quality(replay))),
+        *((Section("Asked now", tuple(_called(replay))),) if replay.called else ()),
         Section("What cannot be known", tuple(_unknown(replay))),
     )
     return Document(f"Replay of {replay.requests:,} requests by config {replay.config[:12]}", sections)
@@ -66,7 +68,7 @@ def _changes(replay: Replay) -> Iterator[Block]:
             ("go the way they went", _number(replay.same)),
             ("change", _number(replay.changed)),
             ("cannot be told", _number(unknown)),
-            ("were refused before a decision", _number(sum(replay.undecided.values()))),
+            ("ended before a decision", _number(sum(replay.undecided.values()))),
         ),
     )
     if replay.changes:
@@ -118,8 +120,11 @@ def _times(it: Times) -> tuple[str, ...]:
 
 
 def _quality(replay: Replay) -> Iterator[Block]:
+    if replay.by_feedback:
+        yield from _by_feedback(replay)
     if not replay.quality:
-        yield Prose("Nothing is known of how good the answers are: no scores of these routes were given.")
+        if not replay.by_feedback:
+            yield Prose("Nothing is known of how good the answers are: say --quality RUN, or --feedback.")
         return
     yield Prose(
         "The mean of what is known of the models that answer. The bounds hold where those of all the models "
@@ -128,6 +133,27 @@ def _quality(replay: Replay) -> Iterator[Block]:
     )
     heads = ("route", "then", "now", "unknown requests")
     yield from _table(heads, [_worth_row(it) for it in replay.quality], 1)
+
+
+def _by_feedback(replay: Replay) -> Iterator[Block]:
+    yield Prose(
+        "By what people said of answers, weighed by how likely each plan was and would be. The bounds reckon "
+        "with any worth of what was never done. Those who give feedback are taken to be like all."
+    )
+    heads = ("route", "judged", "mean then", "now", "bounds", "never done", "worth requests")
+    rows = [
+        (
+            it.route,
+            f"{it.judged:,}",
+            f"{it.then:.3f}",
+            "too few" if it.now is None else f"{it.now:.3f}",
+            f"{it.low:.3f} to {it.high:.3f}",
+            f"{it.unseen:.0%}",
+            f"{it.effective:,.0f}",
+        )
+        for it in replay.by_feedback
+    ]
+    yield from _table(heads, rows, 1)
 
 
 def _worth_row(it: Quality) -> tuple[str, ...]:
@@ -140,12 +166,45 @@ def _worth(worth: Worth | None) -> str:
     return f"{worth.value:.3f} [{worth.low:.3f}, {worth.high:.3f}] ({worth.source})"
 
 
+def _called(replay: Replay) -> Iterator[Block]:
+    yield Prose(
+        "Requests that would move, drawn at random and asked of the model that would answer; but for those "
+        "that would newly cross the boundary: a config that is only tried opens nothing. Means of USD and "
+        "tokens, medians of times, over those that were answered."
+    )
+    heads = ("route", "model", "asked", "answered", "USD then", "now", "tokens then", "now", "ms then", "now")
+    yield from _table(heads, [_called_row(it) for it in replay.called], 2)
+    for it in replay.called:
+        if it.unread or it.failed:
+            failed = ", ".join(f"{count} failed with {code}" for code, count in sorted(it.failed.items()))
+            unread = f"{it.unread} of {it.drawn} have no texts that can be asked again" if it.unread else ""
+            yield Prose(f"{it.route} on {it.model}: {'; '.join(filter(None, (unread, failed)))}.")
+
+
+def _called_row(it: Called) -> tuple[str, ...]:
+    def number(value: float | None, scale: float, form: str) -> str:
+        return "unknown" if value is None else format(value / scale, form)
+
+    return (
+        it.route,
+        it.model,
+        f"{it.drawn - it.unread:,}",
+        f"{it.answered:,}",
+        number(it.then_nanousd, NANO_PER_USD, ",.6f"),
+        number(it.now_nanousd, NANO_PER_USD, ",.6f"),
+        number(it.then_output, 1, ",.0f"),
+        number(it.now_output, 1, ",.0f"),
+        number(it.then_ms, 1, ",.0f"),
+        number(it.now_ms, 1, ",.0f"),
+    )
+
+
 def _unknown(replay: Replay) -> Iterator[Block]:
     if replay.unknown:
         rows = [(it.route, it.why, _number(it.requests)) for it in replay.unknown]
         yield from _table(("route", "why it cannot be told", "requests"), rows, 2)
     if replay.undecided:
-        yield Prose("Refused before anything was decided, as they would be again:")
+        yield Prose("Ended before anything was decided, and not replayed, by their code:")
         yield Table(
             ("code", "requests"),
             tuple((code, _number(count)) for code, count in sorted(replay.undecided.items())),

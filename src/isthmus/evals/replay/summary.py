@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from isthmus.evals.replay.boundary import Place, named
+from isthmus.evals.replay.calls import Called
 from isthmus.evals.replay.changes import Outcome
 from isthmus.evals.replay.latency import Spread
 from isthmus.evals.replay.replayed import Judgement
@@ -98,12 +99,31 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     unknown: float
 
 
+class ByFeedback(msgspec.Struct, frozen=True, kw_only=True):
+    """The mean score of a route's `judged` answers, then, and the estimate for the new config.
+
+    `low` and `high` bound it, whatever answers would be worth that were never given: these are a share
+    `unseen`. `effective` is how many requests under the new config the feedback is worth; `now` is None where
+    these are too few.
+    """
+
+    route: str
+    judged: int
+    then: float
+    now: float | None
+    low: float
+    high: float
+    unseen: float
+    effective: float
+
+
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """What another config would have done with recorded traffic. Requests are expected numbers: where a
     config draws, they are fractions.
 
-    `same` go the way they went. `undecided` were refused before anything was decided, by their code.
-    `assumed` rest on pseudonyms for every value.
+    `same` go the way they went. `undecided` ended before anything was decided, by their code. `assumed` rest
+    on pseudonyms for every value. `called` is what a sample of those that move took, where models were asked,
+    and `by_feedback` how good answers are, by what people said of them.
     """
 
     config: str
@@ -118,6 +138,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     latency: tuple[Times, ...]
     quality: tuple[Quality, ...]
     assumed: int
+    called: tuple[Called, ...] = ()
+    by_feedback: tuple[ByFeedback, ...] = ()
 
     def crossing(self, *directions: Direction) -> float:
         """How many requests cross the boundary in these ways."""
@@ -129,8 +151,8 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
         return sum(it.requests for it in self.changes)
 
 
-def summary(config: str, judgements: Iterable[Judgement], worth: Mapping[tuple[str, str], Worth]) -> Replay:
-    """What these judgements come to; `worth` is known of models by route and name."""
+def summary(config: str, judgements: Iterable[Judgement], worth: Mapping[str, Worth] | None = None) -> Replay:
+    """What these judgements come to; `worth` is what is known of models, by their names."""
     judged = list(judgements)
     decided = [it for it in judged if it.undecided is None]
     known = [it for it in decided if it.unknown is None]
@@ -253,10 +275,12 @@ def _latency(known: Iterable[Judgement]) -> list[Times]:
             if judgement.model is not None:
                 then.mix(judgement.spread.counts, 1.0)
             for outcome in judgement.outcomes:
-                if outcome.answers is not None and outcome.answers == judgement.model:
+                if outcome.keeps:
                     now.mix(judgement.spread.counts, outcome.odds)
                 elif outcome.answers is not None:
-                    spread = of_model.get((route, outcome.answers))
+                    # Of another model under an old name no times are known.
+                    renamed = outcome.answers == judgement.model
+                    spread = None if renamed else of_model.get((route, outcome.answers))
                     requests = judgement.requests * outcome.odds
                     if spread is None or spread.total < ENOUGH:
                         unknown += requests
@@ -278,7 +302,7 @@ def _latency(known: Iterable[Judgement]) -> list[Times]:
     return found
 
 
-def _quality(known: Iterable[Judgement], worth: Mapping[tuple[str, str], Worth]) -> list[Quality]:
+def _quality(known: Iterable[Judgement], worth: Mapping[str, Worth]) -> list[Quality]:
     then: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     now: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     unknown: dict[str, float] = defaultdict(float)
@@ -287,24 +311,24 @@ def _quality(known: Iterable[Judgement], worth: Mapping[tuple[str, str], Worth])
             then[judgement.route][judgement.model] += judgement.requests
         for outcome in judgement.outcomes:
             requests = judgement.requests * outcome.odds
-            if outcome.answers is not None and (judgement.route, outcome.answers) in worth:
+            if outcome.answers is not None and outcome.answers in worth:
                 now[judgement.route][outcome.answers] += requests
             elif outcome.answers is not None or outcome.change in ("moved", "newly allowed", "adjusted"):
                 unknown[judgement.route] += requests
     return [
         Quality(
             route=route,
-            then=_mean(route, then[route], worth),
-            now=_mean(route, now[route], worth),
+            then=_mean(then[route], worth),
+            now=_mean(now[route], worth),
             unknown=unknown[route],
         )
         for route in sorted(then.keys() | now.keys() | unknown.keys())
     ]
 
 
-def _mean(route: str, requests: Mapping[str, float], worth: Mapping[tuple[str, str], Worth]) -> Worth | None:
+def _mean(requests: Mapping[str, float], worth: Mapping[str, Worth]) -> Worth | None:
     """The mean over the requests whose model's worth is known, None where none is."""
-    known = {name: worth[route, name] for name in requests if (route, name) in worth}
+    known = {name: worth[name] for name in requests if name in worth}
     total = sum(requests[name] for name in known)
     if not total:
         return None

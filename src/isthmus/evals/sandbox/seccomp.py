@@ -63,6 +63,11 @@ REFUSED = {
     "add_key": Numbers(248, 217),
     "request_key": Numbers(249, 218),
     "keyctl": Numbers(250, 219),
+    # Memory that no limit of a process counts
+    "memfd_create": Numbers(319, 279),
+    "shmget": Numbers(29, 194),
+    "semget": Numbers(64, 190),
+    "msgget": Numbers(68, 186),
     # Large parts of the kernel that no answer needs; io_uring would also get around this filter
     "io_uring_setup": Numbers(425, 425),
     "io_uring_enter": Numbers(426, 426),

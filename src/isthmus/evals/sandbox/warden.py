@@ -129,6 +129,9 @@ def _be_first(order: Order, filter_: bytes, as_root: bool) -> NoReturn:
     program = os.fork()
     if program == 0:
         _be_program(order, filter_, as_root)
+    # The warden keeps the time, unless it was killed before this process was bound to it.
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(TIMED_OUT))
+    signal.alarm(round(order["wall_s"]) + 2)
     _or_refuse("capabilities", kernel.drop_capabilities)
     kernel.set_attribute(kernel.PR_SET_DUMPABLE, 0)
     while True:
@@ -148,7 +151,7 @@ def _build_root(order: Order) -> None:
     for device in ("/dev/null", "/dev/urandom"):
         _show(device, sealed | kernel.ATTR_NOEXEC)
     for path in order["hidden"]:
-        kernel.mount("tmpfs", _ROOT + path, "tmpfs", tmpfs, "size=4k,nr_inodes=1,mode=755")
+        kernel.mount("tmpfs", _ROOT + path, "tmpfs", tmpfs | kernel.MS_RDONLY, "size=4k,nr_inodes=1,mode=755")
     Path(f"{_ROOT}/tmp").mkdir()
     options = f"size={order['disk']},nr_inodes=1k,mode=1777"
     kernel.mount("tmpfs", f"{_ROOT}/tmp", "tmpfs", tmpfs | kernel.MS_NOEXEC, options)
@@ -195,8 +198,12 @@ def _execute(program: str) -> None:
     # It is imported rather than run as the main program: what an answer shows off under `if __name__ ==
     # "__main__"` is no part of it.
     module = sys.modules["answer"] = types.ModuleType("answer")
-    exec(compile(program, "<answer>", "exec"), module.__dict__)
-    sys.stdout.flush()
+    try:
+        exec(compile(program, "<answer>", "exec"), module.__dict__)
+    finally:
+        # A program may have put anything in their place.
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    print(end="", flush=True)
 
 
 def _give_up_everything(order: Order, filter_: bytes, as_root: bool) -> None:

@@ -12,7 +12,7 @@ from isthmus.evals.scorers.code import Code
 from isthmus.evals.scorers.contains import Contains
 from isthmus.evals.scorers.exact import Exact
 from isthmus.evals.scorers.fields import Fields
-from isthmus.evals.scorers.function import Function, names_function
+from isthmus.evals.scorers.function import Function, is_there, names_function
 from isthmus.evals.scorers.inspect_ai import InspectAi
 from isthmus.evals.scorers.judge import Judge
 from isthmus.evals.scorers.normalised import Normalised
@@ -73,10 +73,11 @@ def _kind(spec: str) -> type[Any] | None:
     keyword = spec.partition(":")[0]
     if keyword in SCORERS:
         return SCORERS[keyword]
-    if names_function(spec):
+    if is_there(spec):
         return None
+    module = ", and no Python module of that name" if names_function(spec) else ""
     raise specs.invalid(
-        f"There is no scorer `{keyword[:100]}`.", specs.near(keyword, SCORERS), code="unknown_scorer"
+        f"There is no scorer `{keyword[:100]}`{module}.", specs.near(keyword, SCORERS), code="unknown_scorer"
     )
 
 

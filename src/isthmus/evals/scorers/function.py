@@ -44,7 +44,12 @@ class Function:
 
 
 def names_function(spec: str) -> bool:
-    """True where a spec names a function in a file or in a module that there is."""
+    """True where a spec is written as one that names a function in a file or a module."""
+    return _WRITTEN.fullmatch(spec) is not None
+
+
+def is_there(spec: str) -> bool:
+    """True where the module of such a spec exists; of a file the reading will tell."""
     written = _WRITTEN.fullmatch(spec)
     return written is not None and (written["file"] is not None or _exists(written["module"]))
 

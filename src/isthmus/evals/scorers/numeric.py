@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator
+from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Annotated, NamedTuple
 
@@ -136,4 +137,6 @@ def _in_words(number: Number) -> str:
     value, sign = number.value, "%" if number.percent else ""
     if value.denominator == 1 and abs(value) < 10**15:
         return f"{value}{sign}"
-    return f"{float(value):.12g}{sign}"
+    # A float would end at 1e308.
+    rounded = Context(prec=12).divide(Decimal(value.numerator), Decimal(value.denominator))
+    return f"{rounded.normalize()}{sign}"

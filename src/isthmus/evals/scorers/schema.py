@@ -48,7 +48,12 @@ class Schema:
         said = msgspec.json.encode(document).decode()
         try:
             wrong = self._jsonschema.exceptions.best_match(validator.iter_errors(document))
-        except (self._referencing.exceptions.Unresolvable, re.error, RecursionError) as error:
+        except (
+            self._referencing.exceptions.Unresolvable,
+            re.error,
+            RecursionError,
+            ArithmeticError,
+        ) as error:
             return Score(value=None, said=said, why=f"the schema cannot be applied: {type(error).__name__}")
         why = None if wrong is None else f"{wrong.json_path}: {wrong.message}"
         return Score(value=float(wrong is None), said=said, why=why)

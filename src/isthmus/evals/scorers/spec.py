@@ -118,11 +118,11 @@ def _whole(known: Mapping[str, inspect.Parameter], rest: str) -> dict[str, str]:
 def _options(keyword: str, rest: str, known: Mapping[str, inspect.Parameter]) -> dict[str, str]:
     said: dict[str, str] = {}
     for part in rest.split(",") if rest else ():
-        name, equals, text = part.partition("=")
+        name, _, text = part.partition("=")
         if name not in known:
             hint = near(name, known) if known else "It takes none."
             raise invalid(f"The scorer `{keyword}` has no option `{name}`.", hint)
-        if not equals or name in said:
+        if not text or name in said:
             wrong = "is said twice" if name in said else "has no value"
             raise invalid(f"The scorer `{keyword}`: `{name}` {wrong}.", f"Write {name}=VALUE, once.")
         said[name] = text

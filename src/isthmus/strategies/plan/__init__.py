@@ -11,11 +11,23 @@ from isthmus.strategies.plan.ensemble import Ensemble
 from isthmus.strategies.plan.fallback import Fallback
 from isthmus.strategies.plan.hedge import Hedge
 from isthmus.strategies.plan.node import Node
+from isthmus.strategies.plan.shadow import Shadow
 from isthmus.strategies.plan.split import Split
 
 STRATEGIES: dict[str, type[Node]] = {
-    node.keyword: node for node in (CallModel, Fallback, Split, Cascade, Ensemble, Hedge, Burst)
+    node.keyword: node for node in (CallModel, Fallback, Split, Cascade, Ensemble, Hedge, Burst, Shadow)
 }
 """Every strategy by its keyword in the config."""
 
-__all__ = ["STRATEGIES", "Burst", "CallModel", "Cascade", "Ensemble", "Fallback", "Hedge", "Node", "Split"]
+__all__ = [
+    "STRATEGIES",
+    "Burst",
+    "CallModel",
+    "Cascade",
+    "Ensemble",
+    "Fallback",
+    "Hedge",
+    "Node",
+    "Shadow",
+    "Split",
+]

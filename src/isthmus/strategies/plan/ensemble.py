@@ -86,7 +86,8 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
         if not members:
             return otherwise
         judged = self.combine in ("judge", "fuse")
-        if len(members) == 1 or (judged and judge is None):
+        checked = self.combine in ("first_valid", "critique")
+        if (len(members) == 1 and not checked) or (judged and judge is None):
             # Nobody is left to agree with, or to tell them apart.
             return CallModel(model=members[0])
         return msgspec.structs.replace(self, members=members, otherwise=otherwise, judge=judge)

@@ -7,6 +7,7 @@ is reached.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from typing import Annotated, ClassVar, Self, TypeAlias, TypeVar
 
@@ -284,6 +285,20 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     draw: float
     key: str | None = None
     user: str | None = None
+
+
+ALMOST_ONE = math.nextafter(1.0, 0.0)
+
+
+def within(circumstances: Circumstances, share: float) -> tuple[bool, Circumstances]:
+    """Whether the draw falls within a share, and the circumstances for what is drawn after that.
+
+    What is left of a draw is fresh again; a draw inside of another would else always fall the same way.
+    """
+    draw = circumstances.draw
+    inside = draw < share
+    left = draw / share if inside else (draw - share) / (1.0 - share)
+    return inside, msgspec.structs.replace(circumstances, draw=min(left, ALMOST_ONE))
 
 
 class Choice(msgspec.Struct, frozen=True):

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from isthmus.strategies.plan.node import Choice, Circumstances, Node, Steps, once_each
-
-ALMOST_ONE = math.nextafter(1.0, 0.0)
+from isthmus.strategies.plan.node import ALMOST_ONE, Choice, Circumstances, Node, Steps, once_each
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
