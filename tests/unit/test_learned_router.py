@@ -138,6 +138,14 @@ def test_a_new_task_is_not_guessed_at(stack: Stack, embedding: Embedding) -> Non
     assert "on the whole" in chosen.why
 
 
+def test_another_task_is_new_also_where_one_alone_was_learned_from() -> None:
+    outcomes = _outcomes(200, None)
+    queries = [query._replace(task="only") for query in outcomes.queries]
+    stack = learn(outcomes._replace(queries=queries), np.random.default_rng(0))
+    assert stack.estimate(queries[0]).supported
+    assert not stack.estimate(queries[0]._replace(task="other")).supported
+
+
 def test_texts_of_tasks_that_were_held_out_are_not_trusted_where_that_lost() -> None:
     # In each task other words go with failing, so that what is learned from some is wrong for the rest.
     rng = np.random.default_rng(0)
@@ -199,6 +207,12 @@ def test_the_cheapest_above_a_floor_and_the_best_under_a_price() -> None:
     assert cheapest_above(qualities, (2, 3, 1), 0.8).tolist() == [0, 1]
     assert best_within(qualities, (2, 3, 1), 2).tolist() == [0, 0]
     assert best_within(qualities, (2, 3, 1), 0.5).tolist() == [2, 2]
+
+
+def test_a_price_holds_also_where_nothing_is_known() -> None:
+    it = Estimate(models=("a", "b"), qualities=(0.9, 0.8), supported=False, why="new")
+    assert choose(it, (5, 1), cost_at_most=2).model == "b"
+    assert choose(it, (5, 1), quality_at_least=0.5).model == "a"
 
 
 def test_only_allowed_models_are_chosen() -> None:

@@ -27,6 +27,7 @@ from isthmus.evals.simulation.specs import (
     written,
 )
 from isthmus.routing.learned import query
+from isthmus.routing.learned.choice import picks
 from isthmus.routing.learned.embedding import Embedding
 from isthmus.routing.learned.stack import learn
 from isthmus.statistics import intervals
@@ -259,11 +260,11 @@ def _cascade(strategy: Cascade, outcomes: Outcomes, learned: Places, judged: Pla
         )
         threshold = promise.threshold
     taken = sure[judged] >= (np.inf if threshold is None else threshold)
-    first, second = _taken(outcomes, judged, np.full(len(judged), weak)), outcomes
+    first, second = (_taken(outcomes, judged, np.full(len(judged), at)) for at in (weak, strong))
     return Played(
-        scores=np.where(taken, first.scores, second.scores[judged, strong]),
-        costs=first.costs + np.where(taken, 0.0, second.costs[judged, strong]),
-        latencies=first.latencies + np.where(taken, 0.0, second.latencies[judged, strong]),
+        scores=np.where(taken, first.scores, second.scores),
+        costs=first.costs + np.where(taken, 0.0, second.costs),
+        latencies=first.latencies + np.where(taken, 0.0, second.latencies),
         escalated=(~taken).astype(float),
         promise=promise,
         threshold=threshold,
@@ -279,8 +280,6 @@ def _choose(
     rng: Chance,
     queries: Sequence[query.Query],
 ) -> Played:
-    from isthmus.routing.learned.choice import best_within, cheapest_above
-
     places = np.array([outcomes.place(model) for model in strategy.among])
     stack = learn(
         query.Outcomes(
@@ -290,19 +289,16 @@ def _choose(
     )
     costs = outcomes.costs[np.ix_(learned, places)].mean(0)
     qualities, supported = stack.estimates([queries[at] for at in judged])
-    if strategy.quality_at_least is not None:
-        picked = cheapest_above(qualities, costs, strategy.quality_at_least)
-    else:
-        assert strategy.cost_at_most is not None, "a spec without either is refused"
-        picked = best_within(qualities, costs, strategy.cost_at_most)
-    # Where nothing is known of a request, the model that is best on the whole is asked.
-    picked = np.where(supported, picked, stack.best)
-    return _taken(
-        outcomes,
-        judged,
-        places[picked],
-        f"{1 - supported.mean():.0%} were like nothing learned from",
+    picked = picks(
+        qualities,
+        supported,
+        costs,
+        quality_at_least=strategy.quality_at_least,
+        cost_at_most=strategy.cost_at_most,
     )
+    strange = 1 - supported.mean()
+    why = f"{strange:.0%} were like nothing that was learned from" if strange else ""
+    return _taken(outcomes, judged, places[picked], why)
 
 
 def _ensemble(strategy: Ensemble, outcomes: Outcomes, learned: Places, judged: Places) -> Played:

@@ -36,22 +36,43 @@ def choose(
     if not places:
         raise ValueError("no model is allowed")
     qualities = np.array(estimate.qualities)[places][None, :]
-    prices = np.asarray(costs, float)[places]
+    at = int(
+        picks(
+            qualities,
+            np.array([estimate.supported]),
+            np.asarray(costs, float)[places],
+            quality_at_least=quality_at_least,
+            cost_at_most=cost_at_most,
+        )[0]
+    )
     if cost_at_most is not None:
-        at = int(best_within(qualities, prices, cost_at_most)[0])
         reason = f"the best for at most {cost_at_most:g}"
     elif not estimate.supported or quality_at_least is None:
-        at = int(qualities[0].argmax())
         reason = "the best"
+    elif qualities[0, at] >= quality_at_least:
+        reason = f"the cheapest above {quality_at_least:g}"
     else:
-        at = int(cheapest_above(qualities, prices, quality_at_least)[0])
-        enough = qualities[0, at] >= quality_at_least
-        reason = (
-            f"the cheapest above {quality_at_least:g}" if enough else f"none is above {quality_at_least:g}"
-        )
+        reason = f"none is above {quality_at_least:g}"
     known = "" if estimate.supported else f", on the whole: {estimate.why}"
     model = estimate.models[places[at]]
     return Chosen(model=model, why=f"{model} will score {qualities[0, at]:.2f}, {reason}{known}")
+
+
+def picks(
+    qualities: NDArray[np.float64],
+    supported: NDArray[np.bool_],
+    costs: ArrayLike,
+    *,
+    quality_at_least: float | None = None,
+    cost_at_most: float | None = None,
+) -> _Places:
+    """For each row the model that is asked; see `choose`."""
+    if cost_at_most is not None:
+        return best_within(qualities, costs, cost_at_most)
+    best = qualities.argmax(1)
+    if quality_at_least is None:
+        return np.asarray(best)
+    return np.asarray(np.where(supported, cheapest_above(qualities, costs, quality_at_least), best))
 
 
 def cheapest_above(qualities: NDArray[np.float64], costs: ArrayLike, floor: float) -> _Places:

@@ -2,8 +2,7 @@
 
 The targets are the score of the model that is best on the whole, and by how much each other one is better or
 worse: a gain is learned more easily than two scores (arXiv 2604.14251 and our own figures agree). Each part's
-guess is put on the scale of its spread, and the mean of them is brought to the targets' scale by the line
-that fits guesses for rows that the parts had not seen.
+guess is put on the scale of its spread, and weighed by how well it did for rows that it had not seen.
 """
 
 from __future__ import annotations
@@ -36,6 +35,9 @@ CAUTION = (1.0, 0.5, 0.25, 0.0)
 
 TOLERATED = 0.0025
 """So much may be lost on the mean of a task that was held out."""
+
+FEWEST_TASKS = 3
+"""Of fewer tasks none can be held out."""
 
 FEWEST_OF_TASK = 100
 """Tasks of fewer rows are judged together: a mean of few rows is chance."""
@@ -150,7 +152,7 @@ def learn(outcomes: Outcomes, rng: np.random.Generator, embedding: str | None = 
     folds = rng.permutation(len(queries)) % FOLDS
     unseen, near = _out_of_fold(queries, targets, folds, (*kinds, TaskMeans) if many else kinds)
     by_text = _scale(unseen[: len(kinds)], targets)
-    if len(set(tasks)) >= FOLDS:
+    if len(set(tasks)) >= FEWEST_TASKS:
         found, _ = _out_of_fold(queries, targets, _folds_of_tasks(tasks, rng), kinds)
         by_text = _cautious(found, targets, tasks, best)
     return Stack(
@@ -158,7 +160,7 @@ def learn(outcomes: Outcomes, rng: np.random.Generator, embedding: str | None = 
         best=best,
         overall=overall,
         parts=tuple(kind.fit(queries, targets) for kind in kinds),
-        tasks=TaskMeans.fit(queries, targets) if many else None,
+        tasks=TaskMeans.fit(queries, targets) if any(tasks) else None,
         by_text=by_text,
         by_both=_scale(unseen, targets) if many else None,
         support=float(np.quantile(near, SELDOM)),
