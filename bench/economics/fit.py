@@ -69,7 +69,9 @@ BELIEFS: Mapping[str, Belief] = {
 }
 _OF_GENERATION = Belief(0.0, 0.07)
 _OTHER = Belief(0.0, 0.15)
-_OFFSETS: Mapping[str, float] = {"tpot": 0.3, "tpot|": 0.1, "ttft": 0.3, "ttft|": 0.3}
+# Times to the first token differ by more from model to model than 0.3 would have it: held that close, one
+# model's peculiarity bent the factors that all share.
+_OFFSETS: Mapping[str, float] = {"tpot": 0.3, "tpot|": 0.1, "ttft": 0.6, "ttft|": 0.3}
 _NOISE: Mapping[Kind, tuple[float, Callable[[Any], Any]]] = {
     "tpot": (0.4, lambda error: 1 / np.sqrt(1 + error**2)),
     "ttft": (0.4, lambda error: 1 / (1 + error**2 / 3)),

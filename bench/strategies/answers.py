@@ -121,7 +121,7 @@ def shifted(setting: Setting, max_risk: float) -> dict[str, Any] | None:
 
 
 def cascade(table: Table, dataset: str, weak: str, strong: str) -> dict[str, Any] | None:
-    """The share of the strong model's cost at its own accuracy, by a threshold learned from 300 labels."""
+    """The share of the strong model's cost at its own accuracy, by a threshold that half of the set tells."""
     if weak not in table.models or strong not in table.models:
         return None
     part = table.among(table.datasets == dataset)
@@ -129,9 +129,10 @@ def cascade(table: Table, dataset: str, weak: str, strong: str) -> dict[str, Any
     if len(part.scores) < FEWEST or not np.isfinite(part.costs[:, [one, two]]).all():
         return None
     shares, gains, ups = [], [], []
+    labels = len(part.scores) // 2
     for draw in range(DRAWS):
         order = np.random.default_rng(draw).permutation(len(part.scores))
-        learned, judged = order[:LABELS], order[LABELS:]
+        learned, judged = order[:labels], order[labels:]
         threshold = thresholds.matching_threshold(
             part.confidences[learned, one], part.scores[learned, one], part.scores[learned, two]
         )

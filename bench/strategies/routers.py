@@ -153,7 +153,7 @@ def unseen_tasks(
         if known[0].vector is not None:
             picks["kNN"] = Neighbours.fit(known, scores).predict(asked).argmax(1)
         found[task] = {name: float(100 * (best - real[rows, pick].mean())) for name, pick in picks.items()}
-        found[task]["supported, text only"] = float(stack.supported(nameless(asked)).mean())
+        found[task]["supported, text only"] = float(stack.estimates(nameless(asked))[1].mean())
     return found
 
 

@@ -121,6 +121,7 @@ class Workshop:
                 for name, model in config.models.items()
             }
             inspection = inspection_of(config.perimeter, self._secret)
+            inspection.prepare()
         except BaseException:
             self._release(number)
             raise

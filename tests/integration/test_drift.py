@@ -151,6 +151,7 @@ async def test_even_traffic_raises_no_alarm(tmp_path: Path) -> None:
     assert len(keeper.alarms()) == len(WATCH.quantities)
     assert not any(keeper.alarms().values())
     assert all(p > 0.01 for p in keeper.p_values().values())
+    assert keeper.p_values()["support", "escalation"] == 1.0
 
 
 async def test_a_change_is_told_once_by_log_metric_and_webhook(

@@ -208,6 +208,20 @@ def test_a_judge_is_paid_once_and_sees_nothing_that_it_may_not(home: Path) -> No
         assert len(sim.requests) == before, "the judge has said it already"
 
 
+def test_log_probabilities_are_kept_with_the_answers(home: Path) -> None:
+    with Simulator.thread() as sim:
+        prepare(sim.url, 2)
+        assert pilot("--logprobs").exit_code == 0
+        assert pilot().exit_code == 0
+        assert len(sim.requests) == 8, "without them it is another question"
+    store = SqliteRuns(home / "ledger.db")
+    without, with_them = (
+        [it.answered.logprobs for it in store.answers(run.id).values()] for run in store.list()
+    )
+    assert set(without) == {None}
+    assert set(with_them) == {(-0.1, -0.1)}
+
+
 def test_a_cap_ends_a_run_and_more_money_goes_on(home: Path) -> None:
     cost_usd = (2_000 * PRICE["input"] + 10 * PRICE["output"]) / 1e6
     with Simulator.thread() as sim:
@@ -262,7 +276,7 @@ async def test_a_killed_pilot_asks_nothing_twice_and_loses_nothing(home: Path) -
         sim.script = lambda asked: Script(text=(asked.text,), first_delay_s=0.01)
         prepare(sim.url, 20)
         async with process("--concurrency", str(concurrency)) as running:
-            await sim.wait_requests(20, 60)
+            await sim.wait_requests(20, 120)
             running.kill()
             await running.wait()
         store = SqliteRuns(home / "ledger.db")
@@ -284,7 +298,7 @@ async def test_whoever_interrupts_a_pilot_is_told_how_to_go_on(home: Path) -> No
         sim.script = lambda asked: Script(text=(asked.text,), first_delay_s=0.0 if asked.serial < 6 else 60.0)
         prepare(sim.url, 10)
         async with process("--concurrency", "2") as running:
-            await sim.wait_held(2, 30)
+            await sim.wait_held(2, 120)
             async with process("--concurrency", "2") as other:
                 _, refused = await other.communicate()
             assert other.returncode == 1

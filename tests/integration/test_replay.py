@@ -15,7 +15,9 @@ from click.testing import CliRunner, Result
 
 from isthmus.cli import main
 from isthmus.core.evaluation import Answered, Sample, Score
+from isthmus.core.feedback import Feedback
 from isthmus.core.label import Label
+from isthmus.store.feedback import SqliteFeedback
 from isthmus.store.keys import SqliteKeys
 from isthmus.store.runs import Candidate, Kept, Place, Run, SqliteRuns
 from isthmus.testing import Fault, Refusal, Script, Simulator
@@ -275,10 +277,9 @@ async def test_stored_runs_tell_how_good_the_models_are(desk: Desk) -> None:
     runs.begin(run, [Sample(id=it, request={}) for it in run.sample_ids])
     for sample, value in (("s", 1.0), ("t", 0.0)):
         place = Place("outside", sample)
-        runs.keep(
-            Kept(id=f"a-{sample}", key=None, at_us=1, answered=Answered(model="outside")), run.id, place
-        )
-        runs.mark(run.id, "exact", {place: (f"a-{sample}", Score(value=value))})
+        answered = Answered(model="outside")
+        runs.keep(Kept(id=sample, key=None, at_us=1, run=run.id, answered=answered), place)
+        runs.mark(run.id, "exact", {place: (sample, Score(value=value))})
     found = await desk.data(lambda it: it["routes"].update(trial="outside"), "--quality", "run_1")
     [trial] = [it for it in found["quality"] if it["route"] == "trial"]
     assert trial["now"]["value"] == trial["then"]["value"] == 0.5
@@ -333,6 +334,24 @@ async def test_a_call_that_costs_needs_a_cap_and_keeps_it(desk: Desk) -> None:
     assert len(desk.outside.requests) == before
 
 
+async def test_feedback_tells_how_good_other_weights_would_be(desk: Desk) -> None:
+    feedbacks = SqliteFeedback(desk.served.house.ledger_path)
+    trial = [it for it in await desk.served.records() if it.route == "trial" and it.model]
+    for number, record in enumerate(trial):
+        score = float(record.model == "outside")
+        feedbacks.add(Feedback(id=f"f{number}", record_id=record.id, at_us=record.at_us, score=score))
+    mean = sum(it.model == "outside" for it in trial) / len(trial)
+    found = await desk.data(lambda it: it["perimeter"].update(timeout=61), "--feedback")
+    [told] = found["by_feedback"]
+    assert (told["route"], told["judged"], told["unseen"]) == ("trial", len(trial), 0)
+    assert told["now"] == pytest.approx(mean) == told["then"]
+    assert told["low"] < mean < told["high"] or mean == 1
+    # What was never done may be worth anything.
+    never = await desk.data(lambda it: it["routes"].update(trial="inside"), "--feedback")
+    [told] = never["by_feedback"]
+    assert (told["now"], told["low"], told["high"], told["unseen"]) == (None, 0, 1, 1)
+
+
 async def test_what_is_wrong_is_said(desk: Desk) -> None:
     result = await desk.replay(lambda it: it["routes"].update(cheap="no-such-model"))
     assert result.exit_code == 1
@@ -342,6 +361,11 @@ async def test_what_is_wrong_is_said(desk: Desk) -> None:
     )
     assert gone.exit_code == 1
     assert "cannot be read" in gone.stderr
+    nothing = await desk.replay(lambda _: None, "--route", "none-such")
+    assert nothing.exit_code == 0
+    assert "nothing to replay" in nothing.stderr
+    for wrong in (("--max-usd", "1"), ("--scorer", "exact"), ("--since", "yesterday")):
+        assert (await desk.replay(lambda _: None, *wrong)).exit_code == 2
     bare = await asyncio.to_thread(CliRunner().invoke, main, ["replay"])
     assert bare.exit_code == 2
 

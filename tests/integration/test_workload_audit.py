@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import types
 from pathlib import Path
 
 import msgspec
@@ -55,6 +57,20 @@ def test_a_cluster_finds_what_this_machine_finds(tmp_path: Path) -> None:
     there = _audit(str(log), "--ray", "local", "--jobs", "2", "--json")
     assert there.exit_code == 0, there.output
     assert there.stdout == _audit(str(log), "--jobs", "1", "--json").stdout
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only that it is installed: where nobody listens, it is not asked for anything.
+    for name in ("ray", "ray.exceptions"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        log = tmp_path / "traffic.jsonl"
+        log.write_text(json.dumps(_traffic(1)[0]))
+        said = _audit(str(log), "--ray", address)
+    assert said.exit_code == 1
+    assert f"No Ray cluster can be used at '{address}': ConnectionRefusedError" in said.stderr
 
 
 def test_without_ray_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

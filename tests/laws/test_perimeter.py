@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -154,6 +155,20 @@ def test_neither_route_nor_key_nor_caller_nor_findings_lower_what_another_says(
     assert label == policy.label(found, (of_route, of_key or BOTTOM, *header)), "and nothing else raises it"
     at_once = inspection.unseen(floors)
     assert at_once == (None if what is not None else policy.label(Sightings(), floors))
+
+
+def test_detectors_practise_before_the_first_request() -> None:
+    asked = threading.Event()
+
+    class Slow(Stub):
+        def scan(self, value: Any, enough: Callable[[], bool] = lambda: False) -> Sightings:
+            asked.set()
+            raise SystemExit
+
+    inspection = Inspection(Policy(), [(None, Slow(Sightings()))])
+    inspection.prepare()
+    assert asked.wait(10)
+    inspection.close()
 
 
 @given(policies, models, labels, labels)

@@ -74,6 +74,11 @@ def test_a_change_is_seen_after_a_long_quiet_time() -> None:
     assert change.p < 0.001
 
 
+def test_what_is_always_the_same_has_not_changed() -> None:
+    rng = np.random.default_rng(10)
+    assert _watched(rng, _binary(rng, 0.0), _binary(rng, 0.0), 50, 500).p == 1.0
+
+
 def test_a_change_goes_on_where_it_was_written_down() -> None:
     rng = np.random.default_rng(6)
     change = _watched(rng, _times(rng, 800), _times(rng, 900), 50, 50)

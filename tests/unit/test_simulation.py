@@ -65,6 +65,10 @@ def _outcomes(many: int = 600, *, dear: float = 10.0, late: float = 0.0) -> Outc
         "{ensemble: {models: [a, b, c], combine: vote, otherwise: d}}",
         "oracle",
         "random",
+        '{call: "a, b"}',
+        '{call: "yes"}',
+        '{call: "7"}',
+        "{call: org/model-7b:free}",
     ],
 )
 def test_a_strategy_is_written_as_it_is_read(text: str) -> None:
@@ -114,14 +118,14 @@ def test_single_models_are_what_the_table_says() -> None:
     large, small, chance, oracle = found.results
     assert found.reference == "large"
     assert large.quality.value == pytest.approx(outcomes.scores[:, 0].mean(), abs=1e-9)
-    assert (large.gain.value, large.cost_usd.value, large.latency_ms) == (0, 10, 200)
+    assert (large.gain.value, large.cost_usd, large.latency_ms) == (0, 10, 200)
     assert small.saving is not None
     assert small.saving.value == pytest.approx(0.9)
     assert small.gain.high < 0
     assert small.gain.low < small.gain.value
     assert small.quality.value < chance.quality.value < large.quality.value
     assert oracle.quality.value == pytest.approx(outcomes.scores.max(1).mean())
-    assert oracle.cost_usd.value < 6
+    assert oracle.cost_usd < 6
 
 
 def test_a_cascade_saves_and_keeps_its_promise() -> None:
@@ -135,7 +139,7 @@ def test_a_cascade_saves_and_keeps_its_promise() -> None:
     assert found.saving.low > 0.1
     assert found.gain.value >= -0.1
     assert found.escalated is not None
-    assert found.cost_usd.value == pytest.approx(1 + 10 * found.escalated, rel=0.02)
+    assert found.cost_usd == pytest.approx(1 + 10 * found.escalated, rel=0.02)
     assert found.latency_ms == pytest.approx(50 + 200 * found.escalated, rel=0.02)
     assert found.verdict == ""
 
@@ -168,6 +172,13 @@ def test_what_came_later_and_is_shifted_has_no_guarantee_here() -> None:
     assert shifted.results[0].guarantee.broken == 1
 
 
+def test_what_came_later_and_errs_more_at_the_same_confidence_has_no_guarantee_here() -> None:
+    later = _outcomes(400)
+    worse = np.column_stack((np.ones(400), later.scores[:, 1] * (np.arange(400) % 2)))
+    (found,) = simulate(_outcomes(), [strategy_of(CASCADE)], later=later._replace(scores=worse)).results
+    assert found.verdict == "no guarantee here: what came later has more errors at the same confidence"
+
+
 def test_choice_learns_which_tasks_are_easy() -> None:
     rng = np.random.default_rng(0)
     base = _outcomes(600)
@@ -198,9 +209,9 @@ def test_a_vote_of_equals_gains_and_one_beside_a_better_model_is_that_model() ->
     vote = Ensemble(models=("a", "b", "c"))
     (gained,) = simulate(_voters((0.75, 0.75, 0.74)), [vote]).results
     assert gained.gain.low > 0
-    assert gained.cost_usd.value == 3
+    assert gained.cost_usd == 3
     (alone,) = simulate(_voters((0.9, 0.6, 0.6)), [vote]).results
-    assert (alone.gain.value, alone.cost_usd.value, alone.verdict) == (0, 1, "nobody else is near it")
+    assert (alone.gain.value, alone.cost_usd, alone.verdict) == (0, 1, "nobody else is near it")
 
 
 def test_who_does_not_agree_asks_another() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from isthmus.confidence.thresholds import (
     FEWEST,
+    contradicted,
     labels_needed,
     losses_of,
     matching_threshold,
@@ -123,3 +124,11 @@ def test_a_matching_threshold_gives_away_where_the_strong_model_is_better_alone(
     assert np.where(taken, weak, strong).mean() >= strong.mean()
     assert 0.28 < threshold < 0.42
     assert matching_threshold(sure, np.zeros(100), np.ones(100)) is None
+
+
+def test_labels_of_what_came_later_may_speak_against_a_promise() -> None:
+    # P(Bin(100, 0.05) >= 12) = 0.0043, and of 11 or more 0.0115
+    assert contradicted([1.0] * 12 + [0.0] * 88, 0.05)
+    assert not contradicted([1.0] * 11 + [0.0] * 89, 0.05)
+    assert contradicted(np.full(200, 0.5), 0.05)
+    assert not contradicted([], 0.05)

@@ -64,6 +64,7 @@ INTERRUPTED = 130
 )
 @click.option("--temperature", type=Number(0, 2), help="For samples that say none themselves.")
 @click.option("--max-tokens", type=click.IntRange(1), help="The longest answer, where a sample says none.")
+@click.option("--logprobs", is_flag=True, help="Ask for log-probabilities, and keep them with the answers.")
 @click.option("--fresh", is_flag=True, help="Take no answer from an earlier run.")
 @click.option("--fail-under", type=Number(0, 1), help="End with status 1 where a model's quality is lower.")
 @click.option(
@@ -93,6 +94,7 @@ def pilot(
     concurrency: int,
     temperature: float | None,
     max_tokens: int | None,
+    logprobs: bool,
     fresh: bool,
     fail_under: float | None,
     baselines: tuple[str, ...],
@@ -117,7 +119,7 @@ def pilot(
     opened = open_dataset(dataset)
     for note in opened.notes:
         click.echo(f"isthmus: {opened.name}: {note}", err=True)
-    request = {"temperature": temperature, "max_tokens": max_tokens}
+    request = {"temperature": temperature, "max_tokens": max_tokens, "logprobs": logprobs or None}
     run = new_run(
         opened,
         _chosen(opened, split, limit),

@@ -174,7 +174,8 @@ def _grounds(grounds: Grounds | None) -> Iterator[str]:
     if grounds is None:
         return
     if grounds.asked is not None:
-        yield f"asked as {grounds.asked}"
+        # A caller has written it: no character of it may command the terminal.
+        yield f"asked as {grounds.asked!r}"
     if grounds.floor != BOTTOM:
         yield f"{grounds.floor.in_words()}, the key's floor"
     if grounds.said:

@@ -6,12 +6,22 @@ import asyncio
 import random
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 import msgspec
 
-from isthmus.bootstrap import open_ask, open_history, open_records, open_runs, replayer_of, rescanner_of
+from isthmus.bootstrap import (
+    open_ask,
+    open_feedback,
+    open_history,
+    open_records,
+    open_runs,
+    replayer_of,
+    rescanner_of,
+)
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told, use_colour
 from isthmus.cli.progress import ProgressLine
@@ -20,17 +30,22 @@ from isthmus.config.config import Config
 from isthmus.config.load import locate, read
 from isthmus.config.report import render
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.feedback import Feedback, verdict
 from isthmus.evals.replay.calls import Called, Draw, call
-from isthmus.evals.replay.replayed import Replayer
+from isthmus.evals.replay.replayed import Judgement, Replayer
 from isthmus.evals.replay.report import replay_report
-from isthmus.evals.replay.summary import Worth, summary
+from isthmus.evals.replay.summary import ByFeedback, Worth, summary
 from isthmus.gateway.direct import PREFIX
 from isthmus.gateway.rescan import Rescanner
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
-from isthmus.store.history import History
+from isthmus.store.feedback import Feedbacks
+from isthmus.store.history import History, Past
 from isthmus.store.records import Where
 from isthmus.store.runs import Runs
+
+MOST_FEEDBACK = 10_000_000
+"""So many words of feedback are read."""
 
 
 @click.command()
@@ -50,6 +65,7 @@ from isthmus.store.runs import Runs
     help="A stored evaluation run (the beginning of its id): how good its models were found.",
 )
 @click.option("--scorer", help="Of the run's scorers the one that counts. Default: its first.")
+@click.option("--feedback", is_flag=True, help="Estimate quality by what people said of the answers.")
 @click.option(
     "--rescan",
     is_flag=True,
@@ -84,6 +100,7 @@ def replay(
     key: str | None,
     run_id: str | None,
     scorer: str | None,
+    feedback: bool,
     rescan: bool,
     calls: bool,
     samples: int,
@@ -99,6 +116,10 @@ def replay(
 
     The ledger is that of --config; the config to try is --policy. Prints Markdown.
     """
+    if scorer is not None and run_id is None:
+        raise click.UsageError("--scorer goes with --quality.")
+    if cap is not None and not calls:
+        raise click.UsageError("--max-usd goes with --call.")
     path = locate(config_path)
     config = load_or_exit(path)
     policy = _policy_or_exit(policy_path, check_secrets=calls)
@@ -108,12 +129,24 @@ def replay(
     worth = _worth(open_runs(config, path), run_id, scorer, policy) if run_id is not None else {}
     again = rescanner_of(policy, history) if rescan else None
     draw = Draw(samples, random.Random(seed)) if calls else None
-    left_out = _take_all(replayer, history, where, again, draw)
+    said = _scores(open_feedback(config, path), where) if feedback else {}
+    judged: list[tuple[Judgement, float]] = []
+    left_out = 0
+    for past, judgement in _take_all(replayer, history, where, again):
+        left_out += judgement is None
+        if judgement is not None and draw is not None:
+            draw.offer(past, judgement)
+        if judgement is not None and past.id in said:
+            judged.append((judgement, said[past.id]))
     found = summary(policy.hash, replayer.judgements, worth)
+    if judged:
+        found = msgspec.structs.replace(found, by_feedback=_estimates(judged))
     if draw is not None and draw.moves:
         require_cap(policy, draw.models, cap)
         told = asyncio.run(_call(draw, msgspec.structs.replace(policy, ledger=config.ledger), path, cap))
         found = msgspec.structs.replace(found, called=tuple(told))
+    if not found.requests:
+        click.echo("isthmus: there is nothing to replay: no such request is on record.", err=True)
     report = replay_report(found, _in_words(since, left_out))
     if html_path is not None:
         html_path.write_text(html(report), encoding="utf-8")
@@ -148,24 +181,36 @@ def _worth(runs: Runs, run_id: str, scorer: str | None, policy: Config) -> dict[
     return worth_of(run, named, scores[named], policy.models)
 
 
+def _scores(feedbacks: Feedbacks, where: Where) -> dict[str, float]:
+    """The last score of each request that somebody has judged."""
+    require_statistics()
+    said: dict[str, list[Feedback]] = defaultdict(list)
+    for one in feedbacks.list(where.since_us, limit=MOST_FEEDBACK):
+        said[one.record_id].append(one)
+    verdicts = {record_id: verdict(of).score for record_id, of in said.items()}
+    return {record_id: score for record_id, score in verdicts.items() if score is not None}
+
+
+def _estimates(judged: Sequence[tuple[Judgement, float]]) -> tuple[ByFeedback, ...]:
+    from isthmus.evals.replay.judged import Judged
+
+    gathered = Judged()
+    for judgement, score in judged:
+        gathered.add(judgement, score)
+    return gathered.estimates()
+
+
 def _take_all(
-    replayer: Replayer, history: History, where: Where, again: Rescanner | None, draw: Draw | None
-) -> int:
-    """Replay everything that is meant; returns how many were the evaluations' own, and left out."""
-    left_out = 0
+    replayer: Replayer, history: History, where: Where, again: Rescanner | None
+) -> Iterator[tuple[Past, Judgement | None]]:
+    """Replays everything that is meant; of the evaluations' own requests there is no judgement."""
     talk = sys.stderr
     length = history.count(where)
     with click.progressbar(length=length, label="Replaying", file=talk, hidden=not talk.isatty()) as bar:
         for some in history.requests(where):
             for past in some if again is None else again.look(some):
-                if past.route.startswith(PREFIX):
-                    left_out += 1
-                else:
-                    judgement = replayer.take(past)
-                    if draw is not None:
-                        draw.offer(past, judgement)
+                yield past, None if past.route.startswith(PREFIX) else replayer.take(past)
             bar.update(len(some))
-    return left_out
 
 
 async def _call(draw: Draw, policy: Config, path: Path | None, cap: int | None) -> list[Called]:

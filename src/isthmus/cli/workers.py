@@ -7,6 +7,7 @@ needed: what lies in memory is bounded by `AHEAD` for each worker.
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -47,6 +48,7 @@ def on_ray(
     """
     ray = _ray()
     try:
+        _reach(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:
         # Ray raises what it likes here, `Exception` itself among it.
@@ -103,6 +105,13 @@ def _begin(make: Callable[[], Callable[[Any], Any]]) -> None:
 
 def _work(piece: Any) -> Any:
     return _working(piece)
+
+
+def _reach(address: str) -> None:
+    # Ray itself goes on trying for minutes, and says nothing.
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _ray() -> Any:

@@ -24,6 +24,9 @@ FEWEST = 100
 LEVELS = 50
 """So many thresholds are tested at most."""
 
+MARGIN = 0.25
+"""So much of a standard error a matching threshold stays on the safe side."""
+
 _ROOM = 2
 _Floats = NDArray[np.float64]
 
@@ -125,20 +128,18 @@ def unproven_threshold(
 
 
 def matching_threshold(confidences: ArrayLike, weak: ArrayLike, strong: ArrayLike) -> float | None:
-    """The loosest threshold at which the cascade is expected to score what the stronger model scores alone;
-    None where accepting anything loses.
+    """The loosest threshold at which the cascade scores what the stronger model scores alone, by these
+    labels; None where accepting anything loses.
 
-    What asking the stronger model gains is fitted to the confidence by isotonic regression first (it falls
-    as the confidence rises): a curve of sums alone would follow the chance of single answers.
+    No promise: a threshold that is read off labels looks better on them than it is, so that what it loses is
+    to be below nought by `MARGIN` of its standard error.
     """
-    from scipy.optimize import isotonic_regression
-
     sure = np.asarray(confidences, float)
     order = np.argsort(-sure, kind="stable")
-    gains = (np.asarray(strong, float) - np.asarray(weak, float))[order]
-    lost = np.cumsum(isotonic_regression(gains, increasing=True).x)
+    lost = (np.asarray(strong, float) - np.asarray(weak, float))[order]
+    most = np.cumsum(lost) + MARGIN * np.sqrt(np.cumsum(lost**2))
     last = np.append(sure[order][1:] < sure[order][:-1], True)[: len(sure)]
-    passes = np.flatnonzero((lost <= 1e-9) & last)
+    passes = np.flatnonzero((most <= 0) & last)
     return float(sure[order][passes[-1]]) if len(passes) else None
 
 
@@ -166,6 +167,20 @@ def p_values(totals: ArrayLike, many: ArrayLike, bound: float, *, binary: bool) 
     divergence = rel_entr(mean, bound) + rel_entr(1 - mean, 1 - bound)
     bentkus = e * bdtr(np.minimum(np.ceil(sums - 1e-9), sizes), sizes.astype(int), bound)
     return np.asarray(np.minimum(np.minimum(np.exp(-sizes * divergence), bentkus), 1.0))
+
+
+def contradicted(losses: ArrayLike, max_risk: float, alarm: float = 0.01) -> bool:
+    """True where labels of what came later speak against a promise: losses as large have a chance of less
+    than `alarm` if their mean were at most `max_risk`.
+
+    Errors that grow at the same confidence are seen by nothing else. `losses` are of accepted answers, or of
+    all, as the promise is.
+    """
+    gained = 1 - np.asarray(losses, float)
+    binary = bool(((gained == 0) | (gained == 1)).all())
+    return (
+        bool(len(gained)) and float(p_values(gained.sum(), len(gained), 1 - max_risk, binary=binary)) < alarm
+    )
 
 
 def _last_that_passes(

@@ -178,7 +178,8 @@ class Direct:
             record, said = await self._once(path, model, body, label)
             if record.code == "budget_spent":
                 async with self._alone:
-                    await self._quiet.wait()
+                    while self._running:
+                        await self._quiet.wait()
                     record, said = await self._once(path, model, body, label)
             if opening == OPENINGS or not _is_away(record.code):
                 break

@@ -19,6 +19,8 @@ from isthmus.store.keys import Key
 
 log = logging.getLogger("isthmus.perimeter")
 
+_TO_PRACTISE = b'{"messages": [{"role": "user", "content": "Ask Anna Lee at 5 Main Street."}]}'
+
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of these members.
@@ -70,6 +72,12 @@ class Inspection:
         self._key = key
         self._unseen: dict[tuple[Label, ...], Label] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="isthmus-perimeter")
+
+    def prepare(self) -> None:
+        """Look at something, without waiting for it: what detectors read and compile at their first look
+        takes longer than a request may wait."""
+        if self._scanners:
+            self._thread.submit(self.look, _TO_PRACTISE, ())
 
     @property
     def looks(self) -> bool:

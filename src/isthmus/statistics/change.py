@@ -51,8 +51,11 @@ class Change(msgspec.Struct, kw_only=True):
 
     @property
     def p(self) -> float:
-        """The p-value of the claim that nothing has changed; valid whenever it is looked at."""
-        return math.exp(-self.most)
+        """The p-value of the claim that nothing has changed; valid whenever it is looked at.
+
+        Where every value was the same nothing has: only the draws could say otherwise.
+        """
+        return math.exp(-self.most) if len(self.values) > 1 else 1.0
 
     def learn(self, value: Value) -> None:
         """Takes a value of the baseline."""

@@ -23,8 +23,9 @@ _COUNTS = tuple(name for name in Usage.__struct_fields__ if name not in ("estima
 _TOKENS = tuple(f"{name}_tokens" for name in _COUNTS)
 _SPENT = ("requests", "charge_nanousd", "unpriced")
 
+# One bound: of two the index takes the first, and goes through all that is rolled up already.
 _LATER = f"""{schema.SUMS_OF_RECORDS}
-    WHERE at_us >= :since_us AND at_us >= coalesce((SELECT until_us FROM hours_until), 0)
+    WHERE at_us >= max(:since_us, coalesce((SELECT until_us FROM hours_until), 0))
     {schema.GROUP_BY_HOUR}"""
 
 

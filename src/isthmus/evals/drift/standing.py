@@ -52,9 +52,10 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class Watched(msgspec.Struct, kw_only=True):
-    """One quantity of a route: the test, the baseline and the last piece in short, and since when it alarms.
+    """One quantity of a route: the test, and since when it alarms.
 
-    `tries` is how often it was tried to tell of the alarm, `told` whether that came to its end.
+    `before` is the baseline in short, `lately` the last piece that had any of it. `tries` is how
+    often it was tried to tell of the alarm, `told` whether that came to its end.
     """
 
     change: Change = msgspec.field(default_factory=Change)
@@ -145,7 +146,8 @@ def advance(
         elif watched.before.n >= LEAST_BASELINE:
             for value in values:
                 watched.change.observe(value, draw())
-            watched.lately = summary(quantity, values)
+            if values:
+                watched.lately = summary(quantity, values)
             if watched.alarmed_us is None and watched.change.p <= share_of_alpha(watch):
                 watched.alarmed_us = until_us
     route.until_us = until_us

@@ -87,6 +87,26 @@ def possible(then: Then, now: Sequence[Chance], models: Mapping[str, Model]) -> 
     return Outcome(1.0, "moved", "not known", None, had=tuple(had), may_let_out=perhaps)
 
 
+class Overlap(NamedTuple):
+    """With which probability a plan was chosen, and with which it would be; and how likely others are chosen
+    that were never chosen before."""
+
+    propensity: float
+    wanted: float
+    unseen: float
+
+
+def overlap(decided: Decision, now: Sequence[Chance], odds_then: Mapping[bytes, float]) -> Overlap:
+    """How a decision and these chances, of nobody in particular, bear on each other."""
+    plan_then = as_data(decided.plan)
+    plans = [(it.odds, as_data(it.decision.plan)) for it in now]
+    return Overlap(
+        decided.propensity,
+        sum(odds for odds, plan in plans if plan == plan_then),
+        sum(odds for odds, plan in plans if plan != plan_then and plan not in odds_then),
+    )
+
+
 def as_data(plan: Any) -> bytes:
     """A plan as JSON, whether it comes from a router or from a ledger."""
     return msgspec.json.encode(plan, order="sorted")

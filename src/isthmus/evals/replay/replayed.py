@@ -24,7 +24,7 @@ from isthmus.core.portfolio import Model
 from isthmus.core.record import Grounds
 from isthmus.core.usage import Usage
 from isthmus.evals.replay.boundary import crossed
-from isthmus.evals.replay.changes import Outcome, Then, as_data, compare, places, possible
+from isthmus.evals.replay.changes import Outcome, Overlap, Then, as_data, compare, overlap, places, possible
 from isthmus.evals.replay.fates import Chance, Question, chances
 from isthmus.evals.replay.labels import Relabelled, Seen, relabel
 from isthmus.evals.replay.latency import Spread
@@ -57,7 +57,7 @@ class Judgement(msgspec.Struct, kw_only=True):
     `unknown` says why it cannot be told; there is one outcome then, with the places that may get them.
     `undecided` is the code with which they were refused before anything was decided. `then_nanousd` is what
     they cost, where that is known and would be known, `now_nanousd` what they would cost. `unpriced` of them
-    have no such price, by their odds.
+    have no such price, by their odds. `overlap` says what feedback on them tells of the new config.
     """
 
     route: str
@@ -68,6 +68,7 @@ class Judgement(msgspec.Struct, kw_only=True):
     unknown: str | None = None
     undecided: str | None = None
     assumed: bool = False
+    overlap: Overlap | None = None
     requests: int = 0
     then_nanousd: float = 0.0
     now_nanousd: float = 0.0
@@ -174,16 +175,20 @@ class Replayer:
             decided = _nothing(past)
         then = Then(decided, past.model, past.tried, case.models_then)
         models = self._config.models
+        odds_then = self._odds_then.get(_group(decided), {})
         if unknown is not None:
             outcomes: tuple[Outcome, ...] = (possible(then, now, models),)
         else:
-            outcomes = compare(then, now, models, self._odds_then.get(_group(decided), {}))
+            outcomes = compare(then, now, models, odds_then)
+        # A split that sticks is drawn for everybody once: its odds are those over all.
+        anybody = self._ask(case, label.least, label.hidden, decided.thrifty, past, None, None)
         return Judgement(
             route=past.route or (case.route.name if case.route else ""),
             model=past.model,
             label=label.least,
             label_then=case.decided.label if case.decided else None,
             outcomes=outcomes,
+            overlap=overlap(decided, anybody, odds_then) if case.decided is not None else None,
             unknown=unknown,
             undecided=undecided,
             assumed=self._assumes(case, label, now),

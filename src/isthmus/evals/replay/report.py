@@ -120,8 +120,11 @@ def _times(it: Times) -> tuple[str, ...]:
 
 
 def _quality(replay: Replay) -> Iterator[Block]:
+    if replay.by_feedback:
+        yield from _by_feedback(replay)
     if not replay.quality:
-        yield Prose("Nothing is known of how good the answers are: no scores of these routes were given.")
+        if not replay.by_feedback:
+            yield Prose("Nothing is known of how good the answers are: say --quality RUN, or --feedback.")
         return
     yield Prose(
         "The mean of what is known of the models that answer. The bounds hold where those of all the models "
@@ -130,6 +133,27 @@ def _quality(replay: Replay) -> Iterator[Block]:
     )
     heads = ("route", "then", "now", "unknown requests")
     yield from _table(heads, [_worth_row(it) for it in replay.quality], 1)
+
+
+def _by_feedback(replay: Replay) -> Iterator[Block]:
+    yield Prose(
+        "By what people said of answers, weighed by how likely each plan was and would be. The bounds reckon "
+        "with any worth of what was never done. Those who give feedback are taken to be like all."
+    )
+    heads = ("route", "judged", "mean then", "now", "bounds", "never done", "worth requests")
+    rows = [
+        (
+            it.route,
+            f"{it.judged:,}",
+            f"{it.then:.3f}",
+            "too few" if it.now is None else f"{it.now:.3f}",
+            f"{it.low:.3f} to {it.high:.3f}",
+            f"{it.unseen:.0%}",
+            f"{it.effective:,.0f}",
+        )
+        for it in replay.by_feedback
+    ]
+    yield from _table(heads, rows, 1)
 
 
 def _worth_row(it: Quality) -> tuple[str, ...]:

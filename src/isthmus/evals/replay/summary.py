@@ -99,13 +99,31 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     unknown: float
 
 
+class ByFeedback(msgspec.Struct, frozen=True, kw_only=True):
+    """The mean score of a route's `judged` answers, then, and the estimate for the new config.
+
+    `low` and `high` bound it, whatever answers would be worth that were never given: these are a share
+    `unseen`. `effective` is how many requests under the new config the feedback is worth; `now` is None where
+    these are too few.
+    """
+
+    route: str
+    judged: int
+    then: float
+    now: float | None
+    low: float
+    high: float
+    unseen: float
+    effective: float
+
+
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """What another config would have done with recorded traffic. Requests are expected numbers: where a
     config draws, they are fractions.
 
-    `called` is what a sample of those that move took, where models were asked.
-    `same` go the way they went. `undecided` were refused before anything was decided, by their code.
-    `assumed` rest on pseudonyms for every value.
+    `same` go the way they went. `undecided` ended before anything was decided, by their code. `assumed` rest
+    on pseudonyms for every value. `called` is what a sample of those that move took, where models were asked,
+    and `by_feedback` how good answers are, by what people said of them.
     """
 
     config: str
@@ -121,6 +139,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     quality: tuple[Quality, ...]
     assumed: int
     called: tuple[Called, ...] = ()
+    by_feedback: tuple[ByFeedback, ...] = ()
 
     def crossing(self, *directions: Direction) -> float:
         """How many requests cross the boundary in these ways."""

@@ -129,6 +129,9 @@ def _be_first(order: Order, filter_: bytes, as_root: bool) -> NoReturn:
     program = os.fork()
     if program == 0:
         _be_program(order, filter_, as_root)
+    # The warden keeps the time, unless it was killed before this process was bound to it.
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(TIMED_OUT))
+    signal.alarm(round(order["wall_s"]) + 2)
     _or_refuse("capabilities", kernel.drop_capabilities)
     kernel.set_attribute(kernel.PR_SET_DUMPABLE, 0)
     while True:

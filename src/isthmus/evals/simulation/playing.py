@@ -29,12 +29,12 @@ from isthmus.evals.simulation.specs import (
 from isthmus.routing.learned import query
 from isthmus.routing.learned.embedding import Embedding
 from isthmus.routing.learned.stack import learn
+from isthmus.statistics import intervals
 
 DRAWS = 5
 """So often the queries are parted anew."""
 
 CALIBRATION = 0.5
-_RESAMPLES = 500
 
 Chance = np.random.Generator
 Places = NDArray[np.intp]
@@ -54,7 +54,7 @@ class Played(NamedTuple):
 
 
 class Range(msgspec.Struct, frozen=True):
-    """An estimate, and an interval that holds 95 of 100 resamples of the queries."""
+    """An estimate, and its interval of 95 %: what other queries like these would give."""
 
     value: float
     low: float
@@ -89,7 +89,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     strategy: str
     name: str
     quality: Range
-    cost_usd: Range
+    cost_usd: float
     gain: Range
     saving: Range | None
     latency_ms: float | None
@@ -135,7 +135,7 @@ def simulate(
     if later is not None:
         outcomes, draws = outcomes.followed_by(later), 1
     _check(outcomes, strategies)
-    against = outcomes.place(reference) if reference else int(outcomes.scores.mean(0).argmax())
+    against = outcomes.place(reference) if reference else int(outcomes.scores[:early].mean(0).argmax())
     queries = None
     if any(isinstance(it, Choose) for it in strategies):
         queries = [
@@ -349,25 +349,18 @@ def _result(
 ) -> Result:
     scores, costs = (_means(len(outcomes.scores), plays, name) for name in ("scores", "costs"))
     there = np.isfinite(scores)
-    mine = np.column_stack((scores, costs))[there]
-    theirs = np.column_stack((outcomes.scores[:, against], outcomes.costs[:, against]))[there]
-    drawn = _resampled(np.hstack((mine, theirs)), np.random.default_rng((seed, 7)))
-    own, other = drawn[:, :2], drawn[:, 2:]
-    here, there_mean = mine.mean(0), theirs.mean(0)
-    paid = there_mean[1] > 0
-    saving = (
-        _range(1 - here[1] / there_mean[1], 1 - own[:, 1] / np.maximum(other[:, 1], 1e-300)) if paid else None
-    )
+    scores, costs = scores[there], costs[there]
+    gains, paid = scores - outcomes.scores[there, against], outcomes.costs[there, against]
     guarantee = _guarantee(strategy, plays, outcomes, is_later=is_later)
     escalated = np.nanmean([played.escalated.mean() for _, played in plays]) if _escalates(strategy) else None
-    gain = _range(here[0] - there_mean[0], own[:, 0] - other[:, 0])
+    saving = _saving(costs, paid, np.random.default_rng((seed, 7)))
     latency = float(np.mean([played.latencies.mean() for _, played in plays]))
     return Result(
         strategy=written(strategy),
         name=named(strategy),
-        quality=_range(here[0], own[:, 0]),
-        cost_usd=_range(here[1], own[:, 1]),
-        gain=gain,
+        quality=_mean(scores, least=0.0),
+        cost_usd=float(costs.mean()),
+        gain=_mean(gains, least=-1.0),
         saving=saving,
         latency_ms=latency if np.isfinite(latency) else None,
         escalated=None if escalated is None else float(escalated),
@@ -385,17 +378,17 @@ def _means(many: int, plays: Sequence[tuple[Places, Played]], name: str) -> Floa
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _resampled(rows: Floats, rng: Chance) -> Floats:
-    """The means of the columns, of as many rows drawn with replacement, again and again (the bootstrap of
-    B. Efron, Annals of Statistics 7 (1979) 1)."""
-    many = len(rows)
-    even = np.full(many, 1 / many)
-    return np.array([rng.multinomial(many, even) @ rows / many for _ in range(_RESAMPLES)])
+def _mean(values: Floats, *, least: float) -> Range:
+    interval = intervals.mean(values, least=least)
+    return Range(float(values.mean()), float(interval.low), float(interval.high))
 
 
-def _range(value: float, drawn: Floats) -> Range:
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Range(float(value), float(low), float(high))
+def _saving(costs: Floats, paid: Floats, rng: Chance) -> Range | None:
+    """The share of what the reference costs that is not spent; None where it costs nothing."""
+    if not paid.sum():
+        return None
+    ratio = intervals.ratio(costs, paid, rng)
+    return Range(float(1 - costs.sum() / paid.sum()), float(1 - ratio.high), float(1 - ratio.low))
 
 
 def _escalates(strategy: Strategy) -> bool:
@@ -414,10 +407,13 @@ def _guarantee(
         return None
     weak, strong = outcomes.place(strategy.first.model), outcomes.place(strategy.second.model)
     losses = thresholds.losses_of(accept.risk, outcomes.scores[:, weak], outcomes.scores[:, strong])
-    risks = []
+    risks, shifted = [], _shifted(outcomes, weak, plays[0][0]) if is_later else ""
     for rows, played in plays:
         if played.promise is not None and played.promise.kept and played.threshold is not None:
             taken = outcomes.confidences[rows, weak] >= played.threshold
+            counted = losses[rows][taken] if accept.risk == "accepted" else np.where(taken, losses[rows], 0.0)
+            if is_later and thresholds.contradicted(counted, accept.max_risk):
+                shifted = shifted or "what came later has more errors at the same confidence"
             # What accepts nothing has no risk of accepted answers.
             risks.append(thresholds.risk_of(taken, losses[rows], accept.risk) or 0.0)
     return Guarantee(
@@ -429,7 +425,7 @@ def _guarantee(
         broken=sum(risk > accept.max_risk for risk in risks),
         risk=float(np.mean(risks)) if risks else None,
         why=next((played.why for _, played in plays if played.why), ""),
-        shifted=_shifted(outcomes, weak, plays[0][0]) if is_later else "",
+        shifted=shifted,
     )
 
 

@@ -46,8 +46,8 @@ def _method(simulation: Simulation) -> str:
         else ""
     )
     return (
-        f"{parted} Gains and savings are set against {simulation.reference} alone. In brackets: what 95 of "
-        f"100 resamples of the queries give.{left}"
+        f"{parted} Gains and savings are set against {simulation.reference} alone, with intervals "
+        f"of 95 %.{left}"
     )
 
 
@@ -59,7 +59,7 @@ def _overview(simulation: Simulation) -> Table:
                 it.name,
                 f"{it.quality.value:.3f}",
                 _points(it.gain),
-                f"{1000 * it.cost_usd.value:.4g}",
+                f"{1000 * it.cost_usd:.4g}",
                 "-" if it.saving is None else _percent(it.saving),
                 "-" if it.escalated is None else f"{it.escalated:.0%}",
                 "unknown" if it.latency_ms is None else f"{it.latency_ms:,.0f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -10,6 +11,8 @@ from msgspec import Meta
 
 from isthmus.core.errors import Fault, IsthmusError
 
+_PLAIN = re.compile(r"[A-Za-z][\w./@+-]*(?::[\w./@+-]+)*")
+_NOT_NAMES = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null", "oracle", "random"})
 _Share = Annotated[float, Meta(gt=0, lt=1)]
 
 
@@ -105,7 +108,7 @@ def written(strategy: Strategy) -> str:
     """The strategy as one line of YAML."""
     match strategy:
         case Single(model):
-            return f"{{call: {model}}}"
+            return f"{{call: {_scalar(model)}}}"
         case Cascade(first, second):
             accept = first.accept or Accept()
             words = ", ".join(
@@ -113,17 +116,18 @@ def written(strategy: Strategy) -> str:
                 for name, value in msgspec.structs.asdict(accept).items()
                 if value is not None and value != getattr(Accept(), name)
             )
-            return f"{{cascade: [{{model: {first.model}, accept: {{{words}}}}}, {{model: {second.model}}}]}}"
+            one, two = _scalar(first.model), _scalar(second.model)
+            return f"{{cascade: [{{model: {one}, accept: {{{words}}}}}, {{model: {two}}}]}}"
         case Choose():
-            words = f"from: [{', '.join(strategy.among)}]"
+            words = f"from: [{', '.join(map(_scalar, strategy.among))}]"
             if strategy.quality_at_least is not None:
                 words += f", minimise: cost, quality_at_least: {strategy.quality_at_least:g}"
             if strategy.cost_at_most is not None:
                 words += f", cost_at_most: {strategy.cost_at_most:g}"
             return f"{{choose: {{{words}}}}}"
         case Ensemble(models=models, otherwise=otherwise):
-            rest = f", otherwise: {otherwise}" if otherwise else ""
-            return f"{{ensemble: {{models: [{', '.join(models)}], combine: vote{rest}}}}}"
+            rest = f", otherwise: {_scalar(otherwise)}" if otherwise else ""
+            return f"{{ensemble: {{models: [{', '.join(map(_scalar, models))}], combine: vote{rest}}}}}"
         case Oracle():
             return "oracle"
         case Random():
@@ -163,6 +167,12 @@ def models_of(strategy: Strategy) -> tuple[str, ...]:
         case Ensemble(models=models, otherwise=otherwise):
             return (*models, otherwise) if otherwise else models
     return ()
+
+
+def _scalar(name: str) -> str:
+    """A model's name as YAML reads it again, in quotes where it must have them."""
+    plain = _PLAIN.fullmatch(name) and name.lower() not in _NOT_NAMES
+    return name if plain else msgspec.json.encode(name).decode()
 
 
 def _cascade(text: str, steps: Any) -> Cascade:

@@ -21,7 +21,7 @@ NEIGHBOURS = 50
 SHARPNESS = 10.0
 """A neighbour's weight is e to the power of so many times its cosine."""
 
-MOST_ROWS = 20_000
+MOST_ROWS = 10_000
 """So many rows are the most that are searched for neighbours: the search is exact, and has to be quick."""
 
 WORDS_RIDGE = 3.0
@@ -121,8 +121,10 @@ class Neighbours:
 
     @classmethod
     def fit(cls, queries: Sequence[Query], targets: Matrix) -> Self:
-        vectors = np.array([query.vector for query in queries[:MOST_ROWS]], np.float32)
-        return cls(vectors, targets[:MOST_ROWS].astype(np.float32))
+        # Rows may stand in the order of their tasks, so that the first of them would be of few.
+        kept = np.linspace(0, len(queries) - 1, min(len(queries), MOST_ROWS)).astype(int).tolist()
+        vectors = np.array([queries[at].vector for at in kept], np.float32)
+        return cls(vectors, targets[kept].astype(np.float32))
 
     @classmethod
     def load(cls, arrays: Arrays) -> Self:
@@ -132,11 +134,13 @@ class Neighbours:
         return {"vectors": self._vectors, "targets": self._targets}
 
     def predict(self, queries: Sequence[Query]) -> Matrix:
-        return np.concatenate([self._heard(cosines) for cosines in self._cosines(queries)])
+        return self.look(queries)[0]
 
-    def nearest(self, queries: Sequence[Query]) -> Matrix:
-        """The cosine of the nearest row, for each query."""
-        return np.concatenate([cosines.max(1) for cosines in self._cosines(queries)]).astype(np.float64)
+    def look(self, queries: Sequence[Query]) -> tuple[Matrix, Matrix]:
+        """The guess of each target, and the cosine of the nearest row, for each query."""
+        looked = [(self._heard(cosines), cosines.max(1)) for cosines in self._cosines(queries)]
+        heard, nearest = zip(*looked, strict=True)
+        return np.concatenate(heard), np.concatenate(nearest).astype(np.float64)
 
     def _cosines(self, queries: Sequence[Query]) -> Iterator[NDArray[np.float32]]:
         for at in range(0, len(queries), _AT_ONCE):

@@ -107,24 +107,23 @@ class Stack(NamedTuple):
 
     def estimates(self, queries: Sequence[Query]) -> tuple[Matrix, NDArray[np.bool_]]:
         """The qualities, a row for each query, and which of them are supported."""
-        named = np.array([self.tasks is not None and query.task is not None for query in queries])
-        targets = self.by_text.joined(guesses(self.parts, queries))
+        found, near = guesses(self.parts, queries)
+        targets = self.by_text.joined(found)
         if self.by_both is not None and self.tasks is not None:
-            both = self.by_both.joined(guesses((*self.parts, self.tasks), queries))
+            named = np.array([query.task is not None for query in queries])
+            both = self.by_both.joined(np.concatenate((found, self.tasks.predict(queries)[None])))
             targets = np.where(named[:, None], both, targets)
-        supported = self.supported(queries)
-        qualities = np.where(supported[:, None], _qualities(targets, self.best), self.overall)
-        return qualities, supported
+        supported = self._supported(queries, near)
+        return np.where(supported[:, None], _qualities(targets, self.best), self.overall), supported
 
-    def supported(self, queries: Sequence[Query]) -> NDArray[np.bool_]:
+    def _supported(self, queries: Sequence[Query], near: Matrix) -> NDArray[np.bool_]:
         """Which of them are like what was learned from: their task, where it is named, and their words."""
-        near = nearness(self.parts, queries) >= self.support
         if self.tasks is None:
-            return near
+            return near >= self.support
         # A task's name vouches for its requests, and against them.
         named = np.array([query.task is not None for query in queries])
         seen = np.array([query.task in self.tasks.places for query in queries])
-        return np.where(named, seen, near)
+        return np.where(named, seen, near >= self.support)
 
 
 def learn(outcomes: Outcomes, rng: np.random.Generator, embedding: str | None = None) -> Stack:
@@ -140,6 +139,8 @@ def learn(outcomes: Outcomes, rng: np.random.Generator, embedding: str | None = 
             code="too_few_outcomes",
             hint=f"Get at least {FEWEST_ROWS}, for instance from a pilot run.",
         )
+    if scores.shape != (len(queries), len(outcomes.models)) or not np.isfinite(scores).all():
+        raise ValueError("there is one score of each model for each query")
     overall = scores.mean(0)
     best = int(overall.argmax())
     targets = _targets(scores, best)
@@ -165,17 +166,20 @@ def learn(outcomes: Outcomes, rng: np.random.Generator, embedding: str | None = 
     )
 
 
-def guesses(parts: Sequence[Part], queries: Sequence[Query]) -> Matrix:
-    """What the parts say, part by query by target."""
-    return np.array([part.predict(queries) for part in parts])
-
-
-def nearness(parts: Sequence[Part], queries: Sequence[Query]) -> Matrix:
-    """How near each is to what was learned from: the cosine of the nearest, or the share of known words."""
+def guesses(parts: Sequence[Part], queries: Sequence[Query]) -> tuple[Matrix, Matrix]:
+    """What the parts say, part by query by target, and how near each query is to what was learned from: the
+    cosine of the nearest row, or without vectors the share of its words that are known."""
+    found, near = [], None
     for part in parts:
         if isinstance(part, Neighbours):
-            return part.nearest(queries)
-    return next(part for part in parts if isinstance(part, Words)).known(queries)
+            guess, near = part.look(queries)
+        else:
+            guess = part.predict(queries)
+            if isinstance(part, Words) and near is None:
+                near = part.known(queries)
+        found.append(guess)
+    assert near is not None, "every stack knows words"
+    return np.array(found), near
 
 
 def _kinds(queries: Sequence[Query]) -> tuple[type[Neighbours] | type[Words] | type[Surface], ...]:
@@ -211,8 +215,7 @@ def _out_of_fold(
         here, there = (np.flatnonzero(it).tolist() for it in (folds == fold, folds != fold))
         learned = [kind.fit([queries[at] for at in there], targets[there]) for kind in kinds]
         asked = [queries[at] for at in here]
-        found[:, here] = guesses(learned, asked)
-        near[here] = nearness(learned, asked)
+        found[:, here], near[here] = guesses(learned, asked)
     return found, near
 
 
