@@ -121,7 +121,8 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
             for stage, choice in zip(self.stages, choices, strict=True)
         )
         reasons = tuple(reason for choice in choices for reason in choice.reasons)
-        return Choice(msgspec.structs.replace(self, stages=stages), propensity, reasons)
+        arms = tuple(arm for choice in choices for arm in choice.arms)
+        return Choice(msgspec.structs.replace(self, stages=stages), propensity, reasons, arms)
 
     def steps(self) -> Steps:
         rejected: Kept | None = None

@@ -302,11 +302,15 @@ def within(circumstances: Circumstances, share: float) -> tuple[bool, Circumstan
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """A plan with its alternatives settled: what remains of it, how likely that was, and why, in words."""
+    """A plan with its alternatives settled: what remains of it, how likely that was, and why, in words.
+
+    `arms` are the names of the arms that were drawn, outer ones first.
+    """
 
     node: Node
     propensity: float = 1.0
     reasons: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):

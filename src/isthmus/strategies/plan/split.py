@@ -77,7 +77,8 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
         called = ", ".join(chosen.plan.models())
         named = called if chosen.name is None else f"{chosen.name} ({called})"
         reason = f"split: {share:.0%} of {whose} go to {named}"
-        return Choice(inner.node, share * inner.propensity, (reason, *inner.reasons))
+        arms = (chosen.name or called, *inner.arms)
+        return Choice(inner.node, share * inner.propensity, (reason, *inner.reasons), arms)
 
     def steps(self) -> Steps:
         raise AssertionError("a split is settled by choose() before it is run")
