@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from isthmus.cli.experiment import experiment
 from isthmus.core.record import Record
 from isthmus.gateway.story import clock
 from isthmus.store.history import SqliteHistory
@@ -657,3 +659,23 @@ async def test_only_so_many_shadows_are_cast_at_once(tmp_path: Path, monkeypatch
             assert (await served.ask("seen")).status == 200
         await sim.wait_held(2)
         assert served.house.gateway.tally.mirrors == {"asked": 2, "left out": 2}
+
+
+async def test_the_arms_of_a_split_are_compared_by_what_became_of_their_requests(tmp_path: Path) -> None:
+    arms = [{"model": "openai/a", "name": "usual"}, {"model": "openai/b", "name": "candidate", "retries": 0}]
+    routes = {"trial": {"split": arms}, "other": "openai/a"}
+    async with simulated(routes, tmp_path) as (sim, served):
+        sim.scripts["b"] = Script(fault=Fault(refuse=Refusal(status=400)))
+        await asyncio.gather(*(served.ask("trial") for _ in range(120)))
+        await served.ask("other")
+        await served.house.ledger.flush()
+        (tmp_path / "isthmus.yaml").write_text(config_text(sim.url, routes), encoding="utf-8")
+        options = ["-c", str(tmp_path / "isthmus.yaml")]
+        said = await asyncio.to_thread(CliRunner().invoke, experiment, ["trial", *options])
+        assert said.exit_code == 0, said.output
+        assert "candidate may be stopped: it answers fewer requests than usual" in said.stdout
+        found = await asyncio.to_thread(CliRunner().invoke, experiment, ["trial", "--json", *options])
+        told = msgspec.json.decode(found.stdout)
+        assert sum(arm["requests"] for arm in told["arms"]) == 120
+        none = await asyncio.to_thread(CliRunner().invoke, experiment, ["other", *options])
+        assert "No request of the route other was drawn" in none.stderr

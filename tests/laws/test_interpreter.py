@@ -36,6 +36,7 @@ class Script:
     ) -> None:
         self._draw = draw
         self._accepts = accepts
+        self.made: list[Scripted] = []
         self.performed: list[str] = []
         self.closed: list[str] = []
         self.said = 0
@@ -47,7 +48,8 @@ class Script:
         assert number == len(self.performed)
         deltas, fault, retry_after = self._draw()
         error = None if fault is None else IsthmusError(fault, "failed", retry_after_s=retry_after)
-        return Scripted(self, effect, number, deltas, error)
+        self.made.append(Scripted(self, effect, number, deltas, error))
+        return self.made[-1]
 
     def assess(self, effect: Assess) -> Verdict:
         return Verdict(self._accepts(), 0.5, "so it is")
@@ -71,15 +73,15 @@ class Scripted:
     ) -> None:
         self._script = script
         self._effect = effect
-        self._number = number
         self._left = deltas
         self._deltas = deltas
         self._error = error
-        self._open = True
+        self.number = number
+        self.open = True
         self._closed = False
 
     async def next(self) -> Delta | AttemptEnded:
-        assert self._open
+        assert self.open
         await asyncio.sleep(0)
         if self._left:
             self._left -= 1
@@ -90,7 +92,7 @@ class Scripted:
         return self._end(self._error)
 
     def cut_off(self) -> AttemptEnded | None:
-        return self._end(IsthmusError(Fault.CANCELLED, "cut off")) if self._open else None
+        return self._end(IsthmusError(Fault.CANCELLED, "cut off")) if self.open else None
 
     def close(self) -> None:
         if not self._closed:
@@ -98,9 +100,9 @@ class Scripted:
             self._script.closed.append(self._effect.model)
 
     def _end(self, error: IsthmusError | None) -> AttemptEnded:
-        self._open = False
+        self.open = False
         record = AttemptRecord(
-            number=self._number,
+            number=self.number,
             model=self._effect.model,
             provider="p",
             model_id="m",
@@ -182,6 +184,11 @@ def test_whatever_is_under_way_is_told_and_let_go_when_nobody_waits_any_more(
 
     asyncio.run(leave())
     assert sorted(script.closed) == sorted(script.performed)
+    told = [event.record.number for event in heard if isinstance(event, AttemptEnded)]
+    # What was passed on or raced when all ended is told by who performs it.
+    untold = [it.number for it in script.made if it.open]
+    assert sorted(told + untold) == list(range(1, len(script.made) + 1))
+    assert len(untold) <= 2
 
 
 @given(settled)

@@ -143,6 +143,27 @@ def test_a_sticky_split_keeps_a_user_where_she_is(user: str, first: float, secon
     assert one == two
 
 
+def test_the_splits_inside_of_a_split_are_drawn_anew() -> None:
+    inner = Split(arms=(Arm(plan=CallModel(model="b")), Arm(plan=CallModel(model="c"), name="third")))
+    split = Split(arms=(Arm(plan=CallModel(model="a")), Arm(plan=inner)))
+    choices = [split.choose(Circumstances(draw=(n + 0.5) / 1000)) for n in range(1000)]
+    chosen = [choice.node.models()[0] for choice in choices]
+    assert [chosen.count(name) for name in "abc"] == [500, 250, 250]
+    assert choices[-1].reasons[-1] == "split: 50% of requests go to third (c)"
+    assert choices[-1].propensity == 0.25
+
+
+@given(draws, st.floats(0.01, 0.99))
+def test_a_shadow_is_cast_on_its_share_and_leaves_the_draw_fresh(draw: float, share: float) -> None:
+    inner = Split(arms=(Arm(plan=CallModel(model="a")), Arm(plan=CallModel(model="b"))))
+    choice = Shadow(candidate="c", of=inner, share=share).choose(Circumstances(draw=draw))
+    cast = isinstance(choice.node, Shadow)
+    assert cast == (draw < share)
+    assert choice.propensity == 0.5, "a shadow changes nothing of what the client gets"
+    within = draw / share if cast else (draw - share) / (1 - share)
+    assert choice.node.models()[0] == ("a" if within < 0.5 else "b")
+
+
 def test_a_sticky_split_still_shares_by_weight() -> None:
     split = Split(
         arms=(Arm(plan=CallModel(model="a"), weight=9), Arm(plan=CallModel(model="b"))), sticky="user"

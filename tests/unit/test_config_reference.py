@@ -24,6 +24,8 @@ from isthmus.config.reference import config_page, pages
 from isthmus.config.schema import describe, json_schema
 from isthmus.core.portfolio import BreakerSettings, PriceOverride, Timeouts
 from isthmus.strategies.plan import STRATEGIES
+from isthmus.strategies.plan.cascade import Step
+from isthmus.strategies.plan.node import Acceptance
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -99,6 +101,8 @@ SECTIONS = [
     BreakerSettings,
     *(fields_of(Document)[name].type.cls for name in ("gateway", "ledger")),  # type: ignore[attr-defined]
     *STRATEGIES.values(),
+    Step,
+    Acceptance,
 ]
 
 

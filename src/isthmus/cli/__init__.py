@@ -70,6 +70,9 @@ class _Isthmus(LazyGroup):
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
         "feedback": Verb("isthmus.cli.feedback", "Say what an answer was worth, and list what was said."),
         "dataset": Verb("isthmus.cli.dataset", "Make, show and split sets of samples to judge models by."),
+        "experiment": Verb(
+            "isthmus.cli.experiment", "Compare the arms of a split by what their requests came to."
+        ),
         "drift": Verb("isthmus.cli.drift", "Say whether watched routes are still what they were."),
         "replay": Verb("isthmus.cli.replay", "Say what another config would do with recorded traffic."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),

@@ -35,6 +35,8 @@ from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Clearance, Rule
 from isthmus.routing.route import Thrift
 from isthmus.strategies.plan import STRATEGIES, Node
+from isthmus.strategies.plan.cascade import Step
+from isthmus.strategies.plan.node import Acceptance
 
 _SECTIONS: tuple[tuple[str, Any], ...] = (
     ("The file", Document),
@@ -117,6 +119,7 @@ def config_page() -> str:
     for keyword, strategy in STRATEGIES.items():
         parts += [f"### `{keyword}`", describe(strategy)[0], _fields(strategy)]
         parts += [_fields(part) for part in _parts_of(strategy)]
+    parts += ["### What `accept` demands", describe(Acceptance)[0], _fields(Acceptance)]
     parts += ["## Faults", "Codes never change their meaning. From C101 on they are warnings."]
     parts.append(_table(("code", "meaning"), [(str(code), code.meaning) for code in Code]))
     return "\n\n".join(parts) + "\n"
@@ -229,6 +232,8 @@ def _struct_in_words(cls: Any) -> str:
         BudgetEntry: "budget",
         Watch: "watch",
         Thrift: "strategy, with its share beside it",
+        Step: "steps",
+        Acceptance: "[demands](#what-accept-demands)",
     }
     return titles.get(cls, "shares" if holds_plan(cls) else "mapping, see below")
 

@@ -26,7 +26,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     `allowed` are the models that the plan may call, in the order of the route; `plan` is the tree that is
     left of the strategy after pruning and drawing (a strategies.plan Node), None where nothing is left;
     `propensity` is the probability with which this plan was chosen among the route's alternatives (1.0 where
-    nothing was drawn), kept so that other policies can be estimated from logged traffic.
+    nothing was drawn), kept so that other policies can be estimated from logged traffic. `arms` are the names
+    of the arms that were drawn, outer ones first.
     """
 
     route: str
@@ -42,3 +43,4 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     pseudonymised: tuple[str, ...] = ()
     hidden_label: Label | None = None
     thrifty: bool = False
+    arms: tuple[str, ...] = ()

@@ -149,6 +149,7 @@ def settle(
         plan=choice.node if choice else None,
         reasons=(summary, *saving, *(choice.reasons if choice else ()), *hiding),
         propensity=choice.propensity if choice else 1.0,
+        arms=choice.arms if choice else (),
         config_hash=facts.config_hash,
         label=label,
         perimeter=facts.perimeter,

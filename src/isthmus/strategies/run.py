@@ -269,26 +269,36 @@ class _Run:
             spoken = await racing.spoken(effect.seconds)
             if not spoken and (second := await self._permitted(effect.second)) is not None:
                 racing.enter(second.model, await self._start(second))
-            result = await self._won(racing)
+            won = await self._won(racing)
         finally:
-            await racing.close()
-        # One that failed before the other was asked has not been raced at all.
-        return await self._attempt(effect.second) if spoken and result.hands_over else result
+            for ended in await racing.close():
+                await self._tell(ended)
+        if isinstance(won, Result):
+            # One that failed before the other was asked has not been raced at all.
+            return await self._attempt(effect.second) if spoken and won.hands_over else won
+        try:
+            return await self._pass_on(won.model, won.answering, won.task.result())
+        finally:
+            won.answering.close()
 
-    async def _won(self, racing: _Racing) -> Result:
-        """Pass on the answer of whichever speaks first; one that fails before has lost to any other."""
+    async def _won(self, racing: _Racing) -> _Runner | Result:
+        """Whoever speaks first, and nobody else runs any more; or how the last one has failed.
+
+        One that fails before it speaks has lost to any other.
+        """
         failed: Result | None = None
         while runners := await racing.spoken():
             for runner in runners:
                 event = runner.task.result()
-                if type(event) is AttemptEnded and event.error is not None:
-                    await self._tell(event)
-                    failed = Result(runner.model, event.error)
+                if type(event) is not AttemptEnded or event.error is None:
+                    for ended in await racing.lose_to(runner):
+                        await self._tell(ended)
                     racing.leave(runner)
-                    continue
-                for ended in await racing.lose_to(runner):
-                    await self._tell(ended)
-                return await self._pass_on(runner.model, runner.answering, event)
+                    return runner
+                racing.leave(runner)
+                runner.answering.close()
+                await self._tell(event)
+                failed = Result(runner.model, event.error)
         assert failed is not None, "a race has at least one runner"
         return failed
 
@@ -316,7 +326,6 @@ class _Racing:
     def leave(self, runner: _Runner) -> None:
         """One less."""
         self._runners.remove(runner)
-        runner.answering.close()
 
     async def spoken(self, seconds: float | None = None) -> list[_Runner]:
         """Those that have said something, or failed, as soon as there are any within that time."""
@@ -328,25 +337,29 @@ class _Racing:
 
     async def lose_to(self, winner: _Runner) -> list[AttemptEnded]:
         """All others leave, and this is what is to tell of them."""
-        told = []
         losers = [it for it in self._runners if it is not winner]
         await _stopped(losers)
+        told = [_end_of(it) or it.answering.cut_off() for it in losers]
         for runner in losers:
-            said = None if runner.task.cancelled() else runner.task.result()
-            ended = said if type(said) is AttemptEnded else runner.answering.cut_off()
-            if ended is not None:
-                told.append(ended)
             self.leave(runner)
-        return told
+            runner.answering.close()
+        return [ended for ended in told if ended is not None]
 
-    async def close(self) -> None:
-        """Let go of them all."""
+    async def close(self) -> list[AttemptEnded]:
+        """Let go of those that run still; those of them that have ended are to be told of."""
         try:
             # An answer is closed only when nobody is within it.
             await _stopped(self._runners)
+            return [ended for it in self._runners if (ended := _end_of(it)) is not None]
         finally:
             for runner in self._runners:
                 runner.answering.close()
+
+
+def _end_of(runner: _Runner) -> AttemptEnded | None:
+    """The end of an answer, where that is all that it has said."""
+    said = None if runner.task.cancelled() else runner.task.result()
+    return said if type(said) is AttemptEnded else None
 
 
 async def _stopped(runners: Sequence[_Runner]) -> None:

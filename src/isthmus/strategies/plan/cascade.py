@@ -49,11 +49,12 @@ LONGEST_CHECK = 16
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One step: its `plan`, and when its answer will do.
+    """One step of a cascade.
 
-    The last step's answer is always taken. `context: with_attempt` shows this step the answer that did not
-    do; a model that may not see it is asked without. For `agreement`, the models `among` are asked at the
-    same time, and the step's own model `samples` more times.
+    `plan` is whom it asks, and `accept` when the answer will do; the last step's is always taken. `context`
+    `with_attempt` shows this step the answer that did not do; a model that may not see it is asked without.
+    For `agreement`, the models `among` are asked at the same time, and the step's own model `samples` more
+    times.
     """
 
     plan: Node
@@ -120,7 +121,8 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
             for stage, choice in zip(self.stages, choices, strict=True)
         )
         reasons = tuple(reason for choice in choices for reason in choice.reasons)
-        return Choice(msgspec.structs.replace(self, stages=stages), propensity, reasons)
+        arms = tuple(arm for choice in choices for arm in choice.arms)
+        return Choice(msgspec.structs.replace(self, stages=stages), propensity, reasons, arms)
 
     def steps(self) -> Steps:
         rejected: Kept | None = None

@@ -120,7 +120,7 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
         if self.otherwise is None:
             return Choice(self)
         inner = self.otherwise.choose(circumstances)
-        return Choice(msgspec.structs.replace(self, otherwise=inner.node), inner.propensity, inner.reasons)
+        return msgspec.structs.replace(inner, node=msgspec.structs.replace(self, otherwise=inner.node))
 
     def steps(self) -> Steps:
         match self.combine:

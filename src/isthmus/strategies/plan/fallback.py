@@ -43,7 +43,8 @@ class Fallback(Node, frozen=True, kw_only=True, tag_field="strategy", tag="fallb
         for choice in choices:
             propensity *= choice.propensity
         reasons = tuple(reason for choice in choices for reason in choice.reasons)
-        return Choice(Fallback(plans=tuple(choice.node for choice in choices)), propensity, reasons)
+        arms = tuple(arm for choice in choices for arm in choice.arms)
+        return Choice(Fallback(plans=tuple(choice.node for choice in choices)), propensity, reasons, arms)
 
     def steps(self) -> Steps:
         result: Result | None = None

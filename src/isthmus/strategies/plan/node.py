@@ -241,13 +241,13 @@ def _with(effect: Effect, amendment: Amendment) -> Effect:
 
 
 class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
-    """When an answer is good enough. Everything that is said must hold; nothing said accepts what is whole.
+    """What is demanded of an answer; all of it must hold, and something must be said.
 
     `schema` wants JSON that fits the form that the caller asked for, or any JSON where none was. `refuses`
-    False takes no refusal for an answer. `logprob` is the least mean log-probability of the answer's tokens,
-    `agreement` the least share of the other answers that say the same. `self_check` is the least probability
-    that its own model gives it when it is asked, in a call of its own, whether it is right. `complete` False
-    takes a truncated answer, too. Of several choices (`n`), the words of the first are judged.
+    `true` takes a refusal for an answer. `complete` `false` takes what was cut short. `logprob` is the least
+    mean log-probability of the answer's tokens. `agreement` is the least share of the other answers that say
+    the same. `self_check` is the least probability that its own model gives it when it is asked, in a call of
+    its own, whether it is right. Of several choices (`n`), the words of the first are judged.
     """
 
     schema: bool = False
@@ -302,11 +302,15 @@ def within(circumstances: Circumstances, share: float) -> tuple[bool, Circumstan
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """A plan with its alternatives settled: what remains of it, how likely that was, and why, in words."""
+    """A plan with its alternatives settled: what remains of it, how likely that was, and why, in words.
+
+    `arms` are the names of the arms that were drawn, outer ones first.
+    """
 
     node: Node
     propensity: float = 1.0
     reasons: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):

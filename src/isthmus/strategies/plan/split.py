@@ -13,10 +13,14 @@ from isthmus.strategies.plan.node import ALMOST_ONE, Choice, Circumstances, Node
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
-    """One share: a `plan` and its `weight` relative to the others."""
+    """One share: a `plan` and its `weight` relative to the others.
+
+    `name` is what the record calls it; without one, its models tell.
+    """
 
     plan: Node
     weight: Annotated[float, Meta(gt=0)] = 1.0
+    name: str | None = None
 
 
 class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
@@ -39,7 +43,7 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
         left = tuple(
-            Arm(plan=pruned, weight=arm.weight)
+            msgspec.structs.replace(arm, plan=pruned)
             for arm in self.arms
             if (pruned := arm.plan.prune(allowed)) is not None
         )
@@ -70,8 +74,11 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
             circumstances = msgspec.structs.replace(circumstances, draw=left)
         inner = chosen.plan.choose(circumstances)
         share = chosen.weight / total
-        reason = f"split: {share:.0%} of {whose} go to {', '.join(chosen.plan.models())}"
-        return Choice(inner.node, share * inner.propensity, (reason, *inner.reasons))
+        called = ", ".join(chosen.plan.models())
+        named = called if chosen.name is None else f"{chosen.name} ({called})"
+        reason = f"split: {share:.0%} of {whose} go to {named}"
+        arms = (chosen.name or called, *inner.arms)
+        return Choice(inner.node, share * inner.propensity, (reason, *inner.reasons), arms)
 
     def steps(self) -> Steps:
         raise AssertionError("a split is settled by choose() before it is run")
