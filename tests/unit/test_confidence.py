@@ -24,7 +24,6 @@ from isthmus.core.pieces import (
 from isthmus.strategies.plan.comparison import preferred
 from isthmus.strategies.plan.node import Acceptance, Assess, Kept, Verdict
 
-
 USUAL = Acceptance()
 
 
