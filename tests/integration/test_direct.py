@@ -92,6 +92,12 @@ async def test_what_a_model_may_not_see_is_never_sent(tmp_path: Path) -> None:
             assert not sim.requests
             allowed = await ask("openai/m", REQUEST)
     assert [labelled.code, zoned.code, found.code] == ["no_model_allowed"] * 3
+    # An answer tells what was found of its request, though nobody had said so.
+    assert [labelled.label.level, found.label.level, allowed.label.level] == [
+        "confidential",
+        "restricted",
+        "internal",
+    ]
     assert "confidential" in (labelled.error or "")
     assert allowed.code is None
 

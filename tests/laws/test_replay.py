@@ -244,7 +244,7 @@ def test_a_plan_walks_past_what_failed() -> None:
     from isthmus.strategies.plan import CallModel, Fallback
 
     plan = Fallback(plans=(CallModel(model="a"), CallModel(model="b"), CallModel(model="c")))
-    assert walk(plan, ()) == (("a",), "a")
-    assert walk(plan, (Tried("a", Fault.TIMEOUT), Tried("b", None))) == (("a", "b"), "b")
-    assert walk(plan, (Tried("a", Fault.INVALID_REQUEST),)) == (("a",), None)
-    assert walk(plan, tuple(Tried(name, Fault.OVERLOADED) for name in "abc")) == (("a", "b", "c"), None)
+    assert walk(plan, ()) == (("a",), "a", ())
+    assert walk(plan, (Tried("a", Fault.TIMEOUT), Tried("b", None))) == (("a", "b"), "b", ())
+    assert walk(plan, (Tried("a", Fault.INVALID_REQUEST),)) == (("a",), None, ())
+    assert walk(plan, tuple(Tried(name, Fault.OVERLOADED) for name in "abc")) == (("a", "b", "c"), None, ())

@@ -88,6 +88,14 @@ def test_the_hash_is_that_of_the_sorted_lines(tmp_path: Path) -> None:
     assert b'"metadata":{"a":2,"z":1}' in b"".join(lines)
 
 
+def test_of_doubles_the_one_that_is_kept_is_as_sensitive_as_any(tmp_path: Path) -> None:
+    path = tmp_path / "doubles.jsonl"
+    labels = [{}, {"label": "confidential"}, {"label": {"level": "public", "zones": ["eu"]}}]
+    path.write_text("".join(json.dumps({"input": "q", "target": "a", **it}) + "\n" for it in labels))
+    [sample] = open_dataset(path, drop_doubles=True).samples
+    assert sample.label == Label("confidential", zones=frozenset({"eu"}))
+
+
 def test_another_column_of_a_table_becomes_metadata_and_cells_may_hold_json(tmp_path: Path) -> None:
     content = (
         "input,choices,target,task,metadata\n"

@@ -199,6 +199,20 @@ def test_gates_fail_by_value_by_evidence_and_by_what_is_missing() -> None:
     ]
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_gate_fails_where_what_has_no_score_may_be_worth_nothing(marked: bool) -> None:
+    places = [Place("m", it.id) for it in SAMPLES]
+    scores = {it: Score(value=1.0) for it in places[:90]}
+    if marked:
+        scores |= {it: Score(value=None, why="the judge did not answer") for it in places[90:]}
+    found = outcome(run_of(["m"]), SAMPLES, kept({it: answered("m") for it in places}), {"judge": scores})
+    assert found.standings[0].qualities[0].unscored == 10
+    assert failed_gates(found, fail_under=0.9) == []
+    assert failed_gates(found, fail_under=0.95) == [
+        "the quality of m may be 0.900, below 0.95: 10 samples have no score"
+    ]
+
+
 def test_a_report_can_be_made_of_next_to_nothing() -> None:
     nothing = outcome(run_of(["m"]), SAMPLES, {}, {})
     assert "NOT COMPLETE" in markdown(pilot_report(nothing))

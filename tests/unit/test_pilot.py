@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.evaluation import Answered, Sample
+from isthmus.core.evaluation import Answered, Sample, Score
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.usage import Charge
 from isthmus.evals.answers import Remembering
@@ -233,6 +233,30 @@ async def test_answers_are_scored_and_failures_are_worth_nothing() -> None:
     scores = runs.scores("run_1")["exact"]
     by_model = {model: {it.value for place, it in scores.items() if place.model == model} for model in "abc"}
     assert by_model == {"a": {1.0}, "b": {0.0}, "c": {None}}
+
+
+class Strict:
+    """A judge that tells the label with which it was asked."""
+
+    name, binary = "strict", False
+
+    def __init__(self) -> None:
+        self.labels: list[Label] = []
+
+    async def score(self, sample: Sample, answered: Answered) -> Score:
+        self.labels.append(sample.label)
+        return Score(value=1.0)
+
+
+async def test_who_judges_an_answer_is_cleared_for_all_that_was_found_in_its_request() -> None:
+    work, runs, strict = samples(1), MemoryRuns(), Strict()
+    run = run_of(work, "a")
+    runs.begin(run, work)
+    found = Label("restricted", frozenset({"pii.name"}))
+    says = Models({"a": lambda model, text: Answered(model=model, text=text, label=found)})
+    await carry_out(run, work, says, runs)
+    await score_all(run, work, strict, runs)
+    assert strict.labels == [found]
 
 
 def test_what_a_run_adds_does_not_change_what_a_sample_says() -> None:

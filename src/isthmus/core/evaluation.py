@@ -39,7 +39,8 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     `text` is the answer in words, `message` the assistant's message as OpenAI's dialect writes it, tool calls
     included. Where it failed, `code` is the stable error code and `error` says it in words; `text` is empty
     then. `charge` is None where the model was not reached. Times are milliseconds. `record_id` leads to the
-    ledger. `logprobs` are those of the answer's tokens, where they were asked for and given.
+    ledger. `logprobs` are those of the answer's tokens, where they were asked for and given. `label` is what
+    was found of the request: whoever sees the answer must be cleared for that, too.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     code: str | None = None
     error: str | None = None
     logprobs: tuple[float, ...] | None = None
+    label: Label = BOTTOM
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):

@@ -159,21 +159,32 @@ def failed_gates(
 ) -> list[str]:
     """Why the run does not pass, in words: by its first scorer, and since it has to be complete.
 
-    A model fails whose quality is below `fail_under`, and one that is worse than a baseline, where the
-    difference is real.
+    A model fails whose quality is below `fail_under`, or may be: what has no score may be worth nothing. And
+    one fails that is worse than a baseline, where the difference is real.
     """
     failures = [] if outcome.complete else ["the run is not complete"]
     for it in outcome.standings:
-        mean = it.qualities[0].mean if it.qualities else None
-        if fail_under is not None and (mean is None or mean < fail_under):
-            shown = "unknown" if mean is None else f"{mean:.3f}"
-            failures.append(f"the quality of {it.model.name} is {shown}, below {fail_under:g}")
+        if fail_under is not None and (low := _too_low(it, fail_under)):
+            failures.append(f"the quality of {it.model.name} {low}")
     first = next((it.qualities[0].scorer for it in outcome.standings if it.qualities), None)
     for pair in (it for it in outcome.pairs if it.scorer == first):
         for worse, better, verdict in ((pair.a, pair.b, "worse"), (pair.b, pair.a, "better")):
             if better in baselines and pair.verdict == verdict:
                 failures.append(f"{worse} is worse than {better} by {abs(pair.difference):.3f}")
     return failures
+
+
+def _too_low(standing: Standing, fail_under: float) -> str | None:
+    """How a model's quality by the first scorer is below that, or may be; None where it is not."""
+    found = standing.qualities[0] if standing.qualities else None
+    if found is None or found.mean is None:
+        return f"is unknown, below {fail_under:g}"
+    if found.mean < fail_under:
+        return f"is {found.mean:.3f}, below {fail_under:g}"
+    least = found.mean * found.n / (found.n + found.unscored)
+    if least < fail_under:
+        return f"may be {least:.3f}, below {fail_under:g}: {found.unscored:,} samples have no score"
+    return None
 
 
 def values(model: str, scores: Scores) -> dict[str, float]:
@@ -269,7 +280,8 @@ def _standing(
 
 def _quality_of(model: str, scorer: str, scores: Scores, said: Mapping[Place, Answered]) -> Quality:
     told = values(model, scores)
-    permitted = {it.sample for it in scores if it in said and said[it].code != NOT_PERMITTED}
+    # One that nobody has scored yet has no score either.
+    permitted = {place.sample for place, it in said.items() if it.code != NOT_PERMITTED}
     return quality(scorer, told.values(), len(permitted) - len(told))
 
 

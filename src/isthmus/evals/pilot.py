@@ -222,4 +222,6 @@ async def _score(scorer: Scorer, sample: Sample, answered: Answered) -> Score:
         return Score(value=None, why="not permitted")
     if answered.code is not None:
         return Score(value=0.0, why=f"failed: {answered.code}")
-    return await scorer.score(sample, answered)
+    # A judge reads the answer: it may tell of what the sample's text does not, a picture say.
+    as_sensitive = msgspec.structs.replace(sample, label=sample.label.join(answered.label))
+    return await scorer.score(as_sensitive, answered)

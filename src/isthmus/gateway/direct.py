@@ -235,6 +235,7 @@ def answered_of(model: str, body: bytes, record: Record, said: bytes) -> Answere
         first_token_ms=last.first_token_ms if last else None,
         total_ms=last.total_ms if last else record.timings.total_ms,
         record_id=record.id,
+        label=record.decision.label if record.decision else BOTTOM,
     )
     pieces: list[Piece] = []
     failure: tuple[str, str] | None = None

@@ -33,25 +33,28 @@ def dataset_of(
 ) -> Dataset:
     """The dataset of samples, each with its place in a file; `left_out` is counted while they are read.
 
-    Raises IsthmusError (`bad_dataset`) for none at all, and for two of one id; those that ask for the same
-    and want the same are dropped, and counted, with `drop_doubles`.
+    Raises IsthmusError (`bad_dataset`) for none at all, and for two of one id; with `drop_doubles`, of those
+    that ask for the same and want the same the first is kept, as sensitive as any of them, and the others are
+    counted.
     """
-    samples: list[Sample] = []
+    by_id: dict[str, Sample] = {}
     places: dict[str, str] = {}
     for where, sample in found:
-        if sample.id in places:
-            if not (drop_doubles and _is_made(sample)):
-                raise _twice(where, places[sample.id], sample)
-            left_out["dropped: they ask for the same and want the same as others"] += 1
+        known = by_id.get(sample.id)
+        if known is None:
+            places[sample.id], by_id[sample.id] = where, sample
             continue
-        places[sample.id] = where
-        samples.append(sample)
+        if not (drop_doubles and _is_made(sample)):
+            raise _twice(where, places[sample.id], sample)
+        left_out["dropped: they ask for the same and want the same as others"] += 1
+        by_id[sample.id] = msgspec.structs.replace(known, label=known.label.join(sample.label))
+    samples = tuple(by_id.values())
     if not samples:
         raise refused(
             name, "There is no sample in it.", 'Write one JSON object a line, such as {"input": ...}.'
         )
     notes = tuple(f"{what} ({count:,})" for what, count in left_out.items())
-    return Dataset(name=name, samples=tuple(samples), hash=hash_of(samples), notes=notes)
+    return Dataset(name=name, samples=samples, hash=hash_of(samples), notes=notes)
 
 
 def hash_of(samples: Iterable[Sample]) -> str:

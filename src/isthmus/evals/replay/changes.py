@@ -14,6 +14,7 @@ from isthmus.evals.replay.boundary import Place, crossed
 from isthmus.evals.replay.fates import Chance
 from isthmus.store.history import Tried
 from isthmus.strategies.plan.node import Attempt, Begin, Draft, Node, Race, Result, Wait
+from isthmus.strategies.plan.shadow import Mirrored, Shadow
 
 Change: TypeAlias = Literal["same", "adjusted", "moved", "newly refused", "newly allowed", "still refused"]
 """What becomes of a request: `adjusted` asks the same models in the same order in another way (retries,
@@ -184,13 +185,17 @@ def _going(then: Then, chance: Chance, models: Mapping[str, Model]) -> Outcome:
 
 def _placed(then: Then, chance: Chance, models: Mapping[str, Model], change: Change, reason: str) -> Outcome:
     plan: Node = chance.decision.plan
-    asked, answers = walk(plan, then.tried)
+    asked, answers, untold = walk(plan, then.tried)
     veiled = frozenset(chance.decision.pseudonymised)
     had = _places_then(then)
     had_perhaps = had | _planned_then(then)
     gets = places(asked, models, veiled)
     lets_out = crossed(gets, had)
-    perhaps = places(plan.models(), models, veiled)
+    # That a model might have been asked where another fails is nothing new where it might have been then.
+    perhaps = [
+        *crossed(places(untold, models, veiled), had),
+        *crossed(places(plan.models(), models, veiled), had_perhaps),
+    ]
     return Outcome(
         chance.odds,
         change,
@@ -199,19 +204,34 @@ def _placed(then: Then, chance: Chance, models: Mapping[str, Model], change: Cha
         keeps=answers is not None and answers == then.model and _is_as_it_was(then, models[answers]),
         had=tuple(had),
         lets_out=tuple(lets_out),
-        may_let_out=tuple(it for it in crossed(perhaps, had_perhaps) if it not in lets_out),
+        may_let_out=tuple(it for it in dict.fromkeys(perhaps) if it not in lets_out),
         brings_in=tuple(crossed(had, gets)),
     )
 
 
-def walk(plan: Node, tried: Sequence[Tried]) -> tuple[tuple[str, ...], str | None]:
-    """The models that a settled plan would ask, and the one that would answer; None where it cannot be told.
+class Walked(NamedTuple):
+    """The models that a plan would ask, and the one that would answer; None where it cannot be told.
 
-    A model that failed then fails now; one that answered, or was not asked, answers. How good answers are is
-    not recorded: what a plan does by it cannot be told, and only what it asks before is known.
+    `untold` are those of which it cannot be told whether they would be asked, though no model fails.
+    """
+
+    asked: tuple[str, ...]
+    answers: str | None
+    untold: tuple[str, ...] = ()
+
+
+def walk(plan: Node, tried: Sequence[Tried]) -> Walked:
+    """Where a settled plan would lead.
+
+    A model that failed then fails now; one that answered, or was not asked, answers. How good answers are and
+    how soon they begin is not recorded: what a plan does by it cannot be told.
     """
     failed = {attempt.model: attempt.fault for attempt in tried}
+    # Who answers is copied to whoever stands in the shadow.
     asked: dict[str, None] = {}
+    if isinstance(plan, Shadow):
+        asked.update(dict.fromkeys(Mirrored(candidate=plan.candidate, judge=plan.judge).models()))
+    untold: dict[str, None] = {}
     steps = plan.steps()
     reply: Result | None = None
     for _ in range(_MOST_ATTEMPTS):
@@ -219,11 +239,13 @@ def walk(plan: Node, tried: Sequence[Tried]) -> tuple[tuple[str, ...], str | Non
             effect = steps.send(reply)
         except StopIteration as end:
             result: Result = end.value
-            return tuple(asked), result.model if result.error is None else None
+            return Walked(tuple(asked), result.model if result.error is None else None, tuple(untold))
         match effect:
             case Attempt(model) | Race(Attempt(model)):
-                # In a race the second is asked only where the first is slow.
                 asked[model] = None
+                if isinstance(effect, Race):
+                    # The second is asked where the first is slow.
+                    untold[effect.second.model] = None
                 reply = _result(model, failed.get(model))
             case Draft(model) if failed.get(model) is not None:
                 asked[model] = None
@@ -238,7 +260,7 @@ def walk(plan: Node, tried: Sequence[Tried]) -> tuple[tuple[str, ...], str | Non
                 break
             case _:
                 break
-    return tuple(asked), None
+    return Walked(tuple(asked), None, plan.models())
 
 
 def _result(model: str, fault: str | None) -> Result:
