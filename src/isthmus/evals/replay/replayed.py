@@ -44,11 +44,15 @@ _to_decision = msgspec.json.Decoder(Decision).decode
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """What records refer to: `decisions` by their hash, `configs` by theirs, `keys` by their id."""
+    """What records refer to: `decisions` by their hash, `configs` by theirs, `keys` by their id.
+
+    `models` are those of the config in force today: they stand for those of a config that was not kept.
+    """
 
     decisions: Mapping[bytes, bytes]
     configs: Mapping[str, Archived]
     keys: Mapping[str, Key]
+    models: Mapping[str, Model] = {}
 
 
 class Judgement(msgspec.Struct, kw_only=True):
@@ -240,7 +244,7 @@ class Replayer:
         decided = self._decided(past.decision)
         grounds = None if past.grounds is None else _to_grounds(past.grounds)
         kept = self._ledger.configs.get(past.config_hash)
-        models_then = kept.models if kept is not None else self._config.models
+        models_then = kept.models if kept is not None else self._ledger.models
         nothing = _Case(decided, None, past.code, None, models_then, False, False, False)
         if decided is None and (past.code not in _DECIDED_LATER or grounds is None):
             return nothing
