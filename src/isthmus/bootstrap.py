@@ -481,6 +481,7 @@ def replayer_of(policy: Config, config: Config, config_path: Path | None, where:
         decisions=SqliteHistory(path).decisions(where),
         configs={hash: it for hash, it in kept.items() if it is not None},
         keys={key.id: key for key in SqliteKeys(path).list()},
+        models=config.models,
     )
     return Replayer(policy, router_of(policy), prices_of(policy), ledger)
 

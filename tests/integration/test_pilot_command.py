@@ -116,6 +116,12 @@ def test_gates_have_a_status(home: Path) -> None:
         assert "openai/b is worse than openai/a" in below.stderr
         assert pilot("--fail-below", "openai/b").exit_code == 0
         assert run("eval", "show", "--fail-under", "0.9").exit_code == 1
+        # Of another run other scorers know: a gate with nothing to compare does not pass.
+        run("pilot", "work.jsonl", "--models", "openai/a", "--scorer", "contains", *CAP)
+        last, first = (json.loads(it)["id"] for it in run("eval", "list", "--json").stdout.splitlines()[:2])
+        incomparable = run("eval", "compare", first, last, "--fail-if-worse")
+        assert incomparable.exit_code == 1
+        assert "nothing to compare" in incomparable.stderr
         assert len(sim.requests) == 24
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -202,6 +203,18 @@ async def test_a_model_that_is_another_one_under_its_name_is_seen(desk: Desk) ->
     # The two harmless ones that the local model answered; the third fell back, and to a rented one.
     assert out >= 2
     assert any("inside is another model now" in it["reason"] for it in found["changes"])
+
+
+async def test_where_a_config_was_not_kept_that_of_today_stands_for_it(desk: Desk) -> None:
+    with sqlite3.connect(desk.served.house.ledger_path) as ledger:
+        ledger.execute("DELETE FROM configs")
+    found = await desk.data(lambda it: it["models"]["inside"].update(provider="out"))
+    # The model that is tried under the old name is not taken for the one that answered then.
+    assert {(it["was"], it["goes"]) for it in found["crossings"]} == {
+        ("local in on-prem", "open in eu"),
+        ("local in on-prem", "closed in us"),
+        ("local in on-prem, open in eu", "closed in us"),
+    }
 
 
 async def test_stricter_rules_refuse_and_bring_back(desk: Desk) -> None:

@@ -28,6 +28,7 @@ from isthmus.routing.route import Route, Thrift
 from isthmus.store import rows
 from isthmus.store.history import Past, Tried
 from isthmus.store.keys import Key
+from isthmus.strategies.plan import CallModel
 from isthmus.strategies.plan.node import Circumstances
 from tests.laws.plans import NAMES, plans
 
@@ -111,7 +112,7 @@ requests = st.builds(
 )
 
 
-def served(config: Config, asked: list[Asked]) -> tuple[list[Past], Ledger]:
+def served(config: Config, asked: list[Asked], hidden: Label | None = None) -> tuple[list[Past], Ledger]:
     """What the ledger has of these requests when this config has decided them, by the router of live ones."""
     router, decisions, history = router_of(config), dict[bytes, bytes](), []
     for number, it in enumerate(asked):
@@ -119,7 +120,7 @@ def served(config: Config, asked: list[Asked]) -> tuple[list[Past], Ledger]:
         said = [config.perimeter.said(name) for name in it.grounds.said]
         label = config.perimeter.label_of(it.kinds, it.grounds.blind, (route.floor, it.grounds.floor, *said))
         circumstances = Circumstances(draw=it.draw, key=it.key, user=it.user)
-        decided = router.decide(it.route, "chat", label, circumstances, None, it.thrifty)
+        decided = router.decide(it.route, "chat", label, circumstances, hidden, it.thrifty)
         _, digest, body = rows.decision_row(0, decided)
         decisions[digest] = body
         model = walk(decided.plan, ())[1] if decided.plan is not None else None
@@ -228,6 +229,29 @@ def test_odds_are_the_share_of_draws(
         assert odds[plan] == pytest.approx(count / 400, abs=0.03)
 
 
+def test_what_pseudonyms_stand_for_no_more_crosses_in_clear() -> None:
+    email, name = (Rule(when=it, level="restricted", pseudonymise=True) for it in ("pii.email", "pii.name"))
+    before = Config(
+        providers={"p": Provider(name="p", wires=("openai",), base_url="http://127.0.0.1:9/v1")},
+        models={"a": Model(name="a", provider="p", id="a", kind="closed", zone="us")},
+        routes={"r": Route(name="r", plan=CallModel(model="a"))},
+        gateway=GatewaySettings(),
+        ledger=LedgerSettings(),
+        perimeter=Policy(default="internal", rules=(email, name)),
+        hash="one",
+    )
+    asked = Asked("r", frozenset({"pii.email", "pii.name"}), Grounds(), 0.0, None, None, False)
+    history, ledger = served(before, [asked], hidden=Label("internal"))
+
+    def crossings(*left: Rule) -> float:
+        policy = msgspec.structs.replace(before.perimeter, rules=left, timeout=3.0)
+        after = msgspec.structs.replace(before, perimeter=policy, hash="two")
+        return replayed(after, history, ledger).crossing("out")
+
+    assert history[0].model == "a"
+    assert (crossings(email, name), crossings(email)) == (0, 1)
+
+
 places = st.builds(Place, st.sampled_from(["local", "open", "closed"]), st.sampled_from(ZONES), st.booleans())
 
 
@@ -241,7 +265,7 @@ def test_what_was_there_before_does_not_cross(
 
 
 def test_a_plan_walks_past_what_failed() -> None:
-    from isthmus.strategies.plan import CallModel, Fallback
+    from isthmus.strategies.plan import Fallback
 
     plan = Fallback(plans=(CallModel(model="a"), CallModel(model="b"), CallModel(model="c")))
     assert walk(plan, ()) == (("a",), "a", ())

@@ -38,6 +38,7 @@ async def later(sample, answered):
 def promised(sample, answered): return later(sample, answered)
 def whole(sample, answered): return Score(value=0.25, said="x", why="so")
 def much(sample, answered): return 7
+def boast(sample, answered): return Score(value=1.7)
 def nothing(sample, answered): return None
 def odd(sample, answered): return float("nan")
 def failing(sample, answered): raise RuntimeError("oh")
@@ -84,6 +85,7 @@ async def test_a_function_of_a_module_scores(own: Path, monkeypatch: pytest.Monk
     ("function", "says"),
     [
         ("much", "gave 7, which is no number from 0 to 1"),
+        ("boast", "gave 1.7, which is no number from 0 to 1"),
         ("nothing", "gave None"),
         ("odd", "gave nan"),
         ("failing", "failed: RuntimeError: oh"),

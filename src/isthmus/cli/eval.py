@@ -98,7 +98,11 @@ def show(
 @eval_.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--fail-if-worse", is_flag=True, help="End with status 1 where B is worse, and that is real.")
+@click.option(
+    "--fail-if-worse",
+    is_flag=True,
+    help="End with status 1 where B is worse, and that is real, or nothing can be compared.",
+)
 @_html_option
 @config_option
 @_json_option
@@ -125,6 +129,9 @@ def compare(
     worse = [f"{it.b} by {it.scorer}" for it in found.changes if it.verdict == "worse"]
     if fail_if_worse and worse:
         click.echo(f"Failed: worse is {', '.join(worse)}.", err=True)
+        raise SystemExit(1)
+    if fail_if_worse and not any(it.quality_a.n and it.quality_b.n for it in found.changes):
+        click.echo("Failed: there is nothing to compare: no scorer has scored both runs.", err=True)
         raise SystemExit(1)
 
 

@@ -31,7 +31,7 @@ from isthmus.core.label import BOTTOM, Label
 from isthmus.core.money import nanousd
 from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
 from isthmus.providers.transport import OWNED_HEADERS
-from isthmus.routing.route import Route
+from isthmus.routing.route import OF_EVALUATIONS, Route
 
 MODES: frozenset[Capability] = frozenset({"chat", "embeddings"})
 """Capabilities of which an answer needs exactly one."""
@@ -110,6 +110,7 @@ class _Compiler:
         self._check_keys_of_anyllm(providers, models)
         check_plans(self._sections.plans, self._names("models"), self._findings)
         for route in routes.values():
+            self._check_name(route.name)
             self._check_modes(route, models)
         if self._findings.refused:
             return None
@@ -515,6 +516,12 @@ class _Compiler:
         return prices
 
     # Routes
+
+    def _check_name(self, name: str) -> None:
+        if name.startswith(OF_EVALUATIONS):
+            # Its traffic would be taken for that of evaluations, and be left out where that is.
+            message = f"Names that begin with `{OF_EVALUATIONS}` are those of evaluations."
+            self._add(Code.BAD_NAME, message, "Call the route something else.", ("routes", name), at_key=True)
 
     def _check_modes(self, route: Route, models: dict[str, Model]) -> None:
         called = [models[name] for name in route.models() if name in models]

@@ -57,7 +57,7 @@ _MEANINGS = {
     Code.OUT_OF_RANGE: "A value of the right type that is too small, too large, or not one of the choices.",
     Code.MISSING: "Something that cannot be guessed was not said.",
     Code.UNKNOWN_NAME: "The name of a provider, model, preset, quirk or weights that does not exist.",
-    Code.BAD_NAME: "A name, header or host with characters that it cannot have.",
+    Code.BAD_NAME: "A name, header or host with characters that it cannot have, or a name that is reserved.",
     Code.CONFLICT: "Two things are said that exclude each other.",
     Code.SECRET_IN_CLEAR: "A secret stands in the file; it belongs into the environment or its own file.",
     Code.SECRET_UNAVAILABLE: "The environment variable or file of a secret is missing, empty or unreadable.",

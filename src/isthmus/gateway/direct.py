@@ -24,9 +24,10 @@ from isthmus.dialects.openai import OpenAIChat
 from isthmus.dialects.openai.quirks import Quirks
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.story import clock
+from isthmus.routing.route import OF_EVALUATIONS
 from isthmus.store.keys import Key
 
-PREFIX = "pilot/"
+PREFIX = OF_EVALUATIONS
 """What the routes are called that lead to one model each."""
 
 OPENINGS = 5

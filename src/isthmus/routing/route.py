@@ -14,6 +14,9 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import BOTTOM, Label
 from isthmus.strategies.plan.node import Node, once_each
 
+OF_EVALUATIONS = "pilot/"
+"""What the routes are called by which evaluations ask one model each: a config may have none of them."""
+
 LONGEST_NAME = 128
 """The longest name that a route can have; what is longer cannot be meant for one."""
 

@@ -44,11 +44,15 @@ _to_decision = msgspec.json.Decoder(Decision).decode
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """What records refer to: `decisions` by their hash, `configs` by theirs, `keys` by their id."""
+    """What records refer to: `decisions` by their hash, `configs` by theirs, `keys` by their id.
+
+    `models` are those of the config in force today: they stand for those of a config that was not kept.
+    """
 
     decisions: Mapping[bytes, bytes]
     configs: Mapping[str, Archived]
     keys: Mapping[str, Key]
+    models: Mapping[str, Model] = {}
 
 
 class Judgement(msgspec.Struct, kw_only=True):
@@ -82,7 +86,10 @@ class Judgement(msgspec.Struct, kw_only=True):
 
 
 class _Case(NamedTuple):
-    """All that the new config is asked of requests that are alike, before anybody draws."""
+    """All that the new config is asked of requests that are alike, before anybody draws.
+
+    `unveiled` says that pseudonyms stood for something for which they would not any more.
+    """
 
     decided: Decision | None
     route: Route | None
@@ -92,6 +99,7 @@ class _Case(NamedTuple):
     by_key: bool
     by_user: bool
     looked: bool
+    unveiled: bool
 
 
 class Replayer:
@@ -157,6 +165,11 @@ class Replayer:
         if not case.label.known:
             strict = self._ask(case, case.label.most, None, thrifty, past, key, user)
             unknown = case.label.why if _plans(lenient) != _plans(strict) else None
+        if case.unveiled:
+            # What is read in clear now has to count, whatever else is hidden still.
+            lenient = tuple(
+                it._replace(decision=msgspec.structs.replace(it.decision, pseudonymised=())) for it in lenient
+            )
         identity = (past.decision, case.label, past.route, past.operation, past.model, past.tried, past.code)
         index = (*identity, lenient, unknown)
         judgement = self._judged.get(index)
@@ -240,8 +253,8 @@ class Replayer:
         decided = self._decided(past.decision)
         grounds = None if past.grounds is None else _to_grounds(past.grounds)
         kept = self._ledger.configs.get(past.config_hash)
-        models_then = kept.models if kept is not None else self._config.models
-        nothing = _Case(decided, None, past.code, None, models_then, False, False, False)
+        models_then = kept.models if kept is not None else self._ledger.models
+        nothing = _Case(decided, None, past.code, None, models_then, False, False, False, False)
         if decided is None and (past.code not in _DECIDED_LATER or grounds is None):
             return nothing
         key = self._ledger.keys.get(past.key_id) if past.key_id is not None else None
@@ -263,7 +276,11 @@ class Replayer:
         if label.said is not None:
             return nothing._replace(code=label.said)
         by_key, by_user = self._sticks[route.name]
-        return _Case(decided, route, None, label, models_then, by_key, by_user, past.again is not None)
+        hides = self._config.perimeter.hides
+        hid = kept.perimeter.hides if kept is not None else hides
+        unveiled = any(hid(kind) and not hides(kind) for kind in kinds or ())
+        looked = past.again is not None
+        return _Case(decided, route, None, label, models_then, by_key, by_user, looked, unveiled)
 
     def _ask(
         self,

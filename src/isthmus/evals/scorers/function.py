@@ -40,7 +40,11 @@ class Function:
             said = await called(self._function, sample, answered)
         except (Exception, SystemExit) as error:
             return Score(value=None, why=f"{self.name} failed: {type(error).__name__}: {error}")
-        return said if isinstance(said, Score) else score_of(said, self.name)
+        if not isinstance(said, Score):
+            return score_of(said, self.name)
+        # Nobody checks what a Score is made of.
+        checked = said if said.value is None else score_of(said.value, self.name)
+        return checked if checked.value is None else said
 
 
 def names_function(spec: str) -> bool:
