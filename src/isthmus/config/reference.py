@@ -35,6 +35,7 @@ from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Clearance, Rule
 from isthmus.routing.route import Thrift
 from isthmus.strategies.plan import STRATEGIES, Node
+from isthmus.strategies.plan.node import Calibrated
 
 _SECTIONS: tuple[tuple[str, Any], ...] = (
     ("The file", Document),
@@ -217,6 +218,8 @@ def _in_words(kind: mi.Type) -> str:
 def _struct_in_words(cls: Any) -> str:
     if cls is SecretRef:
         return "`env:NAME` or `file:PATH`"
+    if cls is Calibrated:
+        return "path of a calibration"
     if cls is Node:
         return "strategy"
     titles = {
