@@ -170,7 +170,7 @@ routes: {r: {cascade: [small, large]}}
         ),
         (
             "{cascade: [{fallback: [small, other], accept: {calibration: sub/c.json}}, large]}",
-            Code.UNUSABLE_FILE,
+            Code.CONFLICT,
             "from one model to another",
         ),
         (

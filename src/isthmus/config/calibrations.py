@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from isthmus.confidence.artefact import Calibration, Tie, load, stale
+from isthmus.confidence.artefact import Tie, load, stale
 from isthmus.config.config import CalibrationFile
 from isthmus.config.decode import DecodedPlan
 from isthmus.config.digests import weights_sha256
@@ -52,7 +52,7 @@ class Calibrations:
         self._filled: dict[int, Calibrated] = {}
         for plan in plans:
             if isinstance(plan.node, Cascade):
-                self._read_all(plan, plan.node)
+                self._read(plan, plan.node)
 
     def filled(self, plan: Node) -> Node:
         """The plan with every calibration that it names in it."""
@@ -67,47 +67,80 @@ class Calibrations:
             cascade, stages=(msgspec.structs.replace(first, accept=accept), *others)
         )
 
-    def _read_all(self, plan: DecodedPlan, cascade: Cascade) -> None:
-        def refuse(code: Code, message: str, hint: str) -> None:
+    def _read(self, plan: DecodedPlan, cascade: Cascade) -> None:
+        def note(code: Code, message: str, hint: str) -> None:
             self._findings.add(code, message, hint, plan.tree.start, plan.path)
 
         if any(stage.accept.calibration is not None for stage in cascade.stages[1:]):
             message = "Only the first step of a cascade has a calibration."
-            refuse(Code.UNREACHABLE, message, "Move it to the first step, or remove it.")
+            note(Code.UNREACHABLE, message, "Move it to the first step, or remove it.")
         named = cascade.stages[0].accept.calibration
         # What else is wrong with the names has been said.
         if named is None or not all(it in self._models for it in cascade.models()):
             return
         try:
-            now = tie_of(str(plan.path[1]), cascade, self._models, self._providers, self._folder)
-            content = _content(FilePath(absolute(named.file, self._folder)))
-            calibration = load(content)
-            threshold = _threshold(calibration)
+            now = self._tie(str(plan.path[1]), cascade)
+            content = self._content(named.file)
+            calibrated = _calibrated(named.file, content, now)
+        except _UnusableError as fault:
+            note(*fault.args)
+            return
+        if calibrated.stale:
+            then = "go to the last step alone" if cascade.on_stale == "strong" else "go on all the same"
+            message = f"{named.file} is stale, as {', and '.join(calibrated.stale)}. Requests {then}."
+            note(Code.STALE_CALIBRATION, message, "Run `isthmus calibrate` for this route again.")
+        self._filled[id(cascade)] = calibrated
+        self.files.append(
+            CalibrationFile(
+                route=now.route, path=named.file, sha256=calibrated.sha256, stale=bool(calibrated.stale)
+            )
+        )
+
+    def _tie(self, route: str, cascade: Cascade) -> Tie:
+        try:
+            return tie_of(route, cascade, self._models, self._providers, self._folder)
+        except IsthmusError as error:
+            raise _UnusableError(Code.CONFLICT, error.message, error.hint) from None
+        except OSError as error:
+            message = f"The weights of the cascade cannot be read: {error.strerror or 'unknown error'}."
+            raise _UnusableError(Code.UNUSABLE_FILE, message, "") from None
+
+    def _content(self, file: str) -> bytes:
+        try:
+            with FilePath(absolute(file, self._folder)).open("rb") as opened:
+                content = opened.read(MOST_BYTES + 1)
         except FileNotFoundError:
             hint = "Leave `calibration` out, run `isthmus calibrate` for this route, and say it then."
-            refuse(Code.FILE_NOT_FOUND, f"There is no file {named.file}.", hint)
+            raise _UnusableError(Code.FILE_NOT_FOUND, f"There is no file {file}.", hint) from None
         except OSError as error:
-            reason = error.strerror or "unknown error"
-            refuse(Code.UNUSABLE_FILE, f"{named.file} cannot be read: {reason}.", "")
-        except IsthmusError as error:
-            refuse(Code.UNUSABLE_FILE, f"{named.file} cannot be used. {error.message}", error.hint)
-        else:
-            reasons = stale(calibration, now)
-            if reasons:
-                then = "go to the last step alone" if cascade.on_stale == "strong" else "go on all the same"
-                message = f"{named.file} is stale, as {', and '.join(reasons)}. Requests {then}."
-                refuse(Code.STALE_CALIBRATION, message, "Run `isthmus calibrate` for this route again.")
-            digest = hashlib.sha256(content).hexdigest()
-            self._filled[id(cascade)] = Calibrated(
-                file=named.file,
-                sha256=digest,
-                calibrator=calibration.calibrator,
-                threshold=threshold,
-                stale=reasons,
-            )
-            self.files.append(
-                CalibrationFile(route=now.route, path=named.file, sha256=digest, stale=bool(reasons))
-            )
+            message = f"{file} cannot be read: {error.strerror or 'unknown error'}."
+            raise _UnusableError(Code.UNUSABLE_FILE, message, "") from None
+        if len(content) > MOST_BYTES:
+            raise _UnusableError(Code.UNUSABLE_FILE, f"{file} is too long for a calibration.", "")
+        return content
+
+
+class _UnusableError(Exception):
+    """Why a calibration cannot be used: the code, the message and the hint of a fault."""
+
+
+def _calibrated(file: str, content: bytes, now: Tie) -> Calibrated:
+    try:
+        calibration = load(content)
+    except IsthmusError as error:
+        message = f"{file} cannot be used. {error.message}"
+        raise _UnusableError(Code.UNUSABLE_FILE, message, error.hint) from None
+    if calibration.threshold is None:
+        hint = "Leave the cascade out: its last step alone does the same for less."
+        message = f"{file} promises nothing, and accepts no answer."
+        raise _UnusableError(Code.UNUSABLE_FILE, message, hint)
+    return Calibrated(
+        file=file,
+        sha256=hashlib.sha256(content).hexdigest(),
+        calibrator=calibration.calibrator,
+        threshold=calibration.threshold,
+        stale=stale(calibration, now),
+    )
 
 
 def pair_of(cascade: Cascade) -> tuple[str, str]:
@@ -189,22 +222,3 @@ def _changes(
 
 def _speech(model: Model, provider: Provider) -> list[Any]:
     return [provider.wires, provider.base_url, provider.query, sorted(provider.quirks), provider.engine]
-
-
-def _content(path: FilePath) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise IsthmusError(Fault.INVALID_REQUEST, "It is too long.", code="bad_calibration")
-    return content
-
-
-def _threshold(calibration: Calibration) -> float:
-    if calibration.threshold is None:
-        raise IsthmusError(
-            Fault.INVALID_REQUEST,
-            "It promises nothing, and accepts no answer.",
-            code="bad_calibration",
-            hint="Leave the cascade out: its last step alone does the same for less.",
-        )
-    return calibration.threshold
