@@ -232,6 +232,14 @@ def test_few_labels_promise_nothing(sim: SimulatorThread, count: int) -> None:
     assert run("calibrate", "support", "--run", "").exit_code == 3
 
 
+def test_a_run_that_is_not_complete_is_used_as_far_as_it_goes(sim: SimulatorThread) -> None:
+    command = ("calibrate", "support", "--dataset", "work.jsonl", "--scorer", "contains", "--max-usd", "1")
+    found = run(*command)
+    assert found.exit_code == 3, "without --max-tokens no cap can hold, so nothing is asked"
+    assert "is not complete" in found.stderr
+    assert "No guarantee" in found.stdout
+
+
 def test_what_does_not_fit_is_told(sim: SimulatorThread) -> None:
     prepare(sim.url, count=3)
     pilot()

@@ -101,6 +101,8 @@ def calibrate(
     else:
         run = runs.find(prefix or "")
     _require_same(run, pair, config)
+    if run.ended_us is None:
+        click.echo(f"isthmus: {run.id} is not complete: what it has been told so far is used.", err=True)
 
     from isthmus.evals.calibration import calibrate as calibrated
     from isthmus.evals.calibration import labelled
@@ -183,7 +185,7 @@ def _asked(
         cap_nanousd=max_usd,
         who=user_name(),
     )
-    return carried_out(run, opened, config, path, runs, judges, _AT_ONCE)
+    return runs.find(carried_out(run, opened, config, path, runs, judges, _AT_ONCE).id)
 
 
 def _require_same(run: Run, pair: tuple[str, str], config: Config) -> None:

@@ -218,7 +218,7 @@ def _saving(labels: list[Labelled], taken: NDArray[np.bool_]) -> Interval | None
 
 def _verdict(promise: thresholds.Promise, saving: Interval | None) -> tuple[Verdict, str]:
     if not promise.kept:
-        return "no guarantee", promise.why
+        return "no guarantee", f"by the tested half of the labels, {promise.why}"
     if saving is not None and saving.low <= 0:
         return "do not cascade", "no saving can be shown, as the first attempt is paid for as well"
     if not promise.coverage:
