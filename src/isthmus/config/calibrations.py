@@ -56,16 +56,7 @@ class Calibrations:
 
     def filled(self, plan: Node) -> Node:
         """The plan with every calibration that it names in it."""
-        return changed(plan, lambda was, now: self._with_calibration(self._filled.get(id(was)), now))
-
-    def _with_calibration(self, calibration: Calibrated | None, cascade: Cascade) -> Cascade:
-        if calibration is None:
-            return cascade
-        first, *others = cascade.stages
-        accept = msgspec.structs.replace(first.accept, calibration=calibration)
-        return msgspec.structs.replace(
-            cascade, stages=(msgspec.structs.replace(first, accept=accept), *others)
-        )
+        return changed(plan, lambda was, now: _with_calibration(self._filled.get(id(was)), now))
 
     def _read(self, plan: DecodedPlan, cascade: Cascade) -> None:
         def note(code: Code, message: str, hint: str) -> None:
@@ -124,6 +115,14 @@ class _UnusableError(Exception):
     """Why a calibration cannot be used: the code, the message and the hint of a fault."""
 
 
+def _with_calibration(calibration: Calibrated | None, cascade: Cascade) -> Cascade:
+    if calibration is None:
+        return cascade
+    first, *others = cascade.stages
+    accept = msgspec.structs.replace(first.accept, calibration=calibration)
+    return msgspec.structs.replace(cascade, stages=(msgspec.structs.replace(first, accept=accept), *others))
+
+
 def _calibrated(file: str, content: bytes, now: Tie) -> Calibrated:
     try:
         calibration = load(content)
@@ -179,7 +178,7 @@ def tie_of(
         models={it: weights_sha256(models[it], folder) or models[it].id for it in pair},
         template=hashlib.sha256(shown.encode()).hexdigest(),
         config=hashlib.sha256(
-            _canonical([pair, *(_speech(models[it], providers[models[it].provider]) for it in pair)])
+            _canonical([pair, *(_speech(providers[models[it].provider]) for it in pair)])
         ).hexdigest(),
     )
 
@@ -220,5 +219,5 @@ def _changes(
             yield name, now
 
 
-def _speech(model: Model, provider: Provider) -> list[Any]:
+def _speech(provider: Provider) -> list[Any]:
     return [provider.wires, provider.base_url, provider.query, sorted(provider.quirks), provider.engine]
