@@ -547,6 +547,11 @@ async def open_house(
             ("budget",),
             lambda: treasury.used(gateway.snapshot.config.budgets),
         )
+        tally.gauges["calibration_stale"] = (
+            "1 where a route's calibration was made for another state of things, and promises nothing.",
+            ("route",),
+            lambda: gateway.snapshot.config.stale_calibrations,
+        )
         chores = [
             in_background(ring.keep_fresh(), "keeping the keys fresh"),
             in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the budgets told"),

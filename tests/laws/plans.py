@@ -16,6 +16,7 @@ from isthmus.strategies.plan.node import (
     Assess,
     Attempt,
     Begin,
+    Calibrated,
     CutOff,
     Deliver,
     Draft,
@@ -38,6 +39,11 @@ hedges = st.builds(Hedge, model=names, beside=names, after=st.floats(0.1, 3))
 bursts = st.builds(Burst, queue=st.lists(names, min_size=1, max_size=3).map(tuple), at=st.integers(1, 3))
 
 
+calibrations = st.sampled_from(
+    [None, Calibrated(file="c.json"), Calibrated(file="c.json", stale=("the config has changed",))]
+)
+
+
 def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     arms = st.lists(st.builds(Arm, plan=inner, weight=st.floats(0.01, 100)), min_size=1, max_size=3)
     return st.one_of(
@@ -54,7 +60,9 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
                 st.builds(
                     Step,
                     plan=inner,
-                    accept=st.builds(Acceptance, self_check=st.sampled_from([None, 0.5])),
+                    accept=st.builds(
+                        Acceptance, self_check=st.sampled_from([None, 0.5]), calibration=calibrations
+                    ),
                     context=st.sampled_from(["fresh", "with_attempt"]),
                     among=st.lists(names, max_size=2).map(tuple),
                     samples=st.integers(0, 2),
@@ -63,6 +71,7 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
                 max_size=3,
             ).map(tuple),
             unsure=st.sampled_from(["fail", "deliver"]),
+            on_stale=st.sampled_from(["strong", "warn"]),
         ),
         st.builds(Shadow, candidate=names, of=inner, share=st.floats(0.1, 1), judge=st.none() | names),
         st.builds(

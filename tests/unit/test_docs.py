@@ -13,9 +13,11 @@ from ruamel.yaml import YAML
 
 from isthmus.catalog.prices import PriceBook
 from isthmus.cli.reference import CODES, pages
+from isthmus.confidence.artefact import Calibration, Tie
 from isthmus.config.document import Document
 from isthmus.config.faults import Code
 from isthmus.config.load import load_as, parse
+from isthmus.core.calibrator import Calibrator
 from isthmus.economics.tco.case import Case, check
 from isthmus.economics.tco.listed import priced
 from isthmus.evals.datasets import open_dataset
@@ -32,6 +34,20 @@ STAND_IN = """
 providers: {server: {dialect: openai, base_url: "http://127.0.0.1:9/v1"}}
 models: {small: {provider: server}, large: {provider: server}, other: {provider: server}}
 """
+
+
+_OF_ANOTHER_TIME = Calibration(
+    tie=Tie(route="elsewhere", models={}, template="", config=""),
+    made_at_us=1,
+    calibrator=Calibrator(target="helps", bias=0.0, signals={}, labels=100),
+    threshold=0.9,
+    risk="added",
+    max_risk=0.05,
+    delta=0.1,
+    promise="",
+    labels=200,
+    confidences=(),
+)
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +114,14 @@ def test_configs_in_the_documents_work(page: Path, text: str, tmp_path: Path) ->
     for named in re.findall(r"(?:weights|ca_file): ([\w./-]+\.(?:gguf|pem))", text):
         (tmp_path / named).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / named).touch()
+    for named in re.findall(r"calibration: ([\w./-]+\.json)", text):
+        (tmp_path / named).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / named).write_bytes(_OF_ANOTHER_TIME.dump())
     config, faults = parse(_completed(text), str(tmp_path / "isthmus.yaml"), check_secrets=False)
     assert config is not None, [f"{fault.line}: {fault.message}" for fault in faults]
-    assert {fault.code for fault in faults} <= {Code.UNUSED, Code.KEY_IN_THE_OPEN}, faults
+    assert {fault.code for fault in faults} <= {Code.UNUSED, Code.KEY_IN_THE_OPEN, Code.STALE_CALIBRATION}, (
+        faults
+    )
 
 
 def _cases() -> list[str]:

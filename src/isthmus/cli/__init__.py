@@ -65,6 +65,9 @@ class _Isthmus(LazyGroup):
             "isthmus.cli.workload", "Audit recorded traffic: what is asked, and where it belongs."
         ),
         "pilot": Verb("isthmus.cli.pilot", "Ask your own work of several models: quality, latency, cost."),
+        "calibrate": Verb(
+            "isthmus.cli.calibrate", "Learn from a run when a cascade may believe its first model."
+        ),
         "judge": Verb("isthmus.cli.judge", "Say how far a model that judges agrees with people."),
         "eval": Verb("isthmus.cli.eval", "List, show, compare and score pilot runs."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),

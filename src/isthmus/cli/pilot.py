@@ -131,20 +131,35 @@ def pilot(
         repeat=repeat,
         fresh=fresh,
         cap_nanousd=max_usd,
-        who=_user(),
+        who=user_name(),
     )
     runs = open_runs(config, path)
+    run = carried_out(run, opened, config, path, runs, judges, concurrency)
+    found = outcome_of(run, runs)
+    present(found, html_path, as_json=as_json)
+    raise SystemExit(passed(found, fail_under, baselines))
+
+
+def carried_out(
+    run: Run,
+    dataset: Dataset,
+    config: Config,
+    path: Path | None,
+    runs: Runs,
+    judges: Sequence[str],
+    concurrency: int,
+) -> Run:
+    """The run, or the unfinished one of its identity, with all asked and scored that can be; progress and the
+    end are told. Ctrl-C ends the process, and loses nothing."""
     with alone(ledger_path(config, path), run.identity):
-        run = _resumed(run, runs, opened)
+        run = _resumed(run, runs, dataset)
         try:
             tally = asyncio.run(_carry_out(run, config, path, runs, judges, concurrency))
         except KeyboardInterrupt:
             click.echo(f"\nInterrupted. {_how_to_go_on(run)}", err=True)
             raise SystemExit(INTERRUPTED) from None
     _tell_end(tally, run)
-    found = outcome_of(run, runs)
-    present(found, html_path, as_json=as_json)
-    raise SystemExit(passed(found, fail_under, baselines))
+    return run
 
 
 async def _carry_out(
@@ -251,7 +266,8 @@ def _how_to_go_on(run: Run, more: str = "") -> str:
     return f"What was answered is kept. Run the same command again{more} to go on with {run.id}."
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Who begins a run, as far as the system tells."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
-from isthmus.confidence.calibrator import Calibrator
+from isthmus.core.calibrator import Calibrator
 from isthmus.core.errors import Fault, IsthmusError
 
 VERSION = 1
@@ -17,7 +18,8 @@ class Tie(msgspec.Struct, frozen=True, kw_only=True):
     """What a calibration holds for, and for nothing else.
 
     `models` has the digest of each model's weights, or its provider's id where nobody can know more.
-    `template` is the hash of the route's prompt template, `config` that of the config.
+    `template` is the hash of the route's prompt template, `config` that of what the config
+    says of them.
     """
 
     route: str
@@ -38,7 +40,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, tag="calibration", 
     tie: Tie
     made_at_us: int
     calibrator: Calibrator
-    threshold: float | None
+    threshold: Annotated[float, Meta(ge=0, le=1)] | None
     risk: Literal["added", "accepted"]
     max_risk: float
     delta: float

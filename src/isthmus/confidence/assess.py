@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from isthmus.confidence.form import misfit
 from isthmus.confidence.self_check import probability_of_yes
+from isthmus.confidence.signals.answer import of_answer
 from isthmus.core.answers import same_as, says_something
 from isthmus.core.call import Call
 from isthmus.core.pieces import Finish, Piece, RefusalDelta, TextDelta, ToolCallStart, text_of
@@ -27,10 +28,12 @@ one, and costs a call of the next model."""
 def assess(effect: Assess, call: Call) -> Verdict:
     """The verdict on a kept answer to this call: everything that is demanded must hold.
 
-    The confidence is the least of what is known of it: by its tokens, by others, and by its own check.
+    The confidence is the least of what is known of it: by its calibration or its tokens, by others, and by
+    its own check.
     """
     fault = next(_faults(effect, call), None)
-    known = [it for it in (_by_tokens(effect), _agreement(effect), _checked(effect)) if it is not None]
+    by_itself = _by_tokens(effect) if effect.by.calibration is None else _calibrated(effect)
+    known = [it for it in (by_itself, _agreement(effect), _checked(effect)) if it is not None]
     sureness = min(known, default=None)
     return Verdict(True, sureness, "accepted") if fault is None else Verdict(False, sureness, fault)
 
@@ -80,6 +83,12 @@ def _faults(effect: Assess, call: Call) -> Iterator[str]:
             yield "its model tells no log-probabilities"
         elif (mean := sum(logprobs) / len(logprobs)) < demanded.logprob:
             yield f"its mean log-probability is {mean:.2f}, below {demanded.logprob:g}"
+    if demanded.calibration is not None:
+        sure, least = _calibrated(effect), demanded.calibration.threshold
+        if sure is None:
+            yield "its model tells no log-probabilities"
+        elif not sure >= least:
+            yield f"its calibrated confidence is {sure:.3f}, below {least:.3f}"
     if demanded.agreement is not None and (_agreement(effect) or 0.0) < demanded.agreement:
         yield f"{_agreeing(effect)} of {len(effect.beside)} others say the same"
     if demanded.self_check is not None and ((sure := _checked(effect)) or 0.0) < demanded.self_check:
@@ -88,6 +97,17 @@ def _faults(effect: Assess, call: Call) -> Iterator[str]:
 
 def _by_tokens(effect: Assess) -> float | None:
     return confidence_of(effect.kept.pieces)
+
+
+def _calibrated(effect: Assess) -> float | None:
+    """The confidence by the step's calibration; None without log-probabilities, which it was fitted with."""
+    pieces, calibration = effect.kept.pieces, effect.by.calibration
+    calibrator = calibration.calibrator if calibration is not None else None
+    logprobs = list(logprobs_of(pieces))
+    if calibrator is None or not logprobs:
+        return None
+    finish = next((it.reason for it in pieces if isinstance(it, Finish)), None)
+    return calibrator.confidence(of_answer(text_of(pieces), finish, logprobs))
 
 
 def _agreeing(effect: Assess) -> int:

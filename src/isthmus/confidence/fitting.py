@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from isthmus.confidence.calibrator import _FAR, Calibrator, Target, Weighing
+from isthmus.core.calibrator import _FAR, Calibrator, Target, Weighing
 from isthmus.core.errors import Fault, IsthmusError
 
 FEWEST = 30

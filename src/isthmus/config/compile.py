@@ -16,6 +16,7 @@ from isthmus.accounting.budgets import Budget, Unit
 from isthmus.catalog.presets import DIALECTS, PRESETS, QUIRKS, Preset, Speech, find_preset
 from isthmus.catalog.weights import WEIGHTS, Weights, find_weights
 from isthmus.config import urls
+from isthmus.config.calibrations import Calibrations
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings, Watch
 from isthmus.config.decode import DecodedPlan
 from isthmus.config.document import BudgetEntry, ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
@@ -92,13 +93,15 @@ class _Compiler:
         models = _compiled(
             (name, self._model(name, entry, providers)) for name, entry in self._sections.models.items()
         )
+        calibrations = Calibrations(self._sections.plans, models, providers, self._folder, self._findings)
         routes = {
             name: Route(
                 name=name,
-                plan=entry.plan,
+                plan=calibrations.filled(entry.plan),
                 record_bodies=entry.record_bodies,
                 floor=Label(entry.floor) if entry.floor else BOTTOM,
-                thrift=entry.thrift,
+                thrift=entry.thrift
+                and msgspec.structs.replace(entry.thrift, plan=calibrations.filled(entry.thrift.plan)),
             )
             for name, entry in self._sections.routes.items()
         }
@@ -125,6 +128,7 @@ class _Compiler:
             perimeter=policy,
             budgets=budgets,
             drift=self._sections.drift,
+            calibrations=tuple(calibrations.files),
             hash="",
         )
         return _anchored(msgspec.structs.replace(config, hash=_meaning_hash(config)), self._folder)
@@ -641,8 +645,17 @@ def _anchored(config: Config, folder: FilePath) -> Config:
         else msgspec.structs.replace(watch, webhook=_anchored_secret(watch.webhook, folder))
         for watch in config.drift
     )
+    calibrations = tuple(
+        msgspec.structs.replace(file, path=absolute(file.path, folder)) for file in config.calibrations
+    )
     return msgspec.structs.replace(
-        config, providers=providers, models=models, ledger=ledger, perimeter=policy, drift=drift
+        config,
+        providers=providers,
+        models=models,
+        ledger=ledger,
+        perimeter=policy,
+        drift=drift,
+        calibrations=calibrations,
     )
 
 

@@ -74,6 +74,16 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     webhook: SecretRef | None = None
 
 
+class CalibrationFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A calibration that a route's cascade goes by: where it stands, the SHA-256 of what stood there when the
+    config was read, and whether it was made for another state of things."""
+
+    route: str
+    path: str
+    sha256: str
+    stale: bool
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole config. Every name in it is defined; `hash` is the SHA-256 of its meaning, and stands on every
     record.
@@ -87,9 +97,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     perimeter: Policy = Policy()
     budgets: tuple[Budget, ...] = ()
     drift: tuple[Watch, ...] = ()
+    calibrations: tuple[CalibrationFile, ...] = ()
     hash: str
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files besides its own whose content is a part of what it means."""
-        return tuple(Path(file.path) for file in self.perimeter.files)
+        paths = (*(file.path for file in self.perimeter.files), *(file.path for file in self.calibrations))
+        return tuple(map(Path, paths))
+
+    @property
+    def stale_calibrations(self) -> dict[tuple[str, ...], float]:
+        """1 for each calibrated route with a calibration that holds no longer, else 0."""
+        routes = dict.fromkeys((file.route for file in self.calibrations), 0.0)
+        routes |= {file.route: 1.0 for file in self.calibrations if file.stale}
+        return {(route,): is_stale for route, is_stale in routes.items()}

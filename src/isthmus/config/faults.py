@@ -37,6 +37,7 @@ class Code(StrEnum):
     NOT_INSTALLED = "C021"
     UNUSED = "C101"
     KEY_IN_THE_OPEN = "C102"
+    STALE_CALIBRATION = "C103"
 
     @property
     def warns(self) -> bool:
@@ -73,6 +74,7 @@ _MEANINGS = {
     Code.NOT_INSTALLED: "Something that the config chooses comes in a package that is not installed.",
     Code.UNUSED: "A model that no route calls, a provider that no model uses, a file that no label is about.",
     Code.KEY_IN_THE_OPEN: "A key would travel over the network unencrypted.",
+    Code.STALE_CALIBRATION: "What a cascade was calibrated for has changed; `on_stale` says what it does.",
 }
 
 

@@ -96,7 +96,7 @@ def _ensemble(plan: DecodedPlan, ensemble: Ensemble) -> Iterator[_Fault]:
     if combine not in ("first_valid", "critique") and ensemble.accept != Acceptance():
         hint = "Say `combine: first_valid`, or put the ensemble into a step of a cascade."
         yield _unheeded(plan, "accept", f"`combine: {combine}` accepts every answer.", hint)
-    for word in ("agreement", "self_check"):
+    for word in ("agreement", "self_check", "calibration"):
         if getattr(ensemble.accept, word) is not None:
             hint = "Put the ensemble into a step of a cascade, which can."
             yield _unheeded(plan, "accept", f"An ensemble does not look at `{word}`.", hint)

@@ -36,7 +36,7 @@ from isthmus.perimeter.policy import Clearance, Rule
 from isthmus.routing.route import Thrift
 from isthmus.strategies.plan import STRATEGIES, Node
 from isthmus.strategies.plan.cascade import Step
-from isthmus.strategies.plan.node import Acceptance
+from isthmus.strategies.plan.node import Acceptance, Calibrated
 
 _SECTIONS: tuple[tuple[str, Any], ...] = (
     ("The file", Document),
@@ -220,6 +220,8 @@ def _in_words(kind: mi.Type) -> str:
 def _struct_in_words(cls: Any) -> str:
     if cls is SecretRef:
         return "`env:NAME` or `file:PATH`"
+    if cls is Calibrated:
+        return "path of a calibration"
     if cls is Node:
         return "strategy"
     titles = {

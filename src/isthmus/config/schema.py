@@ -17,6 +17,7 @@ from isthmus.config.decode import LARGEST_AMOUNT, fields_of, holds_plan, name_pa
 from isthmus.config.document import Document
 from isthmus.core.portfolio import SecretRef
 from isthmus.strategies.plan import STRATEGIES, CallModel, Node
+from isthmus.strategies.plan.node import Calibrated
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -104,6 +105,8 @@ class _Schemas:
     def _struct(self, cls: Any) -> Schema:
         if cls is SecretRef:
             return {"type": "string", "pattern": "^(env|file):.+$"}
+        if cls is Calibrated:
+            return {"type": "string", "minLength": 1}
         name = "Strategy" if cls is Node else cls.__name__
         if name not in self._definitions:
             self._definitions[name] = {}

@@ -11,18 +11,16 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from isthmus.catalog.weights import find_weights
 from isthmus.config.config import Config
+from isthmus.config.digests import weights_sha256
 from isthmus.core.evaluation import Answered, Ask
 from isthmus.core.label import BOTTOM, Label
-from isthmus.core.portfolio import Model
 from isthmus.store.runs import Candidate, Kept, Place, Runs
 
 NOT_PERMITTED = "no_model_allowed"
@@ -38,7 +36,7 @@ def candidate_of(config: Config, name: str) -> Candidate:
     """The model as a run keeps it. Blocks: weights of one's own are read to the end, for their SHA-256."""
     model = config.models[name]
     return Candidate(
-        name=name, id=model.id, provider=model.provider, kind=model.kind, weights=_weights_sha256(model)
+        name=name, id=model.id, provider=model.provider, kind=model.kind, weights=weights_sha256(model)
     )
 
 
@@ -134,13 +132,3 @@ class Remembering:
     async def _written(self, write: Any, *what: Any) -> None:
         async with self._pen:
             await asyncio.to_thread(write, *what)
-
-
-def _weights_sha256(model: Model) -> str | None:
-    if model.weights is None:
-        return None
-    row = find_weights(model.weights)
-    if row is not None:
-        return row.sha256
-    with Path(model.weights).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

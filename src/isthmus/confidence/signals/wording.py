@@ -19,17 +19,19 @@ _REFUSAL = re.compile(
     r"|i won'?t)\b",
     re.IGNORECASE,
 )
-_ENOUGH = 20_000
+_ENOUGH = 4_000
+"""Characters that are looked through: other requests wait meanwhile."""
 
 
 def of_wording(text: str, finish: str | None = None) -> Signals:
     """Whether it is empty, refuses, hedges (for each hundred words), or was cut; how long it is."""
+    length = log1p(len(text))
     text = text[:_ENOUGH].replace("\u2019", "'")
     words = len(text.split())
     return {
         "empty": float(not words),
         "refusal": float(_REFUSAL.search(text) is not None),
         "hedges": min(100 * len(_HEDGE.findall(text)) / max(words, 20), 20.0),
-        "length": log1p(len(text)),
+        "length": length,
         "cut": float(finish == "length"),
     }

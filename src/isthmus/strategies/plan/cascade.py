@@ -80,7 +80,9 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
     An answer that may yet be rejected is kept from the client until it is judged, so a stream begins then.
     `unsure` says what becomes of the last rejected answer where no later step can answer: `fail` tells the
     caller of the failure, `deliver` gives the answer all the same. What cannot be judged, such as an
-    embedding, is asked of the last step alone, whose answer is always taken.
+    embedding, is asked of the last step alone, whose answer is always taken. `on_stale` says what a cascade
+    does whose calibration is of another state of things, and promises nothing any more: `strong` asks the
+    last step alone, `warn` goes on, and says so.
     """
 
     keyword: ClassVar[str] = "cascade"
@@ -89,6 +91,13 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
     # A node's steps are what it does; these are its parts.
     stages: Annotated[tuple[Step, ...], Meta(min_length=1)] = msgspec.field(name="steps")
     unsure: Literal["fail", "deliver"] = "fail"
+    on_stale: Literal["strong", "warn"] = "strong"
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """Why the calibration of the first step holds no longer; nothing while it does, or without one."""
+        calibration = self.stages[0].accept.calibration
+        return calibration.stale if calibration is not None else ()
 
     def models(self) -> tuple[str, ...]:
         return once_each([model for stage in self.stages for model in stage.models()])
@@ -112,6 +121,16 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
         return "; else ".join([*steps, last.plan.words()])
 
     def choose(self, circumstances: Circumstances) -> Choice:
+        if not self.stale:
+            return self._chosen(circumstances)
+        said = f"the calibration is stale, as {', and '.join(self.stale)}"
+        if self.on_stale == "warn":
+            choice, said = self._chosen(circumstances), f"{said}; the route goes on with it"
+        else:
+            choice = self.stages[-1].plan.choose(circumstances)
+        return Choice(choice.node, choice.propensity, (said, *choice.reasons))
+
+    def _chosen(self, circumstances: Circumstances) -> Choice:
         choices = [stage.plan.choose(circumstances) for stage in self.stages]
         propensity = 1.0
         for choice in choices:
@@ -156,7 +175,7 @@ def _drafted(stage: Step, rejected: Kept | None) -> Doing[tuple[Result, tuple[Ke
     own = stage.plan.models()[0]
     others = (*map(Draft, stage.among), *[Draft(own, Amendment(varied=True))] * stage.samples)
     steps = _shown(stage, rejected)
-    if stage.accept.logprob is not None:
+    if stage.accept.reads_logprobs:
         steps = changed(steps, Amendment(logprobs=True))
     if not others:
         return (yield from kept(steps)), ()

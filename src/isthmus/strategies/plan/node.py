@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from isthmus.core.amendment import Amendment
+from isthmus.core.calibrator import Calibrator
 from isthmus.core.errors import IsthmusError
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Purpose
@@ -240,6 +241,24 @@ def _with(effect: Effect, amendment: Amendment) -> Effect:
             return effect
 
 
+class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
+    """What a calibration says of a step: accept answers of whom `calibrator` is sure by `threshold` or more.
+
+    `file` is its path, as the config says it, and `sha256` that of what stood there. `stale` says what has
+    changed since it was made, so that it promises nothing any more; it is empty while it holds.
+    """
+
+    file: str
+    sha256: str = ""
+    calibrator: Calibrator | None = None
+    threshold: float = math.inf
+    stale: tuple[str, ...] = ()
+
+    def __hash__(self) -> int:
+        # Weights by name do not hash; the file's hash stands for them.
+        return hash((self.file, self.sha256, self.stale))
+
+
 class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     """What is demanded of an answer; all of it must hold, and something must be said.
 
@@ -247,7 +266,8 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     `true` takes a refusal for an answer. `complete` `false` takes what was cut short. `logprob` is the least
     mean log-probability of the answer's tokens. `agreement` is the least share of the other answers that say
     the same. `self_check` is the least probability that its own model gives it when it is asked, in a call of
-    its own, whether it is right. Of several choices (`n`), the words of the first are judged.
+    its own, whether it is right. `calibration` is a file that `isthmus calibrate` made: the answer's
+    confidence by it reaches its threshold. Of several choices (`n`), the words of the first are judged.
     """
 
     schema: bool = False
@@ -256,6 +276,12 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     logprob: Annotated[float, Meta(le=0)] | None = None
     agreement: Annotated[float, Meta(gt=0, le=1)] | None = None
     self_check: Annotated[float, Meta(gt=0, le=1)] | None = None
+    calibration: Calibrated | None = None
+
+    @property
+    def reads_logprobs(self) -> bool:
+        """True where an answer is judged by the log-probabilities of its tokens."""
+        return self.logprob is not None or self.calibration is not None
 
     def words(self) -> str:
         """What is demanded, in words."""
@@ -266,6 +292,7 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
             f"of a mean log-probability of {self.logprob:g} or more" if self.logprob is not None else "",
             f"the same as {self.agreement:.0%} of the others" if self.agreement is not None else "",
             f"right by its own check with {self.self_check:.0%}" if self.self_check is not None else "",
+            f"as sure as {self.calibration.file} demands" if self.calibration is not None else "",
         ]
         return ", ".join(filter(None, demands)) or "there at all"
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import exp, isfinite
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 Target: TypeAlias = Literal["helps", "right"]
 
@@ -16,7 +17,7 @@ class Weighing(msgspec.Struct, frozen=True, kw_only=True):
     there."""
 
     centre: float
-    spread: float
+    spread: Annotated[float, Meta(gt=0)]
     weight: float
     missing: float = 0.0
 
@@ -38,6 +39,12 @@ class Calibrator(msgspec.Struct, frozen=True, kw_only=True):
         return _logistic(
             self.bias + sum(_added(weighing, signals.get(name)) for name, weighing in self.signals.items())
         )
+
+    def confidence(self, signals: Mapping[str, float]) -> float:
+        """How sure it is that the answer will do, in (0, 1): it is right, or a stronger model would not
+        help."""
+        likely = self.probability(signals)
+        return likely if self.target == "right" else 1 - likely
 
 
 _FAR = 4.0

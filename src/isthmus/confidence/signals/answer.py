@@ -1,0 +1,15 @@
+"""Every signal that an answer shows by itself, without another call: its tokens and its words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from isthmus.confidence.signals import Signals
+from isthmus.confidence.signals.logprobs import of_logprobs
+from isthmus.confidence.signals.wording import of_wording
+
+
+def of_answer(text: str, finish: str | None, logprobs: Sequence[float]) -> Signals:
+    """What a calibrator of a cascade's step goes by, when it is fitted and when it serves."""
+    # Rounding makes some engines' surest tokens a little too sure.
+    return of_logprobs([min(0.0, it) for it in logprobs]) | of_wording(text, finish)
