@@ -7,7 +7,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import pytest
@@ -686,3 +686,20 @@ def test_an_old_sqlite_takes_many_records_at_once(tmp_path: Path) -> None:
     count = file._connection.execute("SELECT count(*) FROM records").fetchone()
     file.close()
     assert count == (200,)
+
+
+async def test_a_cancellation_that_comes_with_the_answer_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends the gateway would wait for a chore that goes on."""
+    ledger = SqliteLedger(tmp_path / "ledger.db")
+    asked: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger._inbox, "put_urgently", asked.append)
+        rolling = asyncio.create_task(ledger.roll_up_before(0))
+        await asyncio.sleep(0)
+        asked[0].answer.set_result(0)
+        rolling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await rolling
+    await ledger.close()

@@ -94,7 +94,8 @@ class Watcher:
         """Watch until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self._interval_s)
+                async with asyncio.timeout(self._interval_s):
+                    await self._woken.wait()
             await self.check()
 
     def wake(self) -> None:

@@ -223,7 +223,9 @@ class SqliteLedger:
         elif not self._inbox.put(what, request):
             raise unavailable("too many records wait for the disk")
         try:
-            return await asyncio.wait_for(answer, self._patience_s)
+            # In Python 3.11 `wait_for` loses a cancellation that comes together with the answer.
+            async with asyncio.timeout(self._patience_s):
+                return await answer
         except TimeoutError:
             raise unavailable(self.health().reason or "the disk does not answer") from None
 
