@@ -68,6 +68,7 @@ def test_nothing_is_tried_after_an_answer_has_begun(
     )
     delivered = [isinstance(effect, Deliver) for effect in effects]
     assert not any(delivered[:-1]), "nothing follows an answer that was delivered"
+    assert not isinstance(effects[-1], Wait), "nobody waits after the last attempt"
     assert result.kept is None, "a draft that is nobody's answer is not the end"
     assert result.final or result.error is not None
 

@@ -1,193 +1,259 @@
-"""What is judged of an answer: its form, its words, its own check, and whether others say the same."""
+"""Signals, calibrators, reliability and the files of calibrations."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from math import exp, log
 
+import msgspec
+import numpy as np
 import pytest
 
-from isthmus.confidence.assess import assess
-from isthmus.confidence.form import misfit
-from isthmus.confidence.self_check import probability_of_yes
-from isthmus.core.answers import in_words, same_as
-from isthmus.core.call import Call, ResponseFormat
-from isthmus.core.pieces import (
-    Finish,
-    FinishReason,
-    Piece,
-    RefusalDelta,
-    TextDelta,
-    ToolArgumentsDelta,
-    ToolCallStart,
-)
-from isthmus.strategies.plan.comparison import preferred
-from isthmus.strategies.plan.node import Acceptance, Assess, Kept, Verdict
+from isthmus.confidence.artefact import Calibration, Tie, load, stale
+from isthmus.confidence.fitting import FEWEST, fit, probabilities
+from isthmus.confidence.reliability import calibration_error, discrimination, reliability, risk_coverage
+from isthmus.confidence.shift import shift, stability_index
+from isthmus.confidence.signals import of_probability
+from isthmus.confidence.signals.agreement import of_agreement, of_samples
+from isthmus.confidence.signals.checks import is_json, of_checks
+from isthmus.confidence.signals.logprobs import of_logprobs, of_margins
+from isthmus.confidence.signals.verbalised import of_verbalised
+from isthmus.confidence.signals.wording import of_wording
+from isthmus.core.answers import plain
+from isthmus.core.calibrator import Calibrator, Weighing
+from isthmus.core.errors import IsthmusError
 
-USUAL = Acceptance()
+NAN = float("nan")
 
 
-def _call(schema: Any = None) -> Call:
-    form = ResponseFormat(kind="json_schema", schema=schema) if schema is not None else None
-    return Call(dialect="openai", operation="chat", model="r", response_format=form)
+def test_a_probability_is_its_logarithms_and_what_is_none_is_left_out() -> None:
+    assert of_probability("p", 0.8) == pytest.approx({"p": log(0.8), "p_against": -log(0.2)})
+    assert all(np.isfinite(it) for edge in (0.0, 1.0) for it in of_probability("p", edge).values())
+    assert of_probability("p", NAN) == of_probability("p", 1.5) == of_probability("p", -0.1) == {}
 
 
-def _said(*texts: str, finish: FinishReason = "stop", logprobs: tuple[float, ...] = ()) -> tuple[Piece, ...]:
-    told = [[{"token": text, "logprob": it}] for text, it in zip(texts, logprobs, strict=False)]
-    told += [None] * (len(texts) - len(told))  # type: ignore[list-item]
-    pieces = [TextDelta(text=text, logprobs=it) for text, it in zip(texts, told, strict=True)]
-    return (*pieces, Finish(reason=finish))
+def test_log_probabilities_give_quantiles_and_of_one_token_its_probability() -> None:
+    found = of_logprobs([-3.0, -1.0, -2.0])
+    assert found["logprob_min"] == -3
+    assert found["logprob_p50"] == -2
+    assert found["logprob_mean"] == -2
+    assert found["logprob_first"] == -3
+    assert found["tokens"] == pytest.approx(log(4))
+    assert of_logprobs([log(0.9)]) == pytest.approx(of_probability("token", 0.9))
+    assert of_logprobs([-1.0, float("-inf")])["logprob_min"] == -50
 
 
-def _tool(name: str, arguments: str) -> tuple[Piece, ...]:
-    start = ToolCallStart(index=0, id="call_1", name=name)
-    return (start, ToolArgumentsDelta(index=0, text=arguments), Finish(reason="tool_calls"))
+@pytest.mark.parametrize("logprobs", [[], [NAN], [-1.0, NAN], [0.5]])
+def test_log_probabilities_that_are_none_give_nothing(logprobs: list[float]) -> None:
+    assert of_logprobs(logprobs) == {}
 
 
-def _verdict(answer: tuple[Piece, ...], by: Acceptance = USUAL, *beside: str) -> Verdict:
-    others = tuple(Kept("other", 2, _said(text)) for text in beside)
-    return assess(Assess(Kept("small", 1, answer), by, others), _call())
-
-
-@pytest.mark.parametrize(
-    ("answer", "why"),
-    [
-        (_said("42"), "accepted"),
-        (_tool("tide", "{}"), "accepted"),
-        (_said(" \n"), "it says nothing"),
-        ((Finish(reason="stop"),), "it says nothing"),
-        (_said("42", finish="length"), "it was cut short (length)"),
-        (_said("I\u2019m sorry, I can't."), "it refuses"),
-        (_said("Unfortunately, no."), "it refuses"),
-        ((RefusalDelta(text="No."), Finish(reason="stop")), "it refuses"),
-        (_said("The word is sorry"), "accepted"),
-    ],
-)
-def test_what_is_always_demanded(answer: tuple[Piece, ...], why: str) -> None:
-    assert _verdict(answer).why == why
-
-
-def test_what_is_not_demanded_is_not_missed() -> None:
-    anything = Acceptance(complete=False, refuses=True)
-    assert _verdict(_said("I'm sorry", finish="length"), anything).accepted
-    assert not _verdict(_said(""), anything).accepted
-    assert anything.demands_nothing()
-    assert not Acceptance().demands_nothing()
-
-
-def test_an_answer_is_as_sure_as_its_tokens_and_the_others() -> None:
-    answer = _said("4", "2", logprobs=(-0.1, -0.5))
-    assert _verdict(answer).confidence == pytest.approx(2.718281828**-0.3)
-    assert _verdict(answer, Acceptance(), "42", "41").confidence == 0.5
-    assert _verdict(answer, Acceptance(agreement=0.6), "42.", "41").why == "1 of 2 others say the same"
-    assert _verdict(answer, Acceptance(agreement=0.6)).why == "0 of 0 others say the same"
-    assert _verdict(answer, Acceptance(logprob=-0.3)).accepted
-    assert not _verdict(answer, Acceptance(logprob=-0.2)).accepted
-    assert _verdict(_said("42"), Acceptance(logprob=-9)).why == "its model tells no log-probabilities"
-    assert _verdict(_said("42"), Acceptance(self_check=0.5)).why == "it could not be checked"
+def test_margins() -> None:
+    assert of_margins([1.0, 3.0]) == {"margin_min": 1, "margin_mean": 2}
+    assert of_margins([]) == of_margins([NAN]) == {}
 
 
 @pytest.mark.parametrize(
-    ("said", "logprobs", "sure"),
-    [
-        (("Yes",), (-0.1,), 0.9048),
-        (("**", "yes", "**"), (-0.5, -0.1, -0.1), 0.9048),
-        (("No", "."), (-0.1,), 0.0952),
-        (("Ye", "s"), (-0.1, 0.0), 0.9048),
-        (("yes",), (), 1.0),
-        (("no",), (), 0.0),
-        (("Yesterday",), (-0.1,), None),
-        (("",), (), None),
-    ],
+    ("one", "other"),
+    [("Paris.", "paris"), ("$1,234.50", "1234.5"), (" (B) ", "b"), ("**42**", "42.0"), ("a  b", "A b")],
 )
-def test_what_a_model_thinks_of_its_answer(
-    said: tuple[str, ...], logprobs: tuple[float, ...], sure: float | None
-) -> None:
-    found = probability_of_yes(_said(*said, logprobs=logprobs))
-    assert found is None if sure is None else found == pytest.approx(sure, abs=1e-4)
+def test_answers_that_say_the_same_are_compared_alike(one: str, other: str) -> None:
+    assert plain(one) == plain(other)
 
 
-OBJECT = {
-    "type": "object",
-    "properties": {"a": {"type": "integer"}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
+def test_numbers_and_words_that_differ_stay_apart() -> None:
+    assert len({plain(it) for it in ("1", "-1", "1.5", "15", "A", "B")}) == 6
+
+
+def test_agreement_counts_the_others_who_say_the_same() -> None:
+    assert of_agreement("A", ["a.", "B"]) == {"agreement": 0.5}
+    assert of_agreement("A", []) == {}
+    assert of_agreement("", ["", ""]) == {"agreement": 0.0}
+
+
+def test_samples_that_agree_have_no_entropy() -> None:
+    assert of_samples("A", ["A", "a", "A."]) == {"consistency": 1.0, "sample_entropy": 0.0}
+    assert of_samples("A", ["A", "B"])["sample_entropy"] == pytest.approx(1.0)
+    assert of_samples("A", ["A"]) == {}
 
 
 @pytest.mark.parametrize(
-    ("text", "schema", "why"),
+    ("text", "stated"),
     [
-        ('{"a": 1}', OBJECT, None),
-        ('{"a": "secret"}', OBJECT, "its JSON does not fit the form (type)"),
-        ("{}", OBJECT, "its JSON does not fit the form (required)"),
-        ('{"a": 1, "secret": 2}', OBJECT, "its JSON does not fit the form (additionalProperties)"),
-        ("[1, 2]", None, None),
-        ("secret", OBJECT, "it is no JSON"),
-        ("[" * 100_000, OBJECT, "it is no JSON"),
-        ("1", {"type": 12}, "the form that was asked for cannot be checked"),
-        ("1", {"$ref": "http://127.0.0.1:9/elsewhere"}, "the form that was asked for cannot be checked"),
-        ("1", {"$ref": "#"}, "the form that was asked for cannot be checked"),
-        ('{"x1": 1}', {"patternProperties": {"^x": {}}, "additionalProperties": False}, None),
+        ("Paris. Confidence: 85%", 0.85),
+        ("I am 3 % sure. Confidence: 90 percent", 0.9),
+        ("confidence: 0.7", 0.7),
+        ("Confidence level: 8/10", 0.8),
+        ("Confidence: **60%**", 0.6),
+        ("Confidence: 20%. No. Confidence: 95%", 0.95),
     ],
 )
-def test_the_form_of_an_answer(text: str, schema: Any, why: str | None) -> None:
-    assert misfit(text, _call(schema)) == why
+def test_a_stated_confidence_is_read(text: str, stated: float) -> None:
+    assert exp(of_verbalised(text)["verbalised"]) == pytest.approx(stated)
 
 
-def test_a_form_that_asks_for_too_much_is_not_checked_to_its_end() -> None:
-    doubling = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(60)}
-    schema = {"$defs": {**doubling, "d60": {}}, "$ref": "#/$defs/d0"}
-    assert misfit("1", _call(schema)) == "the form that was asked for cannot be checked"
-    distinct = json.dumps([[n] for n in range(5_000)])
-    assert misfit(distinct, _call({"uniqueItems": True})) == "the form that was asked for cannot be checked"
+@pytest.mark.parametrize("text", ["", "Paris.", "Confidence: 850%", "confidence in people"])
+def test_no_confidence_is_made_up(text: str) -> None:
+    assert of_verbalised(text) == {}
 
 
-def test_no_expression_of_a_form_is_run() -> None:
-    """Each of these would take until the end of the world, in whatever edition it hides."""
-    edition = {"$schema": "http://json-schema.org/draft-07/schema#"}
-    endless = {**edition, "pattern": "^(a+)+$", "patternProperties": {"^(a+)+$": {}}}
-    schema = {"$defs": {"e": endless}, "allOf": [endless, {"$ref": "#/$defs/e"}], **edition}
-    assert misfit(json.dumps("a" * 60 + "b"), _call(schema)) is None
-    assert misfit(json.dumps({"a" * 60 + "b": 1}), _call(schema)) is None
+def test_words_show_refusals_hedges_and_cuts() -> None:
+    assert of_wording("I\u2019m sorry, I can't help with that.")["refusal"] == 1
+    assert of_wording("It is probably Paris, I think.")["hedges"] > of_wording("It is Paris.")["hedges"] == 0
+    assert of_wording("", "length") | {"length": 0} == {
+        "empty": 1,
+        "refusal": 0,
+        "hedges": 0,
+        "length": 0,
+        "cut": 1,
+    }
+
+
+def test_checks() -> None:
+    assert of_checks([True, False]) == {"checks": 0.5}
+    assert of_checks([]) == {}
+    assert is_json('```json\n{"a": 1}\n```')
+    assert not is_json("{")
+    assert not is_json("[" * 100_000)
+
+
+# Calibrators
+
+
+def _answers(many: int, rng: np.random.Generator) -> tuple[list[dict[str, float]], np.ndarray]:
+    """Answers whose chance of being right is a logistic function of one signal; another one is noise."""
+    sure = rng.normal(size=many)
+    truths = (rng.random(many) < 1 / (1 + np.exp(-(0.5 + 2 * sure)))).astype(float)
+    return [{"sure": float(it), "noise": float(rng.normal())} for it in sure], truths
+
+
+def test_a_calibrator_finds_the_signal_and_says_true_probabilities() -> None:
+    rng = np.random.default_rng(3)
+    calibrator = fit(*_answers(300, rng), "right")
+    rows, truths = _answers(20_000, rng)
+    said = probabilities(calibrator, rows)
+    assert calibration_error(said, truths) < 0.04
+    assert calibrator.signals["sure"].weight > 5 * abs(calibrator.signals["noise"].weight)
+
+
+def test_signals_that_are_missing_tell_what_their_absence_told_in_the_fit() -> None:
+    rng = np.random.default_rng(4)
+    rows, truths = _answers(400, rng)
+    gone = [at for at in range(400) if at % 4 == 0]
+    for at in gone:
+        rows[at].pop("sure")
+        truths[at] = 0.0
+    calibrator = fit(rows, truths, "right")
+    assert calibrator.probability({"noise": 0.0}) < 0.15 < calibrator.probability({"sure": 0.0, "noise": 0.0})
+    assert calibrator.probability({"sure": NAN}) == calibrator.probability({})
+
+
+def test_far_values_are_not_extrapolated_to_and_unknown_signals_change_nothing() -> None:
+    it = Calibrator(
+        target="right", bias=0, signals={"a": Weighing(centre=0, spread=1, weight=1)}, labels=FEWEST
+    )
+    assert it.probability({"a": 1e9}) == it.probability({"a": 4.0}) < 0.99
+    assert it.probability({"a": 1.0, "b": 7.0}) == it.probability({"a": 1.0})
+
+
+def test_truths_that_are_all_alike_give_a_probability_near_them() -> None:
+    rows = [{"a": float(at)} for at in range(FEWEST)]
+    assert fit(rows, np.ones(FEWEST), "right").probability({"a": 0.0}) > 0.85
+    assert fit([{}] * FEWEST, np.zeros(FEWEST), "helps").probability({}) < 0.15
+
+
+def test_too_few_labels_are_refused_and_truths_that_are_none_as_well() -> None:
+    with pytest.raises(IsthmusError) as refusal:
+        fit([{}] * (FEWEST - 1), np.ones(FEWEST - 1), "right")
+    assert refusal.value.code == "too_few_labels"
+    for truths in (np.full(FEWEST, 1.5), np.full(FEWEST, NAN), np.ones(FEWEST + 1)):
+        with pytest.raises(ValueError, match="one truth"):
+            fit([{}] * FEWEST, truths, "right")
+
+
+def test_reliability_and_risk_by_coverage() -> None:
+    (low, high) = reliability([0.05, 0.05, 1.0, 1.0], [0, 1, 1, 1])
+    assert (low.answers, low.true, high.said) == (2, 0.5, 1.0)
+    assert calibration_error([0.05, 0.05, 1.0, 1.0], [0, 1, 1, 1]) == pytest.approx(0.225)
+    curve = risk_coverage([0.9, 0.8, 0.1, 0.2], [0, 0, 1, 1], points=2)
+    assert [(it.coverage, it.risk) for it in curve] == [(0.5, 0.0), (1.0, 0.5)]
+    assert risk_coverage([], []) == []
+    assert calibration_error([], []) == 0
+    assert discrimination([0.9, 0.1, 0.5], [1, 0, 0]) == 1
+    assert discrimination([0.5, 0.5], [1, 0]) == 0.5
+    assert discrimination([0.1], [1]) is None
+
+
+# Shift
+
+
+def test_the_same_distribution_is_no_shift_and_another_one_is() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.beta(8, 2, 300)
+    assert not shift(before, rng.beta(8, 2, 1000)).shifted
+    seen = shift(before, rng.beta(5, 3, 1000))
+    assert seen.shifted
+    assert "confidences" in seen.why
+    assert seen.psi is not None
+    assert seen.psi > 0.25
+    assert stability_index(before, before) == 0
+
+
+def test_tasks_in_other_shares_or_unknown_ones_are_a_shift() -> None:
+    sure = np.linspace(0, 1, 200)
+    known = {"a": 100, "b": 100}
+    assert not shift(sure, sure, known, ["a", "b"] * 100).shifted
+    assert "other shares" in shift(sure, sure, known, ["a"] * 150 + ["b"] * 50).why
+    assert "10% are of tasks" in shift(sure, sure, known, ["a"] * 90 + ["b"] * 90 + ["c"] * 20).why
+    assert not shift(sure[:10], sure + 1, known, ["c"] * 10).shifted
+
+
+# Files
+
+
+def _calibration() -> Calibration:
+    return Calibration(
+        tie=Tie(route="r", models={"small": "1", "large": "2"}, template="t", config="c"),
+        made_at_us=1,
+        calibrator=Calibrator(
+            target="helps", bias=0.5, signals={"a": Weighing(centre=0, spread=1, weight=1)}, labels=300
+        ),
+        threshold=0.8,
+        risk="added",
+        max_risk=0.05,
+        delta=0.1,
+        promise="",
+        labels=300,
+        confidences=(0.1, 0.9),
+        tasks={"a": 300},
+    )
+
+
+def test_a_calibration_is_read_as_it_was_written() -> None:
+    assert load(_calibration().dump()) == _calibration()
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        (_said("The answer: 42."), _said("answer 42"), True),
-        (_said("42"), _said("41"), False),
-        (_said("**Paris**."), _said("paris"), True),
-        (_said('{"a": 1, "b": 2}'), _said('{"b":2,"a":1}'), True),
-        (_tool("tide", '{"at": 1}'), _tool("tide", '{"at":1}'), True),
-        (_tool("tide", '{"at": 1}'), _tool("tide", '{"at":2}'), False),
-        (_tool("tide", "{}"), _said(""), False),
-        (_said("ﬁve"), _said("five"), True),
-    ],
+    "content", [b"", b"{}", b"[1", b'{"isthmus": "classifier"}', b"\xff\xfe", b"[" * 9999]
 )
-def test_when_two_answers_say_the_same(one: tuple[Piece, ...], other: tuple[Piece, ...], same: bool) -> None:
-    assert same_as(one, other) == same == same_as(other, one)
+def test_what_is_no_calibration_is_refused(content: bytes) -> None:
+    with pytest.raises(IsthmusError) as refusal:
+        load(content)
+    assert refusal.value.code == "bad_calibration"
 
 
-def test_a_judge_reads_calls_of_tools_as_words() -> None:
-    assert in_words(_tool("tide", '{"at": 1}')) == '[calls the tool tide with {"at": 1}]'
+def test_another_version_is_refused_by_name() -> None:
+    with pytest.raises(IsthmusError, match="version 2"):
+        load(msgspec.structs.replace(_calibration(), version=2).dump())
 
 
-@pytest.mark.parametrize(
-    ("said", "better"),
-    [
-        ("A", "A"),
-        ("b.", "B"),
-        ("Answer B", "B"),
-        ("**A**", "A"),
-        ("A\n\nIt is shorter.", "A"),
-        ("B is better", "B"),
-        ("A good question", None),
-        ("Both", None),
-        ("A and B are alike", None),
-        ("", None),
-    ],
-)
-def test_what_a_judge_prefers(said: str, better: str | None) -> None:
-    assert preferred(Kept("judge", 1, _said(said))) == better
-    assert preferred(None) is None
+def test_a_calibration_says_what_has_changed_since() -> None:
+    it = _calibration()
+    assert stale(it, it.tie) == ()
+    now = Tie(route="q", models={"small": "1", "large": "3", "new": "4"}, template="u", config="d")
+    assert stale(it, now) == (
+        "it was made for the route r",
+        "large is another model than it was",
+        "new is another model than it was",
+        "the prompt's template has changed",
+        "the config has changed",
+    )
