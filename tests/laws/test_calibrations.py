@@ -14,7 +14,7 @@ from isthmus.confidence.signals.answer import of_answer
 from isthmus.confidence.thresholds import risk_of
 from isthmus.core.calibrator import Calibrator, Weighing
 from isthmus.core.call import Call
-from isthmus.core.pieces import Finish, Piece, TextDelta
+from isthmus.core.pieces import Finish, Piece, TextDelta, tokens_of
 from isthmus.evals.calibration import Labelled, Trial, calibrate
 from isthmus.strategies.plan import CallModel, Cascade
 from isthmus.strategies.plan.cascade import Step
@@ -44,10 +44,12 @@ calibrators = st.builds(
 def test_what_serves_is_as_sure_as_what_was_tested(
     calibrator: Calibrator, text: str, told: list[float], threshold: float
 ) -> None:
-    sure = calibrator.confidence(of_answer(text, "stop", told))
+    kept = _pieces(text, told)
+    # What a run keeps of an answer is read of its pieces by the same function.
+    sure = calibrator.confidence(of_answer(text, "stop", [it for _, it in tokens_of(kept)]))
     calibration = Calibrated(file="c.json", calibrator=calibrator, threshold=threshold)
     by = Acceptance(calibration=calibration, refuses=True, complete=False)
-    verdict = assess(Assess(Kept("a", 1, _pieces(text, told)), by), CALL)
+    verdict = assess(Assess(Kept("a", 1, kept), by), CALL)
     assert 0 <= sure <= 1
     if not told:
         assert (verdict.accepted, verdict.confidence) == (False, None)

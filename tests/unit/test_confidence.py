@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, log
+from math import log
 
 import msgspec
 import numpy as np
@@ -13,10 +13,7 @@ from isthmus.confidence.fitting import FEWEST, fit, probabilities
 from isthmus.confidence.reliability import calibration_error, discrimination, reliability, risk_coverage
 from isthmus.confidence.shift import shift, stability_index
 from isthmus.confidence.signals import of_probability
-from isthmus.confidence.signals.agreement import of_agreement, of_samples
-from isthmus.confidence.signals.checks import is_json, of_checks
-from isthmus.confidence.signals.logprobs import of_logprobs, of_margins
-from isthmus.confidence.signals.verbalised import of_verbalised
+from isthmus.confidence.signals.logprobs import of_logprobs
 from isthmus.confidence.signals.wording import of_wording
 from isthmus.core.answers import plain
 from isthmus.core.calibrator import Calibrator, Weighing
@@ -47,11 +44,6 @@ def test_log_probabilities_that_are_none_give_nothing(logprobs: list[float]) -> 
     assert of_logprobs(logprobs) == {}
 
 
-def test_margins() -> None:
-    assert of_margins([1.0, 3.0]) == {"margin_min": 1, "margin_mean": 2}
-    assert of_margins([]) == of_margins([NAN]) == {}
-
-
 @pytest.mark.parametrize(
     ("one", "other"),
     [("Paris.", "paris"), ("$1,234.50", "1234.5"), (" (B) ", "b"), ("**42**", "42.0"), ("a  b", "A b")],
@@ -64,38 +56,6 @@ def test_numbers_and_words_that_differ_stay_apart() -> None:
     assert len({plain(it) for it in ("1", "-1", "1.5", "15", "A", "B")}) == 6
 
 
-def test_agreement_counts_the_others_who_say_the_same() -> None:
-    assert of_agreement("A", ["a.", "B"]) == {"agreement": 0.5}
-    assert of_agreement("A", []) == {}
-    assert of_agreement("", ["", ""]) == {"agreement": 0.0}
-
-
-def test_samples_that_agree_have_no_entropy() -> None:
-    assert of_samples("A", ["A", "a", "A."]) == {"consistency": 1.0, "sample_entropy": 0.0}
-    assert of_samples("A", ["A", "B"])["sample_entropy"] == pytest.approx(1.0)
-    assert of_samples("A", ["A"]) == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "stated"),
-    [
-        ("Paris. Confidence: 85%", 0.85),
-        ("I am 3 % sure. Confidence: 90 percent", 0.9),
-        ("confidence: 0.7", 0.7),
-        ("Confidence level: 8/10", 0.8),
-        ("Confidence: **60%**", 0.6),
-        ("Confidence: 20%. No. Confidence: 95%", 0.95),
-    ],
-)
-def test_a_stated_confidence_is_read(text: str, stated: float) -> None:
-    assert exp(of_verbalised(text)["verbalised"]) == pytest.approx(stated)
-
-
-@pytest.mark.parametrize("text", ["", "Paris.", "Confidence: 850%", "confidence in people"])
-def test_no_confidence_is_made_up(text: str) -> None:
-    assert of_verbalised(text) == {}
-
-
 def test_words_show_refusals_hedges_and_cuts() -> None:
     assert of_wording("I\u2019m sorry, I can't help with that.")["refusal"] == 1
     assert of_wording("It is probably Paris, I think.")["hedges"] > of_wording("It is Paris.")["hedges"] == 0
@@ -106,14 +66,6 @@ def test_words_show_refusals_hedges_and_cuts() -> None:
         "length": 0,
         "cut": 1,
     }
-
-
-def test_checks() -> None:
-    assert of_checks([True, False]) == {"checks": 0.5}
-    assert of_checks([]) == {}
-    assert is_json('```json\n{"a": 1}\n```')
-    assert not is_json("{")
-    assert not is_json("[" * 100_000)
 
 
 # Calibrators

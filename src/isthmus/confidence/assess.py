@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from isthmus.confidence.form import misfit
 from isthmus.confidence.self_check import probability_of_yes
 from isthmus.confidence.signals.answer import of_answer
 from isthmus.core.answers import same_as, says_something
 from isthmus.core.call import Call
-from isthmus.core.pieces import Finish, Piece, RefusalDelta, TextDelta, ToolCallStart, text_of
+from isthmus.core.pieces import Finish, Piece, RefusalDelta, ToolCallStart, text_of, tokens_of
 from isthmus.strategies.plan.node import Assess, Verdict
 
 _CUT_SHORT = frozenset({"length", "content_filter", "context_length", "pause"})
@@ -38,22 +38,6 @@ def assess(effect: Assess, call: Call) -> Verdict:
     return Verdict(True, sureness, "accepted") if fault is None else Verdict(False, sureness, fault)
 
 
-def confidence_of(pieces: Iterable[Piece]) -> float | None:
-    """The geometric mean of the probabilities of the answer's tokens; None where they are not known."""
-    logprobs = list(logprobs_of(pieces))
-    return math.exp(sum(logprobs) / len(logprobs)) if logprobs else None
-
-
-def logprobs_of(pieces: Iterable[Piece]) -> Iterator[float]:
-    """The log-probability of each token of the first choice, where the model told them."""
-    for piece in pieces:
-        if isinstance(piece, TextDelta) and piece.choice == 0:
-            for token in piece.logprobs or ():
-                said = token.get("logprob") if isinstance(token, dict) else None
-                if isinstance(said, int | float) and not math.isnan(said):
-                    yield min(0.0, float(said))
-
-
 def refuses(pieces: Sequence[Piece]) -> bool:
     """True for an answer that says, in words or by its end, that it is none."""
     if any(
@@ -78,7 +62,7 @@ def _faults(effect: Assess, call: Call) -> Iterator[str]:
     if demanded.schema and (fault := misfit(text, call)) is not None:
         yield fault
     if demanded.logprob is not None:
-        logprobs = list(logprobs_of(pieces))
+        logprobs = _logprobs(pieces)
         if not logprobs:
             yield "its model tells no log-probabilities"
         elif (mean := sum(logprobs) / len(logprobs)) < demanded.logprob:
@@ -95,15 +79,21 @@ def _faults(effect: Assess, call: Call) -> Iterator[str]:
         yield "it could not be checked" if sure is None else f"its own check gives it {sure:.2f}"
 
 
+def _logprobs(pieces: Sequence[Piece]) -> list[float]:
+    return [logprob for _, logprob in tokens_of(pieces)]
+
+
 def _by_tokens(effect: Assess) -> float | None:
-    return confidence_of(effect.kept.pieces)
+    """The geometric mean of the probabilities of the answer's tokens; None where they are not known."""
+    logprobs = _logprobs(effect.kept.pieces)
+    return math.exp(sum(logprobs) / len(logprobs)) if logprobs else None
 
 
 def _calibrated(effect: Assess) -> float | None:
     """The confidence by the step's calibration; None without log-probabilities, which it was fitted with."""
     pieces, calibration = effect.kept.pieces, effect.by.calibration
     calibrator = calibration.calibrator if calibration is not None else None
-    logprobs = list(logprobs_of(pieces))
+    logprobs = _logprobs(pieces)
     if calibrator is None or not logprobs:
         return None
     finish = next((it.reason for it in pieces if isinstance(it, Finish)), None)

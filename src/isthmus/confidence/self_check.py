@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from isthmus.core.pieces import Piece, TextDelta, text_of
+from isthmus.core.pieces import Piece, text_of, tokens_of
 
 _SAID = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
@@ -24,16 +24,7 @@ def probability_of_yes(pieces: Iterable[Piece]) -> float | None:
     if said is None:
         return None
     word = said.group(1).casefold()
-    logprob = next((it for token, it in _tokens(pieces) if token and word.startswith(token)), 0.0)
+    letters = ((token.strip().casefold(), it) for token, it in tokens_of(pieces))
+    logprob = next((it for token, it in letters if token and word.startswith(token)), 0.0)
     sure = math.exp(logprob)
     return sure if word == "yes" else 1.0 - sure
-
-
-def _tokens(pieces: Iterable[Piece]) -> Iterable[tuple[str, float]]:
-    """Each token, as letters in lower case, with its log-probability."""
-    for piece in pieces:
-        if isinstance(piece, TextDelta) and piece.choice == 0:
-            for token in piece.logprobs or ():
-                said = token.get("logprob") if isinstance(token, dict) else None
-                if isinstance(said, int | float) and not math.isnan(said):
-                    yield str(token.get("token", "")).strip().casefold(), min(0.0, float(said))

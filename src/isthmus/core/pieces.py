@@ -7,7 +7,8 @@ streaming and non-streaming answers cannot diverge. `choice` numbers the alterna
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -156,3 +157,16 @@ def text_of(pieces: Iterable[Piece], choice: int = 0) -> str:
         for piece in pieces
         if isinstance(piece, TextDelta | RefusalDelta) and piece.choice == choice
     )
+
+
+def tokens_of(pieces: Iterable[Piece]) -> Iterator[tuple[str, float]]:
+    """Each token of the first choice's words with its log-probability, where the model told it.
+
+    Rounding makes some engines' surest tokens a little too sure: none is above 0.
+    """
+    for piece in pieces:
+        if isinstance(piece, TextDelta) and piece.choice == 0:
+            for token in piece.logprobs or ():
+                said = token.get("logprob") if isinstance(token, dict) else None
+                if isinstance(said, int | float) and not math.isnan(said):
+                    yield str(token.get("token", "")), min(0.0, float(said))

@@ -18,7 +18,7 @@ from isthmus.accounting.breaker import Breaker
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.evaluation import Answered, Embedded
 from isthmus.core.label import BOTTOM, Label
-from isthmus.core.pieces import Piece, RefusalDelta, TextDelta
+from isthmus.core.pieces import Piece, text_of, tokens_of
 from isthmus.core.record import Record
 from isthmus.dialects.openai import OpenAIChat
 from isthmus.dialects.openai.quirks import Quirks
@@ -252,7 +252,10 @@ def answered_of(model: str, body: bytes, record: Record, said: bytes) -> Answere
     call = _WIRE.decode_call(_WIRE.peek(body))
     whole = msgspec.json.decode(_WIRE.encode_answer(pieces, call, record.id, record.at_us // 1_000_000))
     return msgspec.structs.replace(
-        answered, text=_text(pieces), message=whole["choices"][0]["message"], logprobs=_logprobs(pieces)
+        answered,
+        text=text_of(pieces),
+        message=whole["choices"][0]["message"],
+        logprobs=tuple(logprob for _, logprob in tokens_of(pieces)) or None,
     )
 
 
@@ -264,23 +267,6 @@ def _is_away(code: str | None) -> bool:
 def _pieces(said: bytes) -> list[Piece]:
     decoder = _WIRE.stream_decoder()
     return [*decoder.feed(said), *decoder.close()]
-
-
-def _text(pieces: Sequence[Piece]) -> str:
-    """What the first choice says in words, a refusal included."""
-    said = (piece for piece in pieces if isinstance(piece, TextDelta | RefusalDelta))
-    return "".join(piece.text for piece in said if piece.choice == 0)
-
-
-def _logprobs(pieces: Sequence[Piece]) -> tuple[float, ...] | None:
-    told = [
-        token["logprob"]
-        for piece in pieces
-        if isinstance(piece, TextDelta) and piece.choice == 0
-        for token in piece.logprobs or ()
-        if isinstance(token, dict) and isinstance(token.get("logprob"), int | float)
-    ]
-    return tuple(told) or None
 
 
 def _error_text(said: bytes) -> str:

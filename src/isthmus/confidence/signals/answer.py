@@ -11,5 +11,4 @@ from isthmus.confidence.signals.wording import of_wording
 
 def of_answer(text: str, finish: str | None, logprobs: Sequence[float]) -> Signals:
     """What a calibrator of a cascade's step goes by, when it is fitted and when it serves."""
-    # Rounding makes some engines' surest tokens a little too sure.
-    return of_logprobs([min(0.0, it) for it in logprobs]) | of_wording(text, finish)
+    return of_logprobs(logprobs) | of_wording(text, finish)

@@ -32,13 +32,6 @@ def of_logprobs(logprobs: Sequence[float]) -> Signals:
     }
 
 
-def of_margins(margins: Sequence[float]) -> Signals:
-    """By how much the chosen token led the next one, in log-probability: the least and the mean."""
-    if not margins or not all(map(isfinite, margins)):
-        return {}
-    return {"margin_min": min(margins), "margin_mean": sum(margins) / len(margins)}
-
-
 def _quantile(ordered: Sequence[float], share: float) -> float:
     place = share * (len(ordered) - 1)
     below = int(place)
