@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 
 from isthmus.confidence.form import misfit
 from isthmus.confidence.self_check import probability_of_yes
 from isthmus.confidence.signals.answer import of_answer
+from isthmus.confidence.signals.wording import begins_with_refusal
 from isthmus.core.answers import same_as, says_something
 from isthmus.core.call import Call
 from isthmus.core.pieces import Finish, Piece, RefusalDelta, ToolCallStart, text_of, tokens_of
 from isthmus.strategies.plan.node import Assess, Verdict
 
 _CUT_SHORT = frozenset({"length", "content_filter", "context_length", "pause"})
-_REFUSES = re.compile(
-    r"\W*(?:i['\u2019]?m (?:very |really |so )?sorry|i am sorry|sorry|unfortunately|i apologi[sz]e|"
-    r"i can(?:no|['\u2019])t|i['\u2019]?m (?:unable|not able)|i am (?:unable|not able)|"
-    r"i (?:do not|don['\u2019]t) have (?:access|the ability)|as an ai)\b",
-    re.IGNORECASE,
-)
-"""How the answers begin that are none; English alone. An apology at the head of a good answer is taken for
-one, and costs a call of the next model."""
 
 
 def assess(effect: Assess, call: Call) -> Verdict:
@@ -45,7 +37,7 @@ def refuses(pieces: Sequence[Piece]) -> bool:
     ):
         return True
     calls = any(isinstance(it, ToolCallStart) for it in pieces)
-    return not calls and _REFUSES.match(text_of(pieces)) is not None
+    return not calls and begins_with_refusal(text_of(pieces))
 
 
 def _faults(effect: Assess, call: Call) -> Iterator[str]:

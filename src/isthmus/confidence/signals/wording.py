@@ -13,6 +13,14 @@ _HEDGE = re.compile(
     r"|approximately|presumably|hard to say|it depends)\b",
     re.IGNORECASE,
 )
+_REFUSAL_FIRST = re.compile(
+    r"\W*(?:i['\u2019]?m (?:very |really |so )?sorry|i am sorry|sorry|unfortunately|i apologi[sz]e|"
+    r"i can(?:no|['\u2019])t|i['\u2019]?m (?:unable|not able)|i am (?:unable|not able)|"
+    r"i (?:do not|don['\u2019]t) have (?:access|the ability)|as an ai)\b",
+    re.IGNORECASE,
+)
+"""How the answers begin that are none; English alone. An apology at the head of a good answer is taken for
+one, and costs a call of the next model."""
 _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable)|i can(?:not|'t) (?:help|assist|answer|provide|do|determine|access)"
     r"|as an ai|i don'?t (?:know|have (?:access|enough))|cannot be determined|not enough information"
@@ -35,3 +43,8 @@ def of_wording(text: str, finish: str | None = None) -> Signals:
         "length": length,
         "cut": float(finish == "length"),
     }
+
+
+def begins_with_refusal(text: str) -> bool:
+    """True where an answer begins as those do that are none; what `of_wording` counts may stand anywhere."""
+    return _REFUSAL_FIRST.match(text) is not None
