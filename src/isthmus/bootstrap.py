@@ -33,6 +33,7 @@ from isthmus.dialects.issuers import BOUND_WIRES
 from isthmus.evals.drift import standing
 from isthmus.evals.drift.standing import Drift
 from isthmus.evals.drift.watchman import Watchman
+from isthmus.evals.replay.boundary import Portfolio
 from isthmus.evals.replay.replayed import Ledger as PastLedger
 from isthmus.evals.replay.replayed import Replayer
 from isthmus.gateway.app import Gateway
@@ -481,7 +482,7 @@ def replayer_of(policy: Config, config: Config, config_path: Path | None, where:
         decisions=SqliteHistory(path).decisions(where),
         configs={hash: it for hash, it in kept.items() if it is not None},
         keys={key.id: key for key in SqliteKeys(path).list()},
-        models=config.models,
+        today=Portfolio(config.models, config.providers),
     )
     return Replayer(policy, router_of(policy), prices_of(policy), ledger)
 

@@ -149,8 +149,8 @@ async def test_what_would_newly_cross_the_boundary_is_counted_first(desk: Desk) 
     out = [it for it in found["crossings"] if it["direction"] == "out"]
     # Two with an address in them, two with a key whose floor is confidential.
     assert {(it["route"], it["level"], tuple(it["categories"]), it["was"], it["goes"]) for it in out} == {
-        ("cheap", "confidential", ("pii.email",), "nowhere", "closed in us"),
-        ("cheap", "confidential", (), "nowhere", "closed in us"),
+        ("cheap", "confidential", ("pii.email",), "nowhere", "closed in us at 127.0.0.1"),
+        ("cheap", "confidential", (), "nowhere", "closed in us at 127.0.0.1"),
     }
     assert sum(it["requests"] for it in out) == 4
     assert {(it["change"], it["reason"]) for it in found["changes"]} == {
@@ -169,8 +169,8 @@ async def test_a_route_that_goes_elsewhere_is_priced_and_its_boundary_told(desk:
     found = await desk.data(outward)
     # Only the one that fell back would have gone out; the others may, except where an address forbids it.
     assert [(it["direction"], it["was"], it["goes"], it["requests"]) for it in found["crossings"]] == [
-        ("out", "local in on-prem, open in eu", "closed in us", 1),
-        ("perhaps out", "local in on-prem", "closed in us", 2),
+        ("out", "local in on-prem, open in eu at 127.0.0.1", "closed in us at 127.0.0.1", 1),
+        ("perhaps out", "local in on-prem", "closed in us at 127.0.0.1", 2),
     ]
 
 
@@ -211,9 +211,9 @@ async def test_where_a_config_was_not_kept_that_of_today_stands_for_it(desk: Des
     found = await desk.data(lambda it: it["models"]["inside"].update(provider="out"))
     # The model that is tried under the old name is not taken for the one that answered then.
     assert {(it["was"], it["goes"]) for it in found["crossings"]} == {
-        ("local in on-prem", "open in eu"),
-        ("local in on-prem", "closed in us"),
-        ("local in on-prem, open in eu", "closed in us"),
+        ("local in on-prem", "open in eu at 127.0.0.1"),
+        ("local in on-prem", "closed in us at 127.0.0.1"),
+        ("local in on-prem, open in eu at 127.0.0.1", "closed in us at 127.0.0.1"),
     }
 
 
@@ -267,7 +267,9 @@ async def test_a_route_that_is_new_may_let_out_what_nobody_looked_at(desk: Desk)
     found = await desk.data(new)
     assert found["undecided"] == {"route_not_allowed": 2}
     assert [(it["why"], it["requests"]) for it in found["unknown"]] == [("nobody looked for anything", 2)]
-    assert [(it["direction"], it["goes"]) for it in found["crossings"]] == [("perhaps out", "closed in us")]
+    assert [(it["direction"], it["goes"]) for it in found["crossings"]] == [
+        ("perhaps out", "closed in us at 127.0.0.1")
+    ]
 
 
 async def test_stored_runs_tell_how_good_the_models_are(desk: Desk) -> None:

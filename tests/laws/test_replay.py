@@ -18,7 +18,7 @@ from isthmus.core.label import BOTTOM, LEVELS, Label
 from isthmus.core.portfolio import Model, Provider
 from isthmus.core.record import Grounds
 from isthmus.core.usage import Usage
-from isthmus.evals.replay.boundary import Place, crossed
+from isthmus.evals.replay.boundary import Place, Portfolio, crossed
 from isthmus.evals.replay.changes import walk
 from isthmus.evals.replay.fates import Question, chances
 from isthmus.evals.replay.replayed import Ledger, Replayer
@@ -194,7 +194,7 @@ def test_what_is_said_to_stay_inside_does(one: Config, two: Config, asked: Asked
     found = replayed(two, history, ledger)
     if found.crossing("out", "perhaps out") or found.same == pytest.approx(1):
         return
-    had = [Place(one.models[it].kind, one.models[it].zone) for it in [history[0].model] if it]
+    had = [Portfolio(one.models, one.providers).place(it) for it in [history[0].model] if it]
     said = [two.perimeter.said(name) for name in asked.grounds.said]
     floors = (two.routes[asked.route].floor, asked.grounds.floor, *said)
     label = two.perimeter.label_of(asked.kinds, asked.grounds.blind, floors)
@@ -203,7 +203,7 @@ def test_what_is_said_to_stay_inside_does(one: Config, two: Config, asked: Asked
         circumstances = Circumstances(draw=step / 20, key=asked.key, user=asked.user)
         plan = router.decide(asked.route, "chat", label, circumstances, None, asked.thrifty).plan
         asks = walk(plan, ())[0] if plan is not None else ()
-        assert crossed([Place(two.models[it].kind, two.models[it].zone) for it in asks], had) == []
+        assert crossed([Portfolio(two.models, two.providers).place(it) for it in asks], had) == []
 
 
 @few
@@ -252,7 +252,8 @@ def test_what_pseudonyms_stand_for_no_more_crosses_in_clear() -> None:
     assert (crossings(email, name), crossings(email)) == (0, 1)
 
 
-places = st.builds(Place, st.sampled_from(["local", "open", "closed"]), st.sampled_from(ZONES), st.booleans())
+kinds, hosts = st.sampled_from(["local", "open", "closed"]), st.sampled_from(["one.test", "two.test"])
+places = st.builds(Place, kinds, st.sampled_from(ZONES), hosts, st.booleans())
 
 
 @given(st.lists(places), st.lists(places), st.lists(places))

@@ -20,10 +20,9 @@ from isthmus.core.call import Operation
 from isthmus.core.decision import Decision
 from isthmus.core.errors import IsthmusError
 from isthmus.core.label import Label
-from isthmus.core.portfolio import Model
 from isthmus.core.record import Grounds
 from isthmus.core.usage import Usage
-from isthmus.evals.replay.boundary import crossed
+from isthmus.evals.replay.boundary import Portfolio, crossed
 from isthmus.evals.replay.changes import Outcome, Overlap, Then, as_data, compare, overlap, places, possible
 from isthmus.evals.replay.fates import Chance, Question, chances
 from isthmus.evals.replay.labels import Relabelled, Seen, relabel
@@ -46,13 +45,13 @@ _to_decision = msgspec.json.Decoder(Decision).decode
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """What records refer to: `decisions` by their hash, `configs` by theirs, `keys` by their id.
 
-    `models` are those of the config in force today: they stand for those of a config that was not kept.
+    `today` is the portfolio of the config in force today: it stands for that of a config that was not kept.
     """
 
     decisions: Mapping[bytes, bytes]
     configs: Mapping[str, Archived]
     keys: Mapping[str, Key]
-    models: Mapping[str, Model] = {}
+    today: Portfolio = Portfolio({}, {})
 
 
 class Judgement(msgspec.Struct, kw_only=True):
@@ -95,7 +94,7 @@ class _Case(NamedTuple):
     route: Route | None
     code: str | None
     label: Relabelled | None
-    models_then: Mapping[str, Model]
+    portfolio_then: Portfolio
     by_key: bool
     by_user: bool
     looked: bool
@@ -107,6 +106,7 @@ class Replayer:
 
     def __init__(self, config: Config, router: Router, prices: Mapping[str, Price], ledger: Ledger) -> None:
         self._config = config
+        self._portfolio = Portfolio(config.models, config.providers)
         self._router = router
         self._prices = prices
         self._ledger = ledger
@@ -186,13 +186,13 @@ class Replayer:
             undecided = past.code or "undecided"
             unknown = unknown or "it was refused before anybody looked at it"
             decided = _nothing(past)
-        then = Then(decided, past.model, past.tried, case.models_then)
-        models = self._config.models
+        then = Then(decided, past.model, past.tried, case.portfolio_then)
+        portfolio = self._portfolio
         odds_then = self._odds_then.get(_group(decided), {})
         if unknown is not None:
-            outcomes: tuple[Outcome, ...] = (possible(then, now, models),)
+            outcomes: tuple[Outcome, ...] = (possible(then, now, portfolio),)
         else:
-            outcomes = compare(then, now, models, odds_then)
+            outcomes = compare(then, now, portfolio, odds_then)
         # A split that sticks is drawn for everybody once: its odds are those over all.
         anybody = self._ask(case, label.least, label.hidden, decided.thrifty, past, None, None)
         return Judgement(
@@ -222,7 +222,7 @@ class Replayer:
             outcomes: tuple[Outcome, ...] = ()
             if case.decided is not None and case.decided.plan is not None:
                 asked = {it.model for it in past.tried} or ({past.model} if past.model else set())
-                had = tuple(places(asked, case.models_then, case.decided.pseudonymised))
+                had = tuple(places(asked, case.portfolio_then, case.decided.pseudonymised))
                 reason = f"the gateway would answer {case.code}"
                 back = tuple(crossed(had, ()))
                 outcomes = (Outcome(1.0, "newly refused", reason, None, had=had, brings_in=back),)
@@ -253,8 +253,8 @@ class Replayer:
         decided = self._decided(past.decision)
         grounds = None if past.grounds is None else _to_grounds(past.grounds)
         kept = self._ledger.configs.get(past.config_hash)
-        models_then = kept.models if kept is not None else self._ledger.models
-        nothing = _Case(decided, None, past.code, None, models_then, False, False, False, False)
+        then = Portfolio(kept.models, kept.providers) if kept is not None else self._ledger.today
+        nothing = _Case(decided, None, past.code, None, then, False, False, False, False)
         if decided is None and (past.code not in _DECIDED_LATER or grounds is None):
             return nothing
         key = self._ledger.keys.get(past.key_id) if past.key_id is not None else None
@@ -280,7 +280,7 @@ class Replayer:
         hid = kept.perimeter.hides if kept is not None else hides
         unveiled = any(hid(kind) and not hides(kind) for kind in kinds or ())
         looked = past.again is not None
-        return _Case(decided, route, None, label, models_then, by_key, by_user, looked, unveiled)
+        return _Case(decided, route, None, label, then, by_key, by_user, looked, unveiled)
 
     def _ask(
         self,
