@@ -478,8 +478,10 @@ def replayer_of(policy: Config, config: Config, config_path: Path | None, where:
     """
     path = ledger_path(config, config_path)
     kept = {hash: unarchive(body) for hash, body in SqliteConfigs(path).all().items()}
+    history = SqliteHistory(path)
     ledger = PastLedger(
-        decisions=SqliteHistory(path).decisions(where),
+        decisions=history.decisions(where),
+        newer=history.decision,
         configs={hash: it for hash, it in kept.items() if it is not None},
         keys={key.id: key for key in SqliteKeys(path).list()},
         today=Portfolio(config.models, config.providers),

@@ -10,16 +10,21 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner, Result
 
+from isthmus.bootstrap import replayer_of
 from isthmus.cli import main
+from isthmus.config.load import read
 from isthmus.core.evaluation import Answered, Sample, Score
 from isthmus.core.feedback import Feedback
 from isthmus.core.label import Label
 from isthmus.store.feedback import SqliteFeedback
+from isthmus.store.history import SqliteHistory
 from isthmus.store.keys import SqliteKeys
+from isthmus.store.records import Where
 from isthmus.store.runs import Candidate, Kept, Place, Run, SqliteRuns
 from isthmus.testing import Fault, Refusal, Script, Simulator
 
@@ -61,7 +66,8 @@ def config_text(inside: str, outside: str, **sections: Any) -> str:
 class Desk:
     """A gateway that has served, and a command line beside its ledger."""
 
-    def __init__(self, folder: Path, served: Served, inside: Simulator, outside: Simulator) -> None:
+    def __init__(self, folder: Path, served: Served, inside: Simulator, outside: Simulator, key: str) -> None:
+        self.key = key
         self.folder = folder
         self.served = served
         self.inside = inside
@@ -118,7 +124,7 @@ async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
             await ask("kept", "All about Project Canary")
         inside.script = Script(fault=Fault(refuse=Refusal(status=500)))
         await ask("safe", "This one falls back")
-        yield Desk(tmp_path, served, inside, outside)
+        yield Desk(tmp_path, served, inside, outside, plain.secret)
 
 
 REQUESTS = 24 + 2 * 9 + 1
@@ -132,6 +138,23 @@ async def test_the_same_config_replays_to_the_same_decisions(desk: Desk) -> None
     assert found["undecided"] == {"route_not_allowed": 2, "unknown_route": 2}
     assert found["cost"]["then_nanousd"] == found["cost"]["now_nanousd"] > 0
     assert (await desk.replay(lambda _: None, "--fail-on-crossing")).exit_code == 0
+
+
+async def test_decisions_made_while_it_reads_are_found(desk: Desk) -> None:
+    await desk.served.house.ledger.flush()
+    (desk.folder / "new.yaml").write_text(desk.text())
+    policy = read(desk.folder / "new.yaml")[0]
+    assert policy is not None
+    path = desk.served.house.ledger_path
+    with_path = msgspec.structs.replace(policy, ledger=msgspec.structs.replace(policy.ledger, path=str(path)))
+    replayer = replayer_of(policy, with_path, None, Where())
+    # Nobody had asked by this label before.
+    headers = {"x-isthmus-label": "restricted", "authorization": f"Bearer {desk.key}"}
+    await desk.served.ask("safe", headers=headers, messages=[{"role": "user", "content": "Hello"}])
+    await desk.served.house.ledger.flush()
+    *_, last = [past for some in SqliteHistory(path).requests() for past in some]
+    judgement = replayer.take(last)
+    assert (judgement.undecided, judgement.stays) == (None, 1.0)
 
 
 async def test_the_same_rules_under_another_hash_change_nothing_either(desk: Desk) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import Select, and_, exists, func, or_, select, tuple_
 
 from isthmus.core.label import Label
-from isthmus.store import schema
+from isthmus.store import rows, schema
 from isthmus.store.records import EVERYTHING, Cursor, Where, of_callers
 from isthmus.store.schema import attempts, bodies, decisions, records
 
@@ -121,6 +121,10 @@ class History(Protocol):
         """The JSON of each decision of those requests, by its hash."""
         ...
 
+    def decision(self, digest: bytes, at_us: int) -> bytes | None:
+        """The JSON of the decision of this hash that a record of that time refers to, None without one."""
+        ...
+
     def bodies(self, some: Sequence[Past]) -> dict[str, bytes]:
         """The bodies of those of these requests whose texts were kept, by their ids."""
         ...
@@ -167,6 +171,12 @@ class SqliteHistory:
                     row[0]: row[1] for row in connection.execute(query.where(decisions.c.hash.in_(some)))
                 }
         return found
+
+    def decision(self, digest: bytes, at_us: int) -> bytes | None:
+        """See `History.decision`."""
+        same = and_(decisions.c.day == at_us // rows.DAY_US, decisions.c.hash == digest)
+        with self._database.reading() as connection:
+            return connection.scalar(select(decisions.c.body).where(same))
 
     def bodies(self, some: Sequence[Past]) -> dict[str, bytes]:
         """See `History.bodies`."""

@@ -7,7 +7,7 @@ longer than it takes to read them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -45,6 +45,7 @@ _to_decision = msgspec.json.Decoder(Decision).decode
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """What records refer to: `decisions` by their hash, `configs` by theirs, `keys` by their id.
 
+    `newer` finds a decision that was made after the others were read, while a gateway goes on writing.
     `today` is the portfolio of the config in force today: it stands for that of a config that was not kept.
     """
 
@@ -52,6 +53,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     configs: Mapping[str, Archived]
     keys: Mapping[str, Key]
     today: Portfolio = Portfolio({}, {})
+    newer: Callable[[bytes, int], bytes | None] = lambda *_: None
 
 
 class Judgement(msgspec.Struct, kw_only=True):
@@ -250,7 +252,7 @@ class Replayer:
         return case
 
     def _new_case(self, past: Past, kinds: frozenset[str] | None) -> _Case:
-        decided = self._decided(past.decision)
+        decided = self._decided(past)
         grounds = None if past.grounds is None else _to_grounds(past.grounds)
         kept = self._ledger.configs.get(past.config_hash)
         then = Portfolio(kept.models, kept.providers) if kept is not None else self._ledger.today
@@ -322,12 +324,13 @@ class Replayer:
                 judgement.then_nanousd += outcome.odds * then
                 judgement.now_nanousd += outcome.odds * now
 
-    def _decided(self, digest: bytes | None) -> Decision | None:
+    def _decided(self, past: Past) -> Decision | None:
+        digest = past.decision
         if digest is None:
             return None
         decided = self._decisions.get(digest)
         if decided is None:
-            body = self._ledger.decisions.get(digest)
+            body = self._ledger.decisions.get(digest) or self._ledger.newer(digest, past.at_us)
             if body is None:
                 return None
             decided = self._decisions[digest] = _to_decision(body)
