@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.pieces import Finish, TextDelta
-from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Hedge, Node, Shadow, Split
+from isthmus.strategies.plan import (
+    Burst,
+    CallModel,
+    Cascade,
+    Ensemble,
+    Fallback,
+    Grade,
+    Hedge,
+    Node,
+    Shadow,
+    Split,
+)
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import (
     Acceptance,
@@ -74,6 +85,7 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
             on_stale=st.sampled_from(["strong", "warn"]),
         ),
         st.builds(Shadow, candidate=names, of=inner, share=st.floats(0.1, 1), judge=st.none() | names),
+        st.builds(Grade, judge=names, of=inner, share=st.floats(0.1, 1)),
         st.builds(
             Ensemble,
             members=st.lists(names, min_size=1, max_size=3).map(tuple),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Node, Shadow, Split
+from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Grade, Node, Shadow, Split
 from isthmus.strategies.plan.call import LONGEST_PAUSE_S
 from isthmus.strategies.plan.node import Attempt, Circumstances, Deliver, Race, Result, Wait
 from isthmus.strategies.plan.split import Arm
@@ -49,7 +49,7 @@ def _answers(plan: Node) -> set[str]:
             return {name for stage in plan.stages for name in _answers(stage.plan)}
         case Fallback():
             return {name for inner in plan.plans for name in _answers(inner)}
-        case Shadow():
+        case Shadow() | Grade():
             return _answers(plan.of)
         case Split():
             return {name for arm in plan.arms for name in _answers(arm.plan)}

@@ -49,7 +49,7 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Quantity: TypeAlias = Literal[
-    "quality", "label", "task", "refusals", "failures", "length", "latency", "escalation"
+    "quality", "grades", "label", "task", "refusals", "failures", "length", "latency", "escalation"
 ]
 """What may be watched of a route's traffic."""
 
@@ -60,9 +60,10 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     `route` is its name. `since` is the first day (UTC) of the time that was good, its baseline. `days` is how
     many days that lasts. `per` is what is looked at once it is over: an `hour`, a `day` or a `week`; what
     changes within it and comes back is no drift. `quantities` are what is watched, by default all that can
-    be: `quality` (the scores of feedback), `label`, `task`, `refusals`, `failures`, `length`, `latency` and
-    `escalation`. `alpha` is the chance that there is ever a false alarm, over all quantities and all time.
-    `webhook` is where the URL is found to which an alarm is posted, `env:NAME` or `file:PATH`.
+    be: `quality` (the scores that people give), `grades` (those that judges give), `label`, `task`,
+    `refusals`, `failures`, `length`, `latency` and `escalation`. `alpha` is the chance that there is ever a
+    false alarm, over all quantities and all time. `webhook` is where the URL is found to which an alarm is
+    posted, `env:NAME` or `file:PATH`.
     """
 
     route: str

@@ -14,7 +14,7 @@ from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
 from isthmus.config.tree import Mapping, Mark, Path, Scalar, Tree
 from isthmus.config.tree import Sequence as Listed
-from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Node, Shadow
+from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Grade, Node, Shadow
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import Acceptance
 
@@ -39,9 +39,10 @@ def _dangling(plan: DecodedPlan, models: set[str]) -> Iterator[_Fault]:
 
 def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fault]:
     for inner in _parts(plan.node):
-        if isinstance(inner, Shadow) and (origin := origins.get(id(inner))) is not None:
-            message = f"Inside of `{plan.node.keyword}` no shadow is cast: only of a whole answer."
-            hint = "Write `shadow` around it, with this strategy under `of`."
+        aside = isinstance(inner, Shadow | Grade) and not isinstance(plan.node, Shadow | Grade)
+        if aside and (origin := origins.get(id(inner))) is not None:
+            message = f"Inside of `{plan.node.keyword}` there is no {inner.keyword}: only of a whole answer."
+            hint = f"Write `{inner.keyword}` around it, with this strategy under `of`."
             yield Code.UNREACHABLE, message, hint, origin.tree.start, origin.path
     match plan.node:
         case Fallback(plans=plans):
@@ -65,7 +66,7 @@ def _parts(node: Node) -> tuple[Node, ...]:
             return tuple(stage.plan for stage in stages)
         case Ensemble(otherwise=Node() as otherwise):
             return (otherwise,)
-        case Shadow(of=of):
+        case Shadow(of=of) | Grade(of=of):
             return (of,)
     return ()
 

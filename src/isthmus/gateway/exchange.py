@@ -30,7 +30,6 @@ from isthmus.gateway.treasury import Purse
 from isthmus.perimeter.policy import by_kind
 from isthmus.providers.attempts import Attempts, Question
 from isthmus.routing.route import Route
-from isthmus.strategies.plan import Shadow
 from isthmus.strategies.plan.node import Attempt, Circumstances, Draft
 from isthmus.strategies.run import run
 
@@ -161,7 +160,7 @@ class Exchange:
         else:
             attempts = story.attempts = Attempts(question, snapshot.upstreams, purse=purse)
         listen = self._listen
-        if type(decision.plan) is Shadow and decision.plan.judge is not None:
+        if decision.plan.hears:
             self._heard, listen = Overheard(), self._overhear
         await run(decision.plan, attempts, self._permits, self._pause, listen)
 
@@ -221,9 +220,9 @@ class Exchange:
             record = self._record(outcome, 200, error)
         await answer.end(last, record)
         decision = self._story.decision
-        if error is None and decision is not None and type(decision.plan) is Shadow:
-            mirrors, plan = self._gateway.mirrors, decision.plan
-            mirrors.cast(self._story, self._snapshot, plan, self._heard, self._permits)
+        if error is None and decision is not None and decision.plan.casts:
+            mirrors = self._gateway.mirrors
+            mirrors.cast(self._story, self._snapshot, decision.plan, self._heard, self._permits)
 
     async def _refuse(self, error: IsthmusError) -> None:
         """Answer with an error in the caller's dialect; or, once an answer has begun, end it as broken."""

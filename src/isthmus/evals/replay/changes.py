@@ -13,7 +13,6 @@ from isthmus.evals.replay.boundary import Place, Portfolio, crossed
 from isthmus.evals.replay.fates import Chance
 from isthmus.store.history import Tried
 from isthmus.strategies.plan.node import Attempt, Begin, Draft, Node, Race, Result, Wait
-from isthmus.strategies.plan.shadow import Mirrored, Shadow
 
 Change: TypeAlias = Literal["same", "adjusted", "moved", "newly refused", "newly allowed", "still refused"]
 """What becomes of a request: `adjusted` asks the same models in the same order in another way (retries,
@@ -217,10 +216,7 @@ def walk(plan: Node, tried: Sequence[Tried]) -> Walked:
     how soon they begin is not recorded: what a plan does by it cannot be told.
     """
     failed = {attempt.model: attempt.fault for attempt in tried}
-    # Who answers is copied to whoever stands in the shadow.
-    asked: dict[str, None] = {}
-    if isinstance(plan, Shadow):
-        asked.update(dict.fromkeys(Mirrored(candidate=plan.candidate, judge=plan.judge).models()))
+    asked = dict.fromkeys(name for aside in plan.asides(None) for name in aside.models())
     untold: dict[str, None] = {}
     steps = plan.steps()
     reply: Result | None = None

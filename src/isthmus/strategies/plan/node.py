@@ -348,6 +348,9 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     keyword: ClassVar[str]
     shorthand: ClassVar[str]
 
+    casts: ClassVar[bool] = False
+    """True where something is done aside; see `asides`."""
+
     def models(self) -> tuple[str, ...]:
         """Every model that this plan may call, in order, each once."""
         raise NotImplementedError
@@ -367,6 +370,16 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> str:
         """What this plan does, in a few words, once its draws are made."""
         raise NotImplementedError
+
+    @property
+    def hears(self) -> bool:
+        """True where what is done aside needs the client's answer."""
+        return False
+
+    def asides(self, answer: Kept | None) -> tuple[Node, ...]:
+        """What is done aside once the client has this answer, or one that nobody has heard; see
+        `plan.aside`."""
+        return ()
 
     def steps(self) -> Steps:
         """The effects to perform, one after the other; returns the last result."""
