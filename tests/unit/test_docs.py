@@ -13,11 +13,12 @@ from ruamel.yaml import YAML
 
 from isthmus.catalog.prices import PriceBook
 from isthmus.cli.reference import CODES, pages
-from isthmus.confidence.artefact import Calibration, Tie
+from isthmus.confidence.artefact import Calibration
 from isthmus.config.document import Document
 from isthmus.config.faults import Code
 from isthmus.config.load import load_as, parse
 from isthmus.core.calibrator import Calibrator
+from isthmus.core.tie import Tie
 from isthmus.economics.tco.case import Case, check
 from isthmus.economics.tco.listed import priced
 from isthmus.evals.datasets import open_dataset

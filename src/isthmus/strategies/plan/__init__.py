@@ -7,6 +7,7 @@ from __future__ import annotations
 from isthmus.strategies.plan.burst import Burst
 from isthmus.strategies.plan.call import CallModel
 from isthmus.strategies.plan.cascade import Cascade
+from isthmus.strategies.plan.choose import Choose
 from isthmus.strategies.plan.ensemble import Ensemble
 from isthmus.strategies.plan.fallback import Fallback
 from isthmus.strategies.plan.hedge import Hedge
@@ -15,7 +16,8 @@ from isthmus.strategies.plan.shadow import Shadow
 from isthmus.strategies.plan.split import Split
 
 STRATEGIES: dict[str, type[Node]] = {
-    node.keyword: node for node in (CallModel, Fallback, Split, Cascade, Ensemble, Hedge, Burst, Shadow)
+    node.keyword: node
+    for node in (CallModel, Fallback, Split, Cascade, Choose, Ensemble, Hedge, Burst, Shadow)
 }
 """Every strategy by its keyword in the config."""
 
@@ -24,6 +26,7 @@ __all__ = [
     "Burst",
     "CallModel",
     "Cascade",
+    "Choose",
     "Ensemble",
     "Fallback",
     "Hedge",
