@@ -21,7 +21,7 @@ from isthmus.core.portfolio import Capability, Model, Provider
 from isthmus.routing.decide import Facts, Router
 from isthmus.routing.route import Route, Thrift
 from isthmus.strategies.plan.node import Attempt, Circumstances
-from tests.laws.plans import NAMES, drive, plans, result_of
+from tests.laws.plans import NAMES, drive, foresights, plans, result_of
 from tests.laws.test_perimeter import KINDS, ZONES, labels, policies
 
 OPERATIONS: tuple[Operation, ...] = ("chat", "embeddings", "count_tokens")
@@ -41,6 +41,7 @@ circumstances = st.builds(
     draw=st.one_of(st.sampled_from([0.0, 0.5]), st.floats(0, 1, exclude_max=True)),
     key=st.sampled_from([None, "key_1", "key_2"]),
     user=st.sampled_from([None, "ada", "grace"]),
+    foreseen=st.just(()) | foresights,
 )
 
 

@@ -11,7 +11,7 @@ from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Grad
 from isthmus.strategies.plan.call import LONGEST_PAUSE_S
 from isthmus.strategies.plan.node import Attempt, Circumstances, Deliver, Race, Result, Wait
 from isthmus.strategies.plan.split import Arm
-from tests.laws.plans import NAMES, asked, drive, outcomes, plans, result_of
+from tests.laws.plans import NAMES, asked, drive, foresights, outcomes, plans, result_of
 
 draws = st.floats(0, 1, exclude_max=True)
 circumstances = st.builds(
@@ -19,6 +19,7 @@ circumstances = st.builds(
     draw=draws,
     key=st.one_of(st.none(), st.text(max_size=8)),
     user=st.one_of(st.none(), st.text(max_size=8)),
+    foreseen=st.just(()) | foresights,
 )
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import click
 import msgspec
 
-from isthmus.bootstrap import inspection_of, router_of
+from isthmus.bootstrap import bring_vectors, foresights_of, inspection_of, router_of
 from isthmus.cli.keys import now_us, opened
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.why import Because, Why, why
 from isthmus.config.load import lines_of, locate
 from isthmus.core.decision import Decision
+from isthmus.core.foresight import Foresight
 from isthmus.core.label import BOTTOM, Label
+from isthmus.dialects.openai import OpenAIChat
 from isthmus.gateway.inspection import Inspected
 from isthmus.perimeter.grounds import Ground
 from isthmus.perimeter.policy import SURE_ENOUGH, Policy
@@ -32,6 +34,7 @@ from isthmus.strategies.plan.node import Circumstances
 @click.option("--key", help="Explain for this key, by id or name: its routes, its floor, its sticky arm.")
 @click.option("--user", help="Explain for this end user: sticky splits go by them.")
 @click.option("--label", "said", help="Explain for a caller who sends this level in x-isthmus-label.")
+@click.option("--task", help="Explain for a caller who sends this name in x-isthmus-task.")
 @click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
@@ -43,6 +46,7 @@ def explain(
     key: str | None,
     user: str | None,
     said: str | None,
+    task: str | None,
     thrifty: bool,
     embeddings: bool,
     as_json: bool,
@@ -66,12 +70,18 @@ def explain(
         return any(policy.refuses(model, label) for model in models)
 
     inspection = inspection_of(policy, secrets.token_bytes(32))
-    known = inspection.look(_body(route, prompt, embeddings), floors, talks=not embeddings, barred=barred)
+    body = _body(route, prompt, embeddings)
+    known = inspection.look(body, floors, talks=not embeddings, barred=barred)
+    foreseen: tuple[Foresight, ...] = ()
+    if not embeddings:
+        bring_vectors(config)
+        foresights = foresights_of(config)
+        foreseen = foresights.of(found.name, OpenAIChat().peek(body), task, now_us(), thrifty=thrifty)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",
         known.label,
-        Circumstances(draw=_draw(prompt), key=asking.id if asking else None, user=user),
+        Circumstances(draw=_draw(prompt), key=asking.id if asking else None, user=user, foreseen=foreseen),
         known.hidden.label if known.hidden else None,
         thrifty,
     )

@@ -67,6 +67,10 @@ _HTTP_REQUEST_HEADERS = (
         "x-isthmus-label",
         "How sensitive the request is at least: a level, or a name of the config's. Can raise, never lower.",
     ),
+    (
+        "x-isthmus-task",
+        "The name of the request's task, as the samples call it of which its route has learned to choose.",
+    ),
     ("anthropic-version", "On `/v1/models`: the answer is in Anthropic's form."),
 )
 

@@ -76,13 +76,15 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibrationFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A calibration that a route's cascade goes by: where it stands, the SHA-256 of what stood there when the
-    config was read, and whether it was made for another state of things."""
+    """A calibration that a route's cascade goes by, or the router of its `choose`: where it stands, the
+    SHA-256 of what stood there when the config was read, and whether it was made for another state of
+    things."""
 
     route: str
     path: str
     sha256: str
     stale: bool
+    kind: Literal["calibration", "router"] = "calibration"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +108,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """The files besides its own whose content is a part of what it means."""
         paths = (*(file.path for file in self.perimeter.files), *(file.path for file in self.calibrations))
         return tuple(map(Path, paths))
+
+    @property
+    def routers(self) -> tuple[CalibrationFile, ...]:
+        """The files of learned routers."""
+        return tuple(file for file in self.calibrations if file.kind == "router")
 
     @property
     def stale_calibrations(self) -> dict[tuple[str, ...], float]:

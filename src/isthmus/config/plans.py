@@ -14,7 +14,17 @@ from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
 from isthmus.config.tree import Mapping, Mark, Path, Scalar, Tree
 from isthmus.config.tree import Sequence as Listed
-from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Grade, Node, Shadow
+from isthmus.strategies.plan import (
+    Burst,
+    CallModel,
+    Cascade,
+    Choose,
+    Ensemble,
+    Fallback,
+    Grade,
+    Node,
+    Shadow,
+)
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import Acceptance
 
@@ -55,6 +65,8 @@ def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fa
             yield from _ensemble(plan, plan.node)
         case Cascade(stages=stages):
             yield from _cascade(stages, origins)
+        case Choose():
+            yield from _choose(plan, plan.node)
 
 
 def _parts(node: Node) -> tuple[Node, ...]:
@@ -78,6 +90,21 @@ def _failed_just_now(plans: Sequence[Node], origins: dict[int, DecodedPlan]) -> 
             hint = "Remove it, and raise `retries` of the one before if it should be asked again."
             origin = origins[id(after)]
             yield Code.UNREACHABLE, message, hint, origin.tree.start, origin.path
+
+
+def _choose(plan: DecodedPlan, choose: Choose) -> Iterator[_Fault]:
+    if len(choose.models()) < 2:
+        hint = "Name another model under `from`, or write it as a call."
+        yield _unheeded(plan, "from", "There is nothing to choose from.", hint)
+    floor, price = choose.quality_at_least, choose.cost_at_most
+    words = ("quality_at_least", "cost_at_most")
+    if all(_mark(plan, word) == plan.tree.start for word in words):
+        hint = "Say `quality_at_least: 0.9`, or `cost_at_most:` and US dollars for a request."
+        yield Code.MISSING, "What to choose by is missing.", hint, _mark(plan, "from"), plan.path
+    for other, word in ((floor, "quality_at_least"), (choose.minimise, "minimise")):
+        if price is not None and other is not None:
+            message = f"`{word}` and `cost_at_most` exclude each other."
+            yield Code.CONFLICT, message, "Keep one of them.", _mark(plan, word), plan.path
 
 
 def _ensemble(plan: DecodedPlan, ensemble: Ensemble) -> Iterator[_Fault]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from isthmus.core.foresight import Foresight
 from isthmus.core.label import BOTTOM, Label
 
 
@@ -27,7 +28,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     left of the strategy after pruning and drawing (a strategies.plan Node), None where nothing is left;
     `propensity` is the probability with which this plan was chosen among the route's alternatives (1.0 where
     nothing was drawn), kept so that other policies can be estimated from logged traffic. `arms` are the names
-    of the arms that were drawn, outer ones first.
+    of the arms that were drawn, outer ones first. `foreseen` is what learned routers said of the request,
+    where the route asks any.
     """
 
     route: str
@@ -44,3 +46,4 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     hidden_label: Label | None = None
     thrifty: bool = False
     arms: tuple[str, ...] = ()
+    foreseen: tuple[Foresight, ...] = ()

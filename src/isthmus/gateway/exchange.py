@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from isthmus.accounting.budgets import Caller
-from isthmus.core.call import Message, Text
+from isthmus.core.call import Envelope, Message, Text
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision
 from isthmus.core.errors import Fault, IsthmusError
@@ -21,6 +21,7 @@ from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
+from isthmus.gateway.foresight import TASK_HEADER
 from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.mirrors import Overheard
 from isthmus.gateway.request import Request
@@ -132,13 +133,14 @@ class Exchange:
         if label is None or LABEL_HEADER in self._request.headers:
             label, _, hidden = await self._inspect(body, floors, route)
         purse = await self._purse(route) if snapshot.config.budgets else None
+        thrifty = purse is not None and route.thrift is not None and purse.spent(route.thrift.at)
         decision = story.decision = snapshot.router.decide(
             route.name,
             envelope.operation,
             label,
-            self._circumstances(),
+            self._circumstances(envelope, route, thrifty),
             hidden.label if hidden else None,
-            purse is not None and route.thrift is not None and purse.spent(route.thrift.at),
+            thrifty,
         )
         if decision.plan is None:
             raise _nothing_allowed(decision)
@@ -325,9 +327,12 @@ class Exchange:
         story.warnings = purse.warnings
         return purse
 
-    def _circumstances(self) -> Circumstances:
-        story, key = self._story, self._story.key
-        return Circumstances(draw=random(), key=key.id if key else None, user=story.user)
+    def _circumstances(self, envelope: Envelope, route: Route, thrifty: bool) -> Circumstances:
+        story, key, task = self._story, self._story.key, self._request.headers.get(TASK_HEADER)
+        foreseen = self._snapshot.foresights.of(
+            route.name, envelope, task.decode("latin-1") if task else None, story.at_us, thrifty=thrifty
+        )
+        return Circumstances(draw=random(), key=key.id if key else None, user=story.user, foreseen=foreseen)
 
     async def _pause(self, seconds: float) -> None:
         assert self._story.attempts is not None, "there is a plan, and so there are attempts"

@@ -56,7 +56,7 @@ class Router:
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._pruned: dict[tuple[str, Operation, Label, Label | None, bool], Pruned] = {}
-        self._decisions: dict[tuple[str, Operation, Label, Label | None, bool, Choice | None], Decision] = {}
+        self._decisions: dict[tuple[Any, ...], Decision] = {}
 
     def decide(
         self,
@@ -78,11 +78,14 @@ class Router:
             _bound(self._pruned)
             self._pruned[route, operation, label, hidden, thrifty] = pruned
         choice = pruned.plan.choose(circumstances) if pruned.plan is not None else None
-        decision = self._decisions.get((route, operation, label, hidden, thrifty, choice))
+        index = (route, operation, label, hidden, thrifty, choice, circumstances.foreseen)
+        decision = self._decisions.get(index)
         if decision is None:
             decision = settle(route, operation, label, pruned, choice, self._facts, hidden, thrifty)
+            if circumstances.foreseen:
+                decision = msgspec.structs.replace(decision, foreseen=circumstances.foreseen)
             _bound(self._decisions)
-            self._decisions[route, operation, label, hidden, thrifty, choice] = decision
+            self._decisions[index] = decision
         return decision
 
 

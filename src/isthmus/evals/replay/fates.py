@@ -13,6 +13,7 @@ import msgspec
 
 from isthmus.core.call import Operation
 from isthmus.core.decision import Decision
+from isthmus.core.foresight import Foresight
 from isthmus.core.label import Label
 from isthmus.routing.decide import Router
 from isthmus.strategies.plan.node import Circumstances
@@ -33,7 +34,8 @@ class Chance(NamedTuple):
 class Question(msgspec.Struct, frozen=True):
     """What a router is asked: all that a decision depends on, but for the draw.
 
-    `key` and `user` are said only where the route has a split that sticks to them.
+    `key` and `user` are said only where the route has a split that sticks to them, `foreseen` where it
+    chooses by a learned router.
     """
 
     route: str
@@ -43,6 +45,7 @@ class Question(msgspec.Struct, frozen=True):
     thrifty: bool
     key: str | None
     user: str | None
+    foreseen: tuple[Foresight, ...] = ()
 
 
 def chances(router: Router, question: Question) -> tuple[Chance, ...]:
@@ -53,7 +56,7 @@ def chances(router: Router, question: Question) -> tuple[Chance, ...]:
             question.route,
             question.operation,
             question.label,
-            Circumstances(draw=draw, key=question.key, user=question.user),
+            Circumstances(draw=draw, key=question.key, user=question.user, foreseen=question.foreseen),
             question.hidden,
             question.thrifty,
         )

@@ -13,12 +13,15 @@ from typing import NamedTuple
 import msgspec
 
 from isthmus.accounting.charge import charge
+from isthmus.accounting.forecast import priced
 from isthmus.catalog.prices import Price
 from isthmus.config.archive import Archived
 from isthmus.config.config import Config
+from isthmus.config.routers import routers_in
 from isthmus.core.call import Operation
 from isthmus.core.decision import Decision
 from isthmus.core.errors import IsthmusError
+from isthmus.core.foresight import Foresight
 from isthmus.core.label import Label
 from isthmus.core.record import Grounds
 from isthmus.core.usage import Usage
@@ -115,6 +118,11 @@ class Replayer:
         self._decisions: dict[bytes, Decision] = {}
         self._odds_then = _odds_by_group(ledger.decisions)
         self._sticks = {name: _sticks(route) for name, route in config.routes.items()}
+        self._routers = {
+            (name, thrifty): frozenset(routers_in(route.plan_for(thrifty)))
+            for name, route in config.routes.items()
+            for thrifty in (False, True)
+        }
         self._kinds: dict[str, frozenset[str]] = {}
         self._cases: dict[tuple[object, ...], _Case] = {}
         self._chances: dict[Question, tuple[Chance, ...]] = {}
@@ -140,6 +148,7 @@ class Replayer:
             past.code,
             past.tried,
             past.again,
+            self._foreseen(past),
         )
         judgement = self._known.get(alike)
         if judgement is None:
@@ -167,6 +176,8 @@ class Replayer:
         if not case.label.known:
             strict = self._ask(case, case.label.most, None, thrifty, past, key, user)
             unknown = case.label.why if _plans(lenient) != _plans(strict) else None
+        if unknown is None and past.operation == "chat" and not self._foresees(case.route, thrifty, past):
+            unknown = "what its learned router would foresee is not recorded"
         if case.unveiled:
             # What is read in clear now has to count, whatever else is hidden still.
             lenient = tuple(
@@ -296,13 +307,25 @@ class Replayer:
     ) -> tuple[Chance, ...]:
         assert case.route is not None
         operation: Operation = past.operation  # type: ignore[assignment]
-        question = Question(case.route.name, operation, label, hidden, thrifty, key, user)
+        foreseen = self._foreseen(past)
+        question = Question(case.route.name, operation, label, hidden, thrifty, key, user, foreseen)
         found = self._chances.get(question)
         if found is None:
             if len(self._chances) >= MOST_REMEMBERED:
                 self._chances.clear()
             found = self._chances[question] = chances(self._router, question)
         return found
+
+    def _foreseen(self, past: Past) -> tuple[Foresight, ...]:
+        """What was foreseen of a request, at the prices that the new config would have had then."""
+        decided = self._decided(past)
+        if decided is None or not decided.foreseen:
+            return ()
+        return tuple(priced(it, self._prices, past.at_us) for it in decided.foreseen)
+
+    def _foresees(self, route: Route, thrifty: bool, past: Past) -> bool:
+        """True where all is recorded that the choices of the route depend on."""
+        return self._routers[route.name, thrifty] <= {it.by for it in self._foreseen(past)}
 
     def _charge(self, past: Past, judgement: Judgement) -> None:
         """Add what the request cost, and what it would cost."""
@@ -380,6 +403,7 @@ def _group(decided: Decision) -> tuple[object, ...]:
         decided.label,
         decided.hidden_label,
         decided.thrifty,
+        decided.foreseen,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from isthmus.strategies.plan.burst import Burst
 from isthmus.strategies.plan.call import CallModel
 from isthmus.strategies.plan.cascade import Cascade
+from isthmus.strategies.plan.choose import Choose
 from isthmus.strategies.plan.ensemble import Ensemble
 from isthmus.strategies.plan.fallback import Fallback
 from isthmus.strategies.plan.grade import Grade
@@ -17,7 +18,7 @@ from isthmus.strategies.plan.split import Split
 
 STRATEGIES: dict[str, type[Node]] = {
     node.keyword: node
-    for node in (CallModel, Fallback, Split, Cascade, Ensemble, Hedge, Burst, Shadow, Grade)
+    for node in (CallModel, Fallback, Split, Cascade, Choose, Ensemble, Hedge, Burst, Shadow, Grade)
 }
 """Every strategy by its keyword in the config."""
 
@@ -26,6 +27,7 @@ __all__ = [
     "Burst",
     "CallModel",
     "Cascade",
+    "Choose",
     "Ensemble",
     "Fallback",
     "Grade",

@@ -17,6 +17,7 @@ from msgspec import Meta
 from isthmus.core.amendment import Amendment
 from isthmus.core.calibrator import Calibrator
 from isthmus.core.errors import IsthmusError
+from isthmus.core.foresight import Foresight
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Purpose
 
@@ -259,6 +260,20 @@ class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
         return hash((self.file, self.sha256, self.stale))
 
 
+class Learned(msgspec.Struct, frozen=True, kw_only=True):
+    """What a `choose` knows of its learned router besides what that foresees of a request.
+
+    `file` is its path, as the config says it, and `sha256` that of what stood there. `overall` has the mean
+    score of each model that it was learned for, the best one first. `stale` says what has changed since, so
+    that what it foresees is no longer known to be true; it is empty while it holds.
+    """
+
+    file: str
+    sha256: str = ""
+    overall: tuple[tuple[str, float], ...] = ()
+    stale: tuple[str, ...] = ()
+
+
 class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     """What is demanded of an answer; all of it must hold, and something must be said.
 
@@ -306,12 +321,13 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     plan.
 
     `draw` is a number in [0, 1) that is fresh for each request; `key` and `user` identify who asks, where
-    known.
+    known. `foreseen` is what learned routers say of the request.
     """
 
     draw: float
     key: str | None = None
     user: str | None = None
+    foreseen: tuple[Foresight, ...] = ()
 
 
 ALMOST_ONE = math.nextafter(1.0, 0.0)
