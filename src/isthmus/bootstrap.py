@@ -193,12 +193,13 @@ class Workshop:
         settings = provider.engine
         assert settings is not None
         return self._lease(
-            ("engine", model.name, model.weights, settings),
+            ("engine", model.name, model.weights, model.base, model.signers, settings),
             lambda: HostedEngine(
                 model,
                 settings,
                 weights_dir=weights_folder(os.environ),
                 log_dir=self._state_dir / "logs",
+                private_dir=self._state_dir / "private",
                 report=self._report,
             ),
             lambda engine: self._end(engine.stop(ENGINE_GRACE_S)),
