@@ -7,9 +7,11 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from isthmus.artefacts import declaration, keys
 from isthmus.artefacts.declaration import Base, Dataset, Declaration, Evaluation, Teacher
+from isthmus.artefacts.lineage import Known
 from isthmus.artefacts.manifest import digests, opened
 from isthmus.artefacts.signature import signed
 from isthmus.artefacts.verify import signature_path
@@ -113,3 +115,21 @@ def pair(algorithm: keys.Algorithm = "ed25519", file: str = "release.pub") -> tu
     """A private key in PEM, and who trusts it."""
     private, public = keys.generate(algorithm)
     return private, keys.signer(public, file)
+
+
+def hash_of(name: str) -> str:
+    """A hash that stands for whatever has that name."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def known(name: str, base: str | None = None, **said: Any) -> Known:
+    """An artefact at hand, by name, made from the weights of another name."""
+    parent = Base(name=base, sha256=hash_of(base)) if base is not None else None
+    return Known(
+        folder=name,
+        identity=hash_of(f"identity of {name}"),
+        weights=hash_of(name),
+        said=Declaration(
+            name=name, kind="model", weights="w.gguf", files={"w.gguf": "weights"}, base=parent, **said
+        ),
+    )

@@ -174,6 +174,7 @@ class Workshop:
                 breaker=breaker,
                 price=price_of(model, provider, prices),
                 unready=engine.unready,
+                weights=lambda: engine.verified,
             )
         if provider.client == "anyllm":
             anyllm.require(model.id)
@@ -543,6 +544,9 @@ async def open_house(
             tally=tally,
             feedbacks=SqliteFeedback(path),
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
+            weights=lambda: {
+                name: engine.verified for name, engine in workshop.engines().items() if engine.verified
+            },
         )
         closing.push_async_callback(gateway.mirrors.close)
         tally.config_hash = config.hash

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from isthmus.artefacts.faults import MalformedWeightsError, malformed
 from isthmus.artefacts.gguf import MAGIC, read_gguf
-from isthmus.artefacts.manifest import Files
+from isthmus.artefacts.manifest import ITSELF, Files
 from isthmus.artefacts.safetensors import read_tensors
 
 LONGEST_TEXT = 64 << 20
@@ -48,7 +48,7 @@ def check_file(name: str, file: BinaryIO) -> None:
                 "weights are safetensors or GGUF, the rest is text; pickles, archives and programs stay out"
             )
     except MalformedWeightsError as fault:
-        raise malformed(name, str(fault)) from None
+        raise malformed("the file" if name == ITSELF else name, str(fault)) from None
     finally:
         file.seek(0)
 

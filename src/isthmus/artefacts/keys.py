@@ -60,11 +60,12 @@ def keep(private: str, path: Path) -> None:
 def read_private(path: Path) -> str:
     """The text of a private key's file. Raises ArtefactError where others may read it, and OSError."""
     with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        text = file.read(MOST_BYTES).decode(errors="replace")
+        if is_private(text) and os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ArtefactError(
                 "bad_key", f"Others may read the private key {path}.", f"Run: chmod 600 {path}"
             )
-        return file.read(MOST_BYTES).decode(errors="replace")
+        return text
 
 
 def private_key(pem: str, where: str) -> PrivateKey:

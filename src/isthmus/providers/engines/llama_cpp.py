@@ -166,6 +166,7 @@ class LlamaCppEngine:
         weights = self._settings.weights
         if isinstance(weights, Path):
             return self._launch_of(port, str(weights))
+        self.verified = None
         began = time.monotonic()
         with ExitStack() as open_files:
             found = open_files.enter_context(loadable(weights, dt.datetime.now(dt.UTC), self._go_on))
