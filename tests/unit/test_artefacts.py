@@ -102,6 +102,7 @@ TAMPERED: dict[str, Callable[[Path], Any]] = {
     "a cut signature": lambda it: signature_path(it).write_bytes(signature_path(it).read_bytes()[:-40]),
     "an endless signature": lambda it: signature_path(it).write_bytes(b" " * 2_000_000),
     "a signature that is a folder": lambda it: (signature_path(it).unlink(), signature_path(it).mkdir()),
+    "a circle of links": lambda it: (shutil.rmtree(it), it.symlink_to(it.name)),
     "no artefact": lambda it: shutil.rmtree(it),
 }
 
@@ -483,6 +484,16 @@ def test_another_base_is_refused(fitting: Path, base: Path, tmp_path: Path) -> N
     with pytest.raises(ArtefactError, match="the adapter was made for") as caught:
         load(fitting, tmp_path, base=base)
     assert caught.value.code == "artefact_base"
+
+
+def test_where_no_copy_can_be_made_nothing_is_loaded(fitting: Path, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("in the way of the folder")
+    for open_to_others in (base, fitting / "README.md"):
+        open_to_others.chmod(0o666)
+        with pytest.raises(ArtefactError, match="File exists"):
+            load(fitting, tmp_path, base=base)
+        open_to_others.chmod(0o644)
+    assert load(fitting, tmp_path, base=base).identity
 
 
 def rewrite(path: Path, **said: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "release.pub").write_text(SIGNER.pem)
     (tmp_path / "release").write_text(PRIVATE)
     (tmp_path / "note.txt").write_text("no key")
+    (tmp_path / "both.pub").write_text(SIGNER.pem + SIGNER.pem)
+    (tmp_path / "circle").symlink_to("circle")
+    os.mkfifo(tmp_path / "pipe")
     return tmp_path
 
 
@@ -66,7 +70,11 @@ def test_another_key_in_the_same_file_is_another_config(folder: Path) -> None:
         ("weights: student/, signers: []", Code.MISSING, "names nobody"),
         ("weights: student/, signers: [none.pub]", Code.FILE_NOT_FOUND, "no file none.pub"),
         ("weights: student/, signers: [note.txt]", Code.UNUSABLE_FILE, "no public key"),
-        ("weights: student/, signers: [plain]", Code.UNUSABLE_FILE, "cannot be read"),
+        ("weights: student/, signers: [plain]", Code.FILE_NOT_FOUND, "no file plain"),
+        ("weights: student/, signers: [pipe]", Code.FILE_NOT_FOUND, "no file pipe"),
+        ('weights: student/, signers: ["a\\0b"]', Code.FILE_NOT_FOUND, "no file"),
+        ("weights: student/, signers: [both.pub]", Code.UNUSABLE_FILE, "more than one"),
+        ("weights: circle/, signers: [release.pub]", Code.FILE_NOT_FOUND, "no file or folder circle/"),
         ("weights: student/, signers: [release]", Code.SECRET_IN_CLEAR, "a private key"),
         ("weights: none/, signers: [release.pub]", Code.FILE_NOT_FOUND, "no file or folder none/"),
         ("weights: plain/, signers: [release.pub]", Code.UNUSABLE_FILE, "is no artefact"),

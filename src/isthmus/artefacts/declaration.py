@@ -112,6 +112,15 @@ def read(content: bytes, where: str) -> Declaration:
     return said
 
 
+def base_of(path: Path) -> Base | None:
+    """The base that the artefact names, so that it can be fetched; None where it names none, or cannot be
+    read: why not, its verification will tell."""
+    try:
+        return of_folder(path).base
+    except ArtefactError:
+        return None
+
+
 def of_folder(folder: Path) -> Declaration:
     """What an artefact's folder says, whether anybody vouches for it or not. Raises ArtefactError."""
     path = folder / FILE

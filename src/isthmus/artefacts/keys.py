@@ -96,6 +96,10 @@ def signer(pem: str, file: str) -> Signer:
             f"{file} holds a private key, and whoever only verifies must not have it.",
             "Name the public key, NAME.pub, and keep the private one where you sign.",
         )
+    if pem.count("-----BEGIN ") > 1:
+        raise ArtefactError(
+            "bad_key", f"{file} holds more than one key or certificate.", "Give each a file of its own."
+        )
     text = pem.strip() + "\n"
     found = Signer(file=file, pem=text)
     if _CERTIFICATE in text:

@@ -20,7 +20,7 @@ from isthmus.artefacts import declaration
 from isthmus.artefacts.declaration import Declaration
 from isthmus.artefacts.faults import ArtefactError, malformed, unverified
 from isthmus.artefacts.formats import check_files
-from isthmus.artefacts.manifest import ITSELF, Report, digests, identity, opened
+from isthmus.artefacts.manifest import ITSELF, Report, digests, followed, identity, opened
 from isthmus.artefacts.verify import Verified, verified
 from isthmus.core.portfolio import Signer
 
@@ -113,7 +113,7 @@ def _base(pinned: Pinned, wanted: declaration.Base, report: Report) -> Iterator[
         )
     with ExitStack() as open_files:
         try:
-            files = open_files.enter_context(opened(pinned.base.resolve(), pinned.private))
+            files = open_files.enter_context(opened(followed(pinned.base), pinned.private))
             found = identity(digests(files, report))
         except OSError as fault:
             raise ArtefactError(

@@ -51,6 +51,11 @@ def opened(path: Path, private: Path | None = None) -> Iterator[Files]:
         yield {name: _settled(found[name], private, closing) for name in sorted(found, key=order)}
 
 
+def followed(path: Path) -> Path:
+    """The path behind every link; one that leads nowhere, or in a circle, is left for who opens it."""
+    return Path(os.path.realpath(path))
+
+
 def order(name: str) -> list[str]:
     """The key by which a manifest is sorted: part by part, as the reference implementation does it."""
     return name.split("/")

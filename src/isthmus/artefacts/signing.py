@@ -15,7 +15,7 @@ from isthmus.artefacts.bom import bill
 from isthmus.artefacts.declaration import Declaration
 from isthmus.artefacts.faults import ArtefactError, malformed
 from isthmus.artefacts.formats import check_files
-from isthmus.artefacts.manifest import ITSELF, Digests, Files, Report, digests, identity, opened
+from isthmus.artefacts.manifest import ITSELF, Digests, Files, Report, digests, followed, identity, opened
 from isthmus.artefacts.signature import signed
 from isthmus.artefacts.template import Finding, lint, templates_of
 from isthmus.artefacts.verify import signature_path
@@ -47,7 +47,7 @@ def sign(
     `accepted_template` is the SHA-256 of a chat template that is served in spite of grave findings. `chain`
     is the key's certificate and those between it and its authority (DER). Raises ArtefactError, and OSError.
     """
-    path = path.resolve()
+    path = followed(path)
     fingerprint = keys.fingerprint(private.public_key())
     with opened(path) as files:
         found = digests(files, report)

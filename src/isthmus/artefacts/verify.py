@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from isthmus.artefacts import signature
 from isthmus.artefacts.faults import ArtefactError, unverified
-from isthmus.artefacts.manifest import ITSELF, Digests, Files, Report, digests, identity, opened
+from isthmus.artefacts.manifest import ITSELF, Digests, Files, Report, digests, followed, identity, opened
 from isthmus.core.portfolio import Signer
 
 
@@ -54,15 +54,19 @@ def verified(
     `manifest.opened`; with it bytes stay what they are for as long as the files are open. Certificates have
     to be valid `now`.
     """
-    path = path.resolve()
+    path = followed(path)
     with ExitStack() as open_files:
         try:
             seal = signature.checked(_signature(path), signers, now)
             files = open_files.enter_context(opened(path, private))
             found = digests(files, report)
         except OSError as fault:
-            why = f"{fault.filename or path} cannot be read ({fault.strerror or fault})"
-            raise unverified(str(path), why) from None
+            raise ArtefactError(
+                "artefact_unverified",
+                f"{path} cannot be verified: {fault.strerror or fault}"
+                + (f" ({fault.filename})." if fault.filename else "."),
+                "See that its files can be read, and that there is room to copy what others can change.",
+            ) from None
         _compare(path, seal.digests, found)
         yield Verified(path, files, found, identity(found), seal.signer, seal.fingerprint)
 

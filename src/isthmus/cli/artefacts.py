@@ -16,7 +16,7 @@ from isthmus.artefacts.bom import bill
 from isthmus.artefacts.faults import ArtefactError
 from isthmus.artefacts.formats import check_files
 from isthmus.artefacts.lineage import Ancestor, Known, lineages
-from isthmus.artefacts.manifest import Report, digests, identity, opened
+from isthmus.artefacts.manifest import Report, digests, followed, identity, opened
 from isthmus.artefacts.signing import sign as sign_artefact
 from isthmus.artefacts.verify import verified
 from isthmus.cli.options import told
@@ -149,7 +149,7 @@ def bom(path: Path) -> None:
     `isthmus models sign` writes the same, and the signer, into the artefact.
     """
     said = declaration.of_folder(path)
-    with _hashing(path) as report, opened(path.resolve()) as files:
+    with _hashing(path) as report, opened(followed(path)) as files:
         click.echo(bill(said, digests(files, report)), nl=False)
 
 

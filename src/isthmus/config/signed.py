@@ -44,12 +44,12 @@ def compile_signers(
 
 
 def _signer(file: str, place: Path, folder: FilePath, add: Add) -> Signer | None:
+    if not is_file(file, folder):
+        add(Code.FILE_NOT_FOUND, f"There is no file {file}.", "Make a key: isthmus models keygen NAME", place)
+        return None
     try:
         with FilePath(absolute(file, folder)).open("rb") as opened:
             content = opened.read(keys.MOST_BYTES).decode(errors="replace")
-    except FileNotFoundError:
-        add(Code.FILE_NOT_FOUND, f"There is no file {file}.", "Make a key: isthmus models keygen NAME", place)
-        return None
     except OSError as error:
         add(Code.UNUSABLE_FILE, f"{file} cannot be read: {error.strerror or 'unknown error'}.", "", place)
         return None

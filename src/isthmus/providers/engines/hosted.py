@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from isthmus.artefacts.declaration import of_folder
+from isthmus.artefacts.declaration import base_of
 from isthmus.artefacts.loading import Pinned
 from isthmus.catalog.weights import WEIGHTS, Mode, Weights, find_weights
 from isthmus.core.errors import Fault, IsthmusError
@@ -186,7 +186,7 @@ class HostedEngine:
         """The signed artefact, as yet unverified: by its own word, its base is only fetched."""
         base = Path(self._model.base) if self._model.base is not None else None
         row = None
-        if base is None and path.is_dir() and (wanted := of_folder(path).base) is not None:
+        if base is None and (wanted := base_of(path)) is not None:
             row = next((it for it in WEIGHTS if it.sha256 == wanted.sha256), None)
             base = self._fetched(row) if row is not None else None
         pinned = Pinned(path=path, signers=self._model.signers, base=base, private=self._private_dir)
