@@ -40,7 +40,7 @@ format: install    ## Format the code
 
 lock:              ## Resolve the requirements anew (needs the network)
 	$(COMPILE) --extra dev --no-emit-package isthmus --output-file requirements/dev.lock
-	$(COMPILE) --extra evals --extra parquet --no-emit-package isthmus --output-file requirements/runtime.lock
+	$(COMPILE) --extra evals --extra parquet --extra signing --no-emit-package isthmus --output-file requirements/runtime.lock
 
 docs: install      ## Make the reference pages anew from the code
 	$(BIN)/python -m isthmus.config.reference docs/reference

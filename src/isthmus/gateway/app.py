@@ -36,7 +36,7 @@ class Gateway:
     """Everything that lives longer than a request; `serve` serves one.
 
     `engines` tells the state of each engine that the gateway runs, by the model's name; `ready` is every
-    state `ready`.
+    state `ready`. `weights` tells of which signed artefact an engine was started, where it was of one.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Gateway:
         tally: Tally,
         feedbacks: Feedbacks,
         engines: Callable[[], Mapping[str, str]] = dict,
+        weights: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         bounds = snapshot.config.gateway
         self.snapshot = snapshot
@@ -62,6 +63,7 @@ class Gateway:
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False
         self._engines = engines
+        self._weights = weights
         self._registry = CollectorRegistry()
         self._registry.register(tally)
         self._openapi = msgspec.json.encode(openapi(ENDPOINTS))
@@ -164,6 +166,7 @@ class Gateway:
             "status": "ready" if ready else "draining" if self.draining else "not ready",
             "ledger": msgspec.to_builtins(ledger),
             "engines": engines,
+            "weights": dict(self._weights()),
             "config": self.snapshot.config.hash,
         }
         return ready, body

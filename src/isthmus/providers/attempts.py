@@ -753,6 +753,7 @@ class Attempt:
             passthrough=self.passthrough,
             dropped=self.dropped,
             purpose=self.purpose,
+            weights=upstream.weights(),
         )
 
     def _usage(self, error: IsthmusError | None) -> Usage | None:
