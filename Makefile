@@ -21,7 +21,7 @@ install: .venv/.installed ## Build .venv from hash-locked requirements; touches 
 	@touch $@
 
 test: install      ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 search: install    ## Try the laws on a thousand new inputs each (minutes to an hour)
 	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest tests/laws
 
