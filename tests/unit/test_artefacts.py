@@ -154,7 +154,7 @@ def test_the_signature_of_another_artefact_vouches_for_nothing(student: Path, tm
 
 def test_another_signer_is_nobody(student: Path) -> None:
     _, stranger = pair(file="stranger.pub")
-    assert "nobody who is trusted here (stranger.pub)" in refusal(student, stranger).message
+    assert "(stranger.pub: not this key's)" in refusal(student, stranger).message
     with verified(student, (stranger, SIGNER), NOW) as found:
         assert found.signer == "release.pub"
 
@@ -341,8 +341,9 @@ def test_a_certificate_of_the_authority_vouches() -> None:
     ids=["other authority", "over", "not yet", "for a server", "for nothing", "its own", "another's key"],
 )
 def test_another_certificate_does_not(leaf: x509.Certificate) -> None:
-    with pytest.raises(ArtefactError, match="nobody who is trusted"):
+    with pytest.raises(ArtefactError, match="nobody who is trusted") as caught:
         signature.checked(by_certificate(leaf), (authority(CA), SIGNER), NOW)
+    assert "release.pub: a key, and it was signed with a certificate" in caught.value.message
 
 
 def test_a_certificate_that_is_no_authority_is_no_signer() -> None:
