@@ -590,28 +590,29 @@ def open_rollouts(config: Config, config_path: Path | None) -> Rollouts:
     return SqliteRollouts(ledger_path(config, config_path))
 
 
-def in_service(config: Config, config_path: Path | None) -> Config:
+def in_service(config: Config, config_path: Path | None, digests: Digests | None = None) -> Config:
     """The config as this ledger's rollouts want it: what a gateway serves by, or would.
 
-    Raises IsthmusError: see `isthmus.store.schema.Database.reading`.
+    `digests` are those of weights that were read already. Raises IsthmusError: see
+    `isthmus.store.schema.Database.reading`.
     """
     path = ledger_path(config, config_path)
     if not path.exists():
         return config
     turns = SqliteRollouts(path).current()
-    return rolled(config, turns, own_versions(config, turns, Digests()))
+    return rolled(config, turns, own_versions(config, turns, digests or Digests()))
 
 
-def evidence_of(config: Config, config_path: Path | None, turn: Turn) -> Judgement | None:
+def evidence_of(config: Config, config_path: Path | None, turn: Turn, digests: Digests) -> Judgement | None:
     """What the ledger shows of a rollout that is under way; None where it is not, or not in force.
 
     The gateway may know more: what has not been committed yet, and what is too long ago to be read again.
     """
     path = ledger_path(config, config_path)
-    own = own_versions(config, [turn], Digests()).get(turn.model)
+    own = own_versions(config, [turn], digests).get(turn.model)
     if own is None or not turn.under_way or not in_force(config, turn, own):
         return None
-    serving = in_service(config, config_path)
+    serving = in_service(config, config_path, digests)
     jury = Jury(turn, pair_of(turn, own), serving.hash, config.rule_of(turn.model))
     jury.recall(_recall(path, turn.at_us))
     jury.listen(SqliteRollouts(path).opinions(jury.config_hash, jury.models, 0))

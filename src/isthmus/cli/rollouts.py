@@ -64,13 +64,14 @@ def promote(
     path = locate(config_path)
     config = load_or_exit(path)
     mine = model_of(config, model)
-    new = _version(config, mine, artefact)
+    digests = Digests()
+    new = _version(config, mine, artefact, digests)
     rollouts = open_rollouts(config, path)
     last = _last(rollouts, model)
     turn = promoted(
         config,
         mine,
-        _own(mine),
+        _own(mine, digests),
         last,
         new,
         "full" if now else stage,
@@ -78,9 +79,9 @@ def promote(
         who=_who(),
         at_us=time.time_ns() // 1000,
     )
-    before = _stale_routes(in_service(config, path))
+    before = _stale_routes(in_service(config, path, digests))
     _add(rollouts, turn, last, as_json)
-    for route in sorted(_stale_routes(in_service(config, path)) - before):
+    for route in sorted(_stale_routes(in_service(config, path, digests)) - before):
         click.echo(
             f"The calibration of the route {route} was made for other weights: `on_stale` decides what its "
             f"cascade does with the new ones. `isthmus calibrate {route}` makes another.",
@@ -101,7 +102,7 @@ def rollback(model: str, why: str, config_path: Path | None, as_json: bool) -> N
     mine = model_of(config, model)
     rollouts = open_rollouts(config, path)
     last = _last(rollouts, model)
-    turn = rolled_back(mine, _own(mine), last, why, who=_who(), at_us=time.time_ns() // 1000)
+    turn = rolled_back(mine, _own(mine, Digests()), last, why, who=_who(), at_us=time.time_ns() // 1000)
     _add(rollouts, turn, last, as_json)
 
 
@@ -117,10 +118,15 @@ def rollouts(model: str | None, history: bool, config_path: Path | None, as_json
     config = load_or_exit(path)
     store = open_rollouts(config, path)
     turns = [it for it in _turns(store, history=history) if model in (None, it.model)]
-    judged = {} if history else {turn.number: evidence_of(config, path, turn) for turn in turns}
+    digests = Digests()
+    judged = {} if history else {it.number: evidence_of(config, path, it, digests) for it in turns}
     if as_json:
         for turn in turns:
-            click.echo(msgspec.json.encode(_as_data(config, turn, judged.get(turn.number))))
+            click.echo(
+                msgspec.json.encode(
+                    _as_data(turn, judged.get(turn.number), in_force=_is_about(config, turn, digests))
+                )
+            )
         return
     if not turns:
         click.echo("There was no rollout yet: `isthmus models promote` begins one.", err=True)
@@ -128,13 +134,13 @@ def rollouts(model: str | None, history: bool, config_path: Path | None, as_json
     heads = ("MODEL", "VERSION", "STAGE", "SINCE", "BY", "WHY")
     click.echo(table(heads, [_row(turn) for turn in turns]))
     for turn in () if history else turns:
-        if not _is_about(config, turn):
+        if not _is_about(config, turn, digests):
             click.echo(f"{turn.model}: not in force, as the config has other weights.", err=True)
         elif (judgement := judged[turn.number]) is not None:
             click.echo(f"{turn.model}: {judgement.verdict}, {judgement.why}.", err=True)
 
 
-def _version(config: Config, model: Model, artefact: str) -> Version:
+def _version(config: Config, model: Model, artefact: str, digests: Digests) -> Version:
     """The weights that are meant, looked at. Raises IsthmusError (`bad_weights`)."""
     if config.providers[model.provider].engine is None:
         return Version(artefact)
@@ -150,7 +156,7 @@ def _version(config: Config, model: Model, artefact: str) -> Version:
     try:
         with path.open("rb") as file:
             check_gguf(file)
-        return Digests().version(msgspec.structs.replace(model, weights=str(path)))
+        return digests.version(msgspec.structs.replace(model, weights=str(path)))
     except MalformedWeightsError as fault:
         raise _bad(f"{artefact} cannot be loaded: {fault}.") from fault
     except OSError as fault:
@@ -162,9 +168,9 @@ def _bad(message: str) -> IsthmusError:
     return IsthmusError(Fault.INVALID_REQUEST, message, code="bad_weights", hint=hint)
 
 
-def _own(model: Model) -> Version:
+def _own(model: Model, digests: Digests) -> Version:
     try:
-        return Digests().version(model)
+        return digests.version(model)
     except OSError as fault:
         raise _bad(f"The weights of {model.name} cannot be read: {fault.strerror}.") from fault
 
@@ -194,14 +200,14 @@ def _stale_routes(config: Config) -> set[str]:
     return {file.route for file in config.calibrations if file.stale}
 
 
-def _is_about(config: Config, turn: Turn) -> bool:
-    return turn.model in config.models and turn.holds_for(_own(config.models[turn.model]))
+def _is_about(config: Config, turn: Turn, digests: Digests) -> bool:
+    return turn.model in config.models and turn.holds_for(_own(config.models[turn.model], digests))
 
 
-def _as_data(config: Config, turn: Turn, judgement: Judgement | None) -> dict[str, object]:
+def _as_data(turn: Turn, judgement: Judgement | None, *, in_force: bool) -> dict[str, object]:
     evidence = None if judgement is None else msgspec.to_builtins(judgement)
     known: dict[str, object] = msgspec.to_builtins(turn)
-    return {**known, "version": turn.new.id, "in_force": _is_about(config, turn), "evidence": evidence}
+    return {**known, "version": turn.new.id, "in_force": in_force, "evidence": evidence}
 
 
 def _row(turn: Turn) -> tuple[str, ...]:
