@@ -5,33 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 from click.testing import CliRunner
+from tests import artefacts
 
+from isthmus.catalog.weights import WEIGHTS
 from isthmus.cli import main
 
 from .gateway import Answer, Served, eventually, serving
 
-if TYPE_CHECKING:
-    from isthmus.testing.engines import RunningEngine
-
 ASKING = 2
+PRIVATE, SIGNER = artefacts.pair()
 
 
-def with_another_name(weights: Path, to: Path) -> Path:
-    """A copy of a GGUF file that differs in the name in its metadata alone."""
-    with weights.open("rb") as source, to.open("wb") as target:
-        head = bytearray(source.read(1 << 16))
-        # The key, the type of its value, the value's length: the GGUF specification, "gguf_metadata_kv_t".
-        name = head.index(b"general.name") + len(b"general.name") + 4 + 8
-        head[name : name + 1] = b"~"
-        target.write(head)
-        while part := source.read(1 << 24):
-            target.write(part)
-    return to
+def signed(folder: Path, scale: float) -> Path:
+    """An adapter for the built-in model, signed by whom `release.pub` names."""
+    path = artefacts.write(folder, artefacts.adapter(scale=scale), base=WEIGHTS[0].sha256)
+    artefacts.sign(path, PRIVATE)
+    (folder.parent / "release.pub").write_text(SIGNER.pem)
+    return path
 
 
 async def command(folder: Path, *words: str) -> str:
@@ -42,33 +35,30 @@ async def command(folder: Path, *words: str) -> str:
     return result.output
 
 
-async def test_no_request_is_dropped_while_the_weights_change(
-    chat_engine: RunningEngine, tmp_path: Path
-) -> None:
-    new = with_another_name(chat_engine.path, tmp_path / "new.gguf")
-    document = {
-        "providers": {"builtin": {"engine": "builtin", "context": 512, "parallel": ASKING}},
-        "models": {"student": {"provider": "builtin"}},
-        "routes": {"r": "student"},
-        "ledger": {"path": str(tmp_path / "ledger.db")},
-    }
-    text = msgspec.json.encode(document).decode()
-    (tmp_path / "isthmus.yaml").write_text(text)
+async def test_no_request_is_dropped_while_the_weights_change(tmp_path: Path) -> None:
+    first, second = signed(tmp_path / "student-1", 1), signed(tmp_path / "student-2", 3)
+    (tmp_path / "isthmus.yaml").write_text(
+        text := f"""
+providers: {{mine: {{engine: builtin, context: 512, parallel: {ASKING}, threads: 1}}}}
+models: {{student: {{provider: mine, weights: {first}, signers: [{tmp_path / "release.pub"}]}}}}
+routes: {{r: student}}
+ledger: {{path: {tmp_path / "ledger.db"}}}
+"""
+    )
     async with serving(text, tmp_path) as served:
         engines = served.house.workshop.engines
         await asyncio.wait_for(engines()["student"].ready(), 60)
         answers: list[Answer] = []
         asking = [asyncio.create_task(_keep_asking(served, answers, number)) for number in range(ASKING)]
 
-        said = await command(tmp_path, "promote", "student", str(new), "--now")
+        said = await command(tmp_path, "promote", "student", str(second), "--now")
         name = said.partition(":")[0]
         await _until(lambda: engines().keys() == {name})
         await _until(lambda: answers[-1].headers["x-isthmus-model"] == name)
-        assert (await served.get("/readyz")).status == 200
+        readiness = await served.get("/readyz")
+        assert (readiness.status, [*readiness.json["weights"]]) == (200, [name])
+        assert readiness.json["weights"][name].startswith(name.partition("@")[2])
 
-        await command(tmp_path, "rollback", "student", "--why", "enough")
-        await _until(lambda: engines().keys() == {"student"})
-        await _until(lambda: answers[-1].headers["x-isthmus-model"] == "student")
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
@@ -77,9 +67,30 @@ async def test_no_request_is_dropped_while_the_weights_change(
         streams = [it for it in answers if it.headers["content-type"].startswith("text/event-stream")]
         assert all(answer.body.rstrip().endswith(b"data: [DONE]") for answer in streams)
         assert {answer.headers["x-isthmus-model"] for answer in answers} == {"student", name}
-        history = await command(tmp_path, "rollouts", "--history")
-        assert [line.split()[2] for line in history.splitlines()[1:]] == ["full", "rolled"]
-        assert "enough" in history
+        (row,) = (await command(tmp_path, "rollouts")).splitlines()[1:]
+        assert row.split()[:3] == ["student", name.partition("@")[2], "full"]
+
+
+def test_only_what_was_signed_can_be_promoted(tmp_path: Path) -> None:
+    first, second = signed(tmp_path / "student-1", 1), signed(tmp_path / "student-2", 3)
+    (second / "adapter.gguf").write_bytes((first / "adapter.gguf").read_bytes())
+    (tmp_path / "isthmus.yaml").write_text(
+        f"""
+providers: {{mine: {{engine: builtin}}}}
+models: {{student: {{provider: mine, weights: {first}, signers: [{tmp_path / "release.pub"}]}}}}
+routes: {{r: student}}
+ledger: {{path: {tmp_path / "ledger.db"}}}
+"""
+    )
+    for artefact, said in (
+        (second, "changed: 'adapter.gguf'"),
+        (tmp_path, "is not signed"),
+        (first, "already"),
+    ):
+        arguments = ["models", "promote", "student", str(artefact), "-c", str(tmp_path / "isthmus.yaml")]
+        result = CliRunner().invoke(main, arguments)
+        assert (result.exit_code, said in result.output) == (1, True), result.output
+    assert not (tmp_path / "ledger.db").exists()
 
 
 @pytest.mark.parametrize("weights", ["broken.gguf", "all-minilm-l6-v2", "nowhere.gguf"])
