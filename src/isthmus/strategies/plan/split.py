@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -40,6 +40,10 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
 
     def models(self) -> tuple[str, ...]:
         return once_each([model for arm in self.arms for model in arm.plan.models()])
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        arms = tuple(msgspec.structs.replace(arm, plan=arm.plan.renamed(name)) for arm in self.arms)
+        return msgspec.structs.replace(self, arms=arms)
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
         left = tuple(
