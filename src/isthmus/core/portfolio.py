@@ -86,7 +86,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     `anyllm`, which knows the addresses itself. `prices` is the provider's id in genai-prices. `quirks` names
     the known departures from the dialect (see `isthmus.catalog.presets`). `headers` and `query` are sent with
     every call. `proxy_key` refers to the `user:password` of `proxy`, through which `client: aiohttp` can go.
-    `promises` is what its terms promise of what it is sent.
+    `promises` is what its terms promise of what it is sent. `terms` names what governs the use of outputs:
+    `openai/api`, or `weights` where the licence of the weights does; None where nobody says.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     proxy_key: SecretRef | None = None
     forward_headers: tuple[str, ...] = ()
     engine: EngineSettings | None = None
+    terms: str | None = None
 
 
 class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
