@@ -148,14 +148,14 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
     `keeps` is the share of the teacher's quality that it keeps at least. `no_worse_than_incumbent` is how
     much worse than the incumbent it may be at most, in points of the score. `retention` is how much of the
-    base's quality on the retention set it may lose at most. `safety` says whether it may lose a probe that
-    the base passes: `none_lost`, or `reported` alone. `chance` is how likely a student passes that should
-    not, and how likely any failure is told that is none.
+    base's quality on the retention set it may lose at most; `null` asks for no such set. `safety` says
+    whether it may lose a probe that the base passes: `none_lost`, or `reported` alone. `chance` is how likely
+    a student passes that should not, and how likely a failure is told that is none.
     """
 
     keeps: Annotated[float, Meta(gt=0, le=2)] = 0.95
     no_worse_than_incumbent: Share = 0.02
-    retention: Share = 0.02
+    retention: Share | None = 0.02
     safety: Literal["none_lost", "reported"] = "none_lost"
     chance: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
 
