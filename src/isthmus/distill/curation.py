@@ -22,7 +22,7 @@ from isthmus.distill.rows import Look, Row
 from isthmus.distill.sections import Collect
 from isthmus.evals.datasets.dataset import Dataset, hash_of
 from isthmus.evals.datasets.near_duplicates import groups_of
-from isthmus.evals.datasets.samples import made_id
+from isthmus.evals.datasets.samples import line_of, made_id
 from isthmus.evals.datasets.splits import split
 
 MEANINGS = {
@@ -160,7 +160,9 @@ def _not_good(row: Row, rule: Collect) -> str | None:
 def _rank(row: Row) -> tuple[object, ...]:
     marks = row.marks
     seen = [marks.human, marks.score, marks.confidence, marks.agreement]
-    return (not marks.gold, *(-(it if it is not None else -1.0) for it in seen), row.sample.id)
+    told = (-(it if it is not None else -1.0) for it in seen)
+    # The same row may come from several sources: which of them is kept must not depend on their order.
+    return (not marks.gold, *told, row.sample.id, line_of(row.sample))
 
 
 def _untouched(rows: Sequence[Row], held_out: Sequence[Sample], dropped: Counter[str]) -> list[Row]:
@@ -187,7 +189,7 @@ def _capped(rows: Sequence[Row], rule: Collect, dropped: Counter[str]) -> list[R
         return list(rows)
     classes: defaultdict[str, int] = defaultdict(int)
     kept = []
-    for row in sorted(rows, key=lambda it: (_rank(it)[:-1], _draw(rule.seed, it))):
+    for row in sorted(rows, key=lambda it: (_rank(it)[:-2], _draw(rule.seed, it))):
         name = class_of(row.sample, rule.cap.by)
         classes[name] += 1
         if classes[name] <= rule.cap.rows:

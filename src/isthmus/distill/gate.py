@@ -33,7 +33,9 @@ LEAST_OF_A_CLASS = 5
 POOR_TEACHER = 0.9
 """A teacher below that quality caps the student: its answers are worth a filter."""
 
-_MOST_OF_A_SHARE = 16.0
+MOST_OF_A_SHARE = 16.0
+"""A student that is better than this many teachers is told to have no bound."""
+
 _HALVINGS = 30
 
 
@@ -134,11 +136,12 @@ def share_of(student: Scores, teacher: Scores, confidence: float) -> tuple[float
     """The student's mean score over the teacher's, on the samples of both, and the interval of that share.
 
     The interval holds every share k for which the mean of `student - k * teacher` may be 0 (test inversion,
-    by Gaffke's bound as in `intervals.mean`): so it keeps what it promises for few samples, too.
+    by Gaffke's bound as in `intervals.mean`): so it keeps what it promises for few samples, too. Its upper
+    end is `MOST_OF_A_SHARE` at most, which stands for no bound.
     """
     ours, theirs = _both(student, teacher)
     if not ours or not any(theirs):
-        return None, Interval(0.0, float("inf"), confidence)
+        return None, Interval(0.0, MOST_OF_A_SHARE, confidence)
     tail = (1 - confidence) / 2
 
     def apart(share: float) -> list[float]:
@@ -150,14 +153,12 @@ def share_of(student: Scores, teacher: Scores, confidence: float) -> tuple[float
     def is_below(share: float) -> bool:
         return intervals.mean_at_least(apart(share), 0.0, least=-share, most=1.0) <= tail
 
-    low, beyond = 0.0, _MOST_OF_A_SHARE
+    low, beyond = 0.0, MOST_OF_A_SHARE
     for _ in range(_HALVINGS):
         middle = (low + beyond) / 2
         low, beyond = (middle, beyond) if is_above(middle) else (low, middle)
-    short, high = 0.0, _MOST_OF_A_SHARE
-    if not is_below(high):
-        return average(ours) / average(theirs), Interval(low, float("inf"), confidence)
-    for _ in range(_HALVINGS):
+    short, high = 0.0, MOST_OF_A_SHARE
+    for _ in range(_HALVINGS if is_below(high) else 0):
         middle = (short + high) / 2
         short, high = (short, middle) if is_below(middle) else (middle, high)
     return average(ours) / average(theirs), Interval(low, high, confidence)

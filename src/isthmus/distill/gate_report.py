@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from isthmus.core.money import format_usd
-from isthmus.distill.gate import Check, Judgement, Probed
+from isthmus.distill.gate import MOST_OF_A_SHARE, Check, Judgement, Probed
 from isthmus.distill.sections import Gate
 from isthmus.evals.outcome import Standing
 from isthmus.reports.document import Block, Document, Prose, Section, Table
@@ -195,7 +195,7 @@ def _said(passed: bool | None) -> str:
 
 
 def _percent(share: float) -> str:
-    return "no bound" if share == float("inf") else f"{share:.1%}"
+    return "no bound" if share == MOST_OF_A_SHARE else f"{share:.1%}"
 
 
 def _p(p: float | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -33,8 +34,8 @@ def write(folder: Path, curated: Curated, card: Card) -> None:
     """The folder appears with all of its files. Raises IsthmusError (`golden_exists`), and OSError."""
     if folder.exists():
         raise exists(folder)
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    new.mkdir(mode=0o700, parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".new", dir=folder.parent))
     try:
         for name, content in _files(curated, card):
             _put(new / name, content)

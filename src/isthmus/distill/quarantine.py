@@ -7,6 +7,8 @@ datasets that it came through, and by what it asks. Lifting one is an entry, too
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -86,35 +88,28 @@ class QuarantineFile:
             return ()
         except OSError as error:
             raise self._unreadable(error.strerror or "unknown error") from None
-        *whole, rest = lines
-        # A writer that was killed may leave a begun line: it was told to nobody as written.
-        entries = [self._entry(line, number) for number, line in enumerate(whole, 1) if line.strip()]
-        return entries if not rest.strip() else [*entries, *self._begun(rest)]
+        # Behind the last line's end stands nothing, or what a killed writer has begun.
+        return [self._entry(line, number) for number, line in enumerate(lines[:-1], 1)]
 
     def add(self, entry: Entry) -> None:
-        """Append the entry; it is on the disk when this returns. Raises OSError."""
+        """Append the entry; it is on the disk when this returns. Raises OSError, and then adds nothing."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Of what a killed writer has begun no line may be made: an empty one in between is passed over.
-        line = b"\n" * self._is_begun() + msgspec.json.encode(entry) + b"\n"
-        file = os.open(self.path, os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            if os.write(file, line) != len(line):
-                raise OSError(28, "the entry could not be written to its end", str(self.path))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            end = self._end_of_whole_lines()
+            # What a killed writer has begun goes: it was told to nobody as written.
+            os.ftruncate(file, end)
+            line = msgspec.json.encode(entry) + b"\n"
+            if os.pwrite(file, line, end) != len(line):
+                os.ftruncate(file, end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             os.fsync(file)
         finally:
             os.close(file)
 
-    def _is_begun(self) -> bool:
-        try:
-            return not self.path.read_bytes().endswith(b"\n") if self.path.stat().st_size else False
-        except FileNotFoundError:
-            return False
-
-    def _begun(self, rest: bytes) -> Sequence[Entry]:
-        try:
-            return [msgspec.json.decode(rest, type=Entry)]
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return ()
+    def _end_of_whole_lines(self) -> int:
+        return self.path.read_bytes().rfind(b"\n") + 1
 
     def _entry(self, line: bytes, number: int) -> Entry:
         try:
