@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from isthmus.cli import main
+from isthmus.store.records import SqliteRecords
 from isthmus.store.runs import SqliteRuns
 from isthmus.testing import Script, Simulator
 
@@ -303,3 +305,96 @@ def test_what_cannot_work_is_refused_in_words(recipe: dict[str, Any], says: str)
     assert says in done.stderr, done.stderr
     assert "Traceback" not in done.output
     assert not Path("golden").exists()
+
+
+def test_the_answers_of_a_pilot_run_are_taken_as_they_were_scored() -> None:
+    def script(asked: Any) -> Script:
+        right = asked.text.replace("what of", "on")
+        return Script(text=("wrong" if "looms" in right else right,), logprobs=(-0.1,))
+
+    with Simulator.thread() as sim:
+        sim.simulator.scripts["teacher"] = script
+        prepare(sim.url, {"runs": ["run_"], "floor": 1.0, "confidence": 0.5})
+        more = ("--scorer", "exact", "--max-usd", "5", "--max-tokens", "16", "--logprobs")
+        assert run("pilot", "inputs.jsonl", "--models", TEACHER, *more).exit_code == 0
+        asked = len(sim.requests)
+        card = card_of(collect("--json"))
+        assert len(sim.requests) == asked
+    assert card["dropped"] == {"below_floor": 1}
+    assert all(it["metadata"]["marks"]["score"] == 1.0 for it in rows())
+    assert all(it["metadata"]["marks"]["confidence"] > 0.9 for it in rows())
+    write_recipe({"runs": ["run_"], "answers_of": "openai/other"})
+    other = collect(to="other")
+    assert other.exit_code == 1
+    assert "did not ask 'openai/other'" in other.stderr
+    write_recipe({"runs": ["run_"], "scorer": "contains"})
+    assert "has no scores by 'contains'" in collect(to="other").stderr
+
+
+def test_all_that_is_asked_together_keeps_to_the_cap_however_often(home: Path) -> None:
+    with Simulator.thread() as sim:
+
+        def script(asked: Any) -> Script:
+            if "further requests" in asked.text:
+                return Script(text=('["more of the same about rivets"]',))
+            return answering(asked)
+
+        sim.simulator.scripts["teacher"] = script
+        # Each answer may be so long that the cap cannot hold it; the variations are short.
+        prepare(sim.url, {"ask": {**ASK, "variations": 1, "max_tokens": 4000}})
+        left = []
+        for _ in range(3):
+            poor = collect("--max-usd", "0.02")
+            assert poor.exit_code == 1
+            assert "is not complete, and nothing is written" in poor.stderr
+            left += re.findall(r"left of USD ([\d.]+)", poor.stderr)
+        records = list(SqliteRecords(home / "ledger.db").scan())
+        spent = sum(it.charge.nanousd or 0 for it in records if it.charge)
+        assert spent > 0
+        assert len(left) == 3
+        told = {round(float(it) * 1e9) for it in left}
+        assert told == {20_000_000 - spent}, "what the variations cost is never forgotten"
+        assert collect().exit_code == 0
+        asked = Counter(it.body["messages"][-1]["content"] for it in sim.requests if it.body)
+        assert set(asked.values()) == {1}
+
+
+def test_personal_data_is_dropped_or_gets_pseudonyms(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare("http://127.0.0.1:9", {})
+    text = config_text("http://127.0.0.1:9", {"r": TEACHER}, perimeter={"key": "env:PSEUDONYMS"})
+    Path("isthmus.yaml").write_text(text)
+    monkeypatch.setenv("PSEUDONYMS", "a key for pseudonyms, 32 bytes long")
+    secret = "ghp_" + "x4Kq9ZbT2mWv7LcR1nYs8PdF3hJg6AeU0iOw"
+    write(
+        "gold.jsonl",
+        [
+            {"input": "mail ann.lee@example.org of tides", "target": "ann.lee@example.org was told"},
+            {"input": "again to ann.lee@example.org", "target": "done"},
+            {"input": f"push with {secret} please", "target": "done"},
+            {"input": "what of looms", "target": "on looms"},
+        ],
+    )
+    files = {"files": [{"path": "gold.jsonl", "by": "people"}], "split": {"train": 1, "dev": 0, "test": 0}}
+    write_recipe(files)
+    assert card_of(collect("--json"))["dropped"] == {"personal_data": 2, "secret": 1}
+    assert len(rows()) == 1
+    write_recipe({**files, "personal_data": "pseudonymise"})
+    assert card_of(collect("--json", to="hidden"))["dropped"] == {"secret": 1}
+    told = json.dumps(rows("hidden"))
+    assert "ann.lee" not in told
+    assert len(set(re.findall(r"EMAIL_[A-Z0-9]{8}", told))) == 1, "one value has one pseudonym in all rows"
+    assert run("distill", "check", "hidden/train.jsonl").exit_code == 0
+    assert collect("--json", to="same").exit_code == 0
+    assert content("hidden") == content("same")
+
+
+def test_rows_above_the_clearance_of_the_place_stay(home: Path) -> None:
+    prepare("http://127.0.0.1:9", {})
+    levels = ("public", "internal", "confidential", "restricted")
+    write("gold.jsonl", [{"input": f"of {it}", "target": it, "label": it} for it in levels])
+    files = {"files": [{"path": "gold.jsonl", "by": "people"}], "split": {"train": 1, "dev": 0, "test": 0}}
+    write_recipe({**files, "doubles": "all", "place": {"clearance": "internal"}})
+    card = card_of(collect("--json"))
+    assert card["dropped"] == {"above_clearance": 2}
+    assert card["levels"] == {"internal": 2}
+    assert {it["target"] for it in rows()} == {"public", "internal"}

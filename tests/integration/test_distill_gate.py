@@ -127,6 +127,7 @@ def test_what_was_learned_is_no_test() -> None:
     [
         (("--student", "nobody"), "is none of"),
         (("--base", "openai/student"), "not judged by itself"),
+        (("--base", "alias"), "are the same model"),
         (("--scorer", "exakt"), "exact"),
         (("--trained-on", "."), "is no golden set"),
         (("--max-usd", "0"), "is no amount"),
@@ -136,6 +137,10 @@ def test_what_was_learned_is_no_test() -> None:
 )
 def test_a_wrong_use_is_told_in_words(more: tuple[str, ...], says: str) -> None:
     prepare("http://127.0.0.1:9", 2)
+    config = json.loads(Path("isthmus.yaml").read_text())
+    config["models"]["alias"] = config["models"][ROLES["student"]]
+    config["routes"]["alias"] = "alias"
+    Path("isthmus.yaml").write_text(json.dumps(config))
     Path("empty.yaml").write_text("collect: {}\n")
     Path("wrong.yaml").write_text("gate: {keepz: 0.9}\n")
     done = gate(*more)

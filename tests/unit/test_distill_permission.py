@@ -19,7 +19,7 @@ from isthmus.distill.quarantine import Entry, Quarantine, QuarantineFile, source
 from isthmus.distill.terms import Clause, Ground, known_terms, ruling, terms_of
 
 TODAY = dt.date(2026, 11, 27)
-READ = dt.date(2026, 10, 1)
+SEEN = dt.date(2026, 10, 1)
 
 
 def clause(dated: dt.date | None, verdict: Any, key: str = "acme/api", **more: Any) -> Clause:
@@ -32,7 +32,7 @@ def clause(dated: dt.date | None, verdict: Any, key: str = "acme/api", **more: A
         verdict=verdict,
         says="So it is.",
         source="https://acme.example/terms",
-        read=READ,
+        seen=SEEN,
         **more,
     )
 
@@ -71,7 +71,7 @@ def test_every_row_of_the_table_has_its_source_and_day() -> None:
     for it in known_terms():
         assert it.source.startswith("https://"), it.key
         assert (it.dated is None) == (it.provider == "weights"), it.key
-        assert it.read <= TODAY
+        assert it.seen <= TODAY
         assert it.says.endswith("."), it.key
     assert len({(it.key, it.dated) for it in known_terms()}) == len(known_terms())
 

@@ -221,10 +221,8 @@ def _divided(rows: Sequence[Row], rule: Collect, dropped: Counter[str], name: st
         dropped.update(found.values())
         learned = [it for place, it in enumerate(learned) if place not in found]
     left = {it.id for it in (*learned, *tests)}
-    return {
-        part: _part(f"{name}:{part}", [it for it in them.samples if it.id in left])
-        for part, them in parts.items()
-    }
+    kept = {part: [it for it in them.samples if it.id in left] for part, them in parts.items()}
+    return {part: _part(f"{name}:{part}", them) for part, them in kept.items() if them}
 
 
 def _part(name: str, samples: Sequence[Sample]) -> Dataset:

@@ -67,7 +67,7 @@ class FromFile(msgspec.Struct, frozen=True, kw_only=True):
     by: Literal["people"] | None = None
 
 
-class Asking(msgspec.Struct, frozen=True, kw_only=True):
+class AskTeacher(msgspec.Struct, frozen=True, kw_only=True):
     """What the teacher is asked anew.
 
     `teacher` is a model of the config. `inputs` is a dataset, relative to the recipe, whose requests it
@@ -127,7 +127,7 @@ class Collect(msgspec.Struct, frozen=True, kw_only=True):
     runs: tuple[str, ...] = ()
     answers_of: str | None = None
     files: tuple[FromFile, ...] = ()
-    ask: Asking | None = None
+    ask: AskTeacher | None = None
     scorer: str | None = None
     floor: Share = 0.5
     agreement: Share = 0.0

@@ -35,7 +35,8 @@ class Clause(msgspec.Struct, frozen=True, kw_only=True):
     `provider` and `surface` are the key. `document` is its title. `dated` is the day from which on it counts;
     a licence has none. `verdict` is what it says, and `says` that in words. `authorisable` tells of what is
     forbidden that the document itself allows it to whom it is granted. `duties` are what whoever teaches so
-    has to do. `source` is where it stands, `read` when it was read last, and `certainty` how well.
+    has to do. `source` is where it stands, `seen` the month in which the clause was last seen in a public
+    copy, and `certainty` says where only others have told of it.
     """
 
     provider: str
@@ -47,8 +48,8 @@ class Clause(msgspec.Struct, frozen=True, kw_only=True):
     says: str
     duties: tuple[str, ...] = ()
     source: str
-    read: dt.date
-    certainty: Literal["read", "second hand"] = "read"
+    seen: dt.date
+    certainty: Literal["copy", "second hand"] = "copy"
 
     @property
     def key(self) -> str:

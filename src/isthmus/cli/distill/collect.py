@@ -149,7 +149,7 @@ def _looking(rule: Collect, config: Config, count: int) -> Iterator[Look]:
 
 
 def _require_rows(curated: Curated) -> None:
-    if curated.rows and curated.parts.get("train") is not None and curated.parts["train"].samples:
+    if "train" in curated.parts:
         return
     reasons = "; ".join(f"{MEANINGS[reason]} ({count:,})" for reason, count in curated.dropped.items())
     raise IsthmusError(
@@ -162,4 +162,7 @@ def _require_rows(curated: Curated) -> None:
 
 def _present(card: Card, output: Path, as_json: bool) -> None:
     click.echo(msgspec.json.encode(card) if as_json else markdown(card_report(card)), nl=as_json)
+    for part, share in msgspec.structs.asdict(card.rule.split).items():
+        if share and part not in card.parts:
+            click.echo(f"Note: there is no {part}: too few rows for its share.", err=True)
     click.echo(f"Written: {output} ({sum(it.rows for it in card.parts.values()):,} rows).", err=True)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from isthmus.bootstrap import open_records, open_runs
+from isthmus.cli.distill.asking import Asking
 from isthmus.cli.distill.permitting import section_or_exit
 from isthmus.cli.options import config_option, load_or_exit, told
-from isthmus.cli.pilot import carried_out, user_name
 from isthmus.cli.runs import (
     Number,
     Usd,
@@ -33,11 +32,9 @@ from isthmus.distill.provenance import provenance_of
 from isthmus.distill.sections import Gate
 from isthmus.evals.answers import NOT_PERMITTED, candidate_of
 from isthmus.evals.datasets import Dataset, open_dataset
-from isthmus.evals.pilot import new_run
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
-from isthmus.store.records import Where
-from isthmus.store.runs import Run
+from isthmus.store.runs import Run, Runs
 
 if TYPE_CHECKING:
     from isthmus.distill.gate_report import GateRecord
@@ -115,6 +112,7 @@ def gate(
     roles = {"student": student, "teacher": teacher, "base": base, "incumbent": incumbent}
     named = {role: name for role, name in roles.items() if name is not None}
     _require_known(named, config)
+    _require_others(named, config)
     if rule.retention is not None and retention is None:
         raise click.UsageError("Say --retention, or `retention: null` in the recipe's gate to judge without.")
     check_scorers([scorer])
@@ -126,9 +124,9 @@ def gate(
         learned=tuple(_learned(trained_on)),
     )
     tests.require_untouched()
-    asking = _Asking(config, path, scorer, max_usd, concurrency)
+    asking = Asking(config, path, max_usd, concurrency)
     request = {"temperature": temperature, "max_tokens": max_tokens}
-    record = _judged(rule, named, tests, asking, request, by)
+    record = _judged(rule, named, tests, asking, request, scorer, by)
     _present(record, output, html_path, as_json)
     raise SystemExit(STATUS[record.judgement.verdict])
 
@@ -162,73 +160,30 @@ class _Tests(msgspec.Struct, frozen=True, kw_only=True):
             require_untouched(learned, test.samples, "what was learned")
 
 
-class _Asking:
-    """Runs of the gate, each carried out as `isthmus pilot` would, within one cap."""
-
-    def __init__(
-        self, config: Config, path: Path | None, scorer: str, cap_nanousd: int | None, concurrency: int
-    ) -> None:
-        self.config = config
-        self.scorer = scorer
-        self.runs = open_runs(config, path)
-        self._path = path
-        self._cap_nanousd = cap_nanousd
-        self._concurrency = concurrency
-
-    def run(
-        self, dataset: Dataset, models: Sequence[str], request: Mapping[str, Any], scorers: Sequence[str]
-    ) -> Run:
-        """The run of these models over the dataset. Raises IsthmusError (`not_complete`)."""
-        begun = new_run(
-            dataset,
-            dataset.samples,
-            [candidate_of(self.config, name) for name in dict.fromkeys(models)],
-            scorers,
-            self.config.hash,
-            request={name: value for name, value in request.items() if value is not None},
-            cap_nanousd=self._cap_nanousd,
-            who=user_name(),
-        )
-        judges = judges_of(scorers, self.config)
-        carried = carried_out(begun, dataset, self.config, self._path, self.runs, judges, self._concurrency)
-        run = self.runs.find(carried.id)
-        if self._cap_nanousd is not None:
-            records = open_records(self.config, self._path).scan(Where(key_id=run.id))
-            spent = sum(it.charge.nanousd or 0 for it in records if it.charge is not None)
-            self._cap_nanousd = max(0, self._cap_nanousd - spent)
-        if run.ended_us is None:
-            raise IsthmusError(
-                Fault.UNAVAILABLE,
-                f"The run {run.id} over {dataset.name} is not complete: nothing is judged.",
-                code="not_complete",
-                hint="Run the same command again: what was answered is kept, and not paid for twice.",
-            )
-        return run
-
-
 def _judged(
     rule: Gate,
     named: Mapping[str, str],
     tests: _Tests,
-    asking: _Asking,
+    asking: Asking,
     request: Mapping[str, Any],
+    scorer: str,
     by: str | None,
 ) -> GateRecord:
     from isthmus.distill.gate import Evidence, judge
     from isthmus.distill.gate_report import GateRecord, measured_of
     from isthmus.distill.probes import REQUEST, probed, probes_dataset
 
-    main = asking.run(tests.held_out, list(named.values()), request, [asking.scorer])
+    main = asking.run(tests.held_out, list(named.values()), request, [scorer])
     runs = {"held-out": main.id}
-    scores = _scores(main, named["student"], asking)
+    scores = _scores(main, scorer, named["student"], asking.runs)
     kept = None
     if tests.retention is not None:
         pair = [named["student"], named["base"]]
-        retained = asking.run(tests.retention, pair, request, [asking.scorer])
+        retained = asking.run(tests.retention, pair, request, [scorer])
         runs["retention"] = retained.id
-        by_model = _scores(retained, named["student"], asking)
+        by_model = _scores(retained, scorer, named["student"], asking.runs)
         kept = (by_model[named["student"]], by_model[named["base"]])
-    probing = asking.run(probes_dataset(), [named["student"], named["base"]], REQUEST, [])
+    probing = asking.run(probes_dataset(), [named["student"], named["base"]], REQUEST)
     runs["probes"] = probing.id
     answers = asking.runs.answers(probing.id)
     said = {
@@ -254,7 +209,7 @@ def _judged(
     return GateRecord(
         judgement=judgement,
         rule=rule,
-        scorer=asking.scorer,
+        scorer=scorer,
         models=tuple(measured_of(role, standings[name]) for role, name in named.items()),
         probes=probes,
         runs=runs,
@@ -267,12 +222,12 @@ def _judged(
     )
 
 
-def _scores(run: Run, student: str, asking: _Asking) -> dict[str, dict[str, float]]:
+def _scores(run: Run, scorer: str, student: str, runs: Runs) -> dict[str, dict[str, float]]:
     """The scores by model and sample. Where the student has failed, or nobody can say how good its answer is,
     it is worth nothing; where that happened to another, the sample says nothing of the two."""
-    marks = asking.runs.scores(run.id).get(asking.scorer, {})
+    marks = runs.scores(run.id).get(scorer, {})
     found: dict[str, dict[str, float]] = {it.name: {} for it in run.models}
-    for place, kept in asking.runs.answers(run.id).items():
+    for place, kept in runs.answers(run.id).items():
         value = marks[place].value if place in marks and kept.answered.code is None else None
         if value is not None:
             found[place.model][place.sample] = value
@@ -329,6 +284,20 @@ def _require_known(named: Mapping[str, str], config: Config) -> None:
     for role in ("teacher", "base", "incumbent"):
         if named.get(role) == named["student"]:
             raise click.BadParameter("the student is not judged by itself", param_hint=f"--{role}")
+
+
+def _require_others(named: Mapping[str, str], config: Config) -> None:
+    """Refuse a student that is another of them by another name: known answers would be taken for its own."""
+    told = {role: candidate_of(config, name) for role, name in named.items()}
+    student = told.pop("student")
+    for role, it in told.items():
+        if (it.id, it.provider, it.weights) == (student.id, student.provider, student.weights):
+            raise IsthmusError(
+                Fault.INVALID_REQUEST,
+                f"{student.name} and {it.name} are the same model: id, provider and weights are alike.",
+                code="same_model",
+                hint=f"Name the student's own weights or id in the config, and another model as --{role}.",
+            )
 
 
 def _present(record: GateRecord, output: Path | None, html_path: Path | None, as_json: bool) -> None:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from isthmus.bootstrap import open_feedback, open_records, open_runs
-from isthmus.cli.pilot import carried_out, user_name
-from isthmus.cli.runs import judges_of
+from isthmus.bootstrap import open_feedback, open_records
+from isthmus.cli.distill.asking import Asking
 from isthmus.config.config import Config
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.evaluation import Sample
-from isthmus.core.money import format_usd
 from isthmus.distill.rows import Makers, Row, noting, rows_of_dataset, rows_of_records, rows_of_run
-from isthmus.distill.sections import Asking, Collect, FromRecords
+from isthmus.distill.sections import AskTeacher, Collect, FromRecords
 from isthmus.distill.variations import asking_for, variations_of
-from isthmus.evals.answers import candidate_of
 from isthmus.evals.datasets import Dataset, open_dataset
 from isthmus.evals.datasets.dataset import hash_of
 from isthmus.evals.datasets.from_records import Wish, samples_of
-from isthmus.evals.pilot import new_run
 from isthmus.routing.route import OF_EVALUATIONS
 from isthmus.store.records import Where
 from isthmus.store.runs import Place, Run
@@ -54,9 +50,9 @@ class Gathering:
         self._folder = folder
         self._config = config
         self._config_path = config_path
-        self._cap_nanousd = cap_nanousd
         self._makers = Makers(config.models, config.providers)
-        self._runs = open_runs(config, config_path)
+        self._asking = Asking(config, config_path, cap_nanousd, AT_ONCE)
+        self._runs = self._asking.runs
 
     def rows(self) -> Iterator[Row]:
         """All rows. Raises IsthmusError where a source cannot be read, or is not complete."""
@@ -137,7 +133,7 @@ class Gathering:
 
     # The teacher
 
-    def _asked(self, asking: Asking) -> Run:
+    def _asked(self, asking: AskTeacher) -> Run:
         """The run in which the teacher has answered everything."""
         seeds = self._opened(asking.inputs)
         varied = self._varied(asking, seeds)
@@ -146,9 +142,9 @@ class Gathering:
         scorers = () if self._rule.scorer is None else (self._rule.scorer,)
         request = {"temperature": asking.temperature, "max_tokens": asking.max_tokens}
         request |= {"logprobs": asking.logprobs or None}
-        return self._carried_out(asking.teacher, dataset, scorers, request, asking.repeat)
+        return self._asking.run(dataset, [asking.teacher], request, scorers, asking.repeat)
 
-    def _varied(self, asking: Asking, seeds: Dataset) -> list[Sample]:
+    def _varied(self, asking: AskTeacher, seeds: Dataset) -> list[Sample]:
         if not asking.variations:
             return []
         tasks = {
@@ -158,7 +154,7 @@ class Gathering:
             return []
         samples = tuple(tasks.values())
         dataset = Dataset(name=f"{seeds.name}, varied", samples=samples, hash=hash_of(samples))
-        run = self._carried_out(asking.teacher, dataset, (), {"temperature": asking.temperature}, 1)
+        run = self._asking.run(dataset, [asking.teacher], {"temperature": asking.temperature})
         answers = self._runs.answers(run.id)
         (candidate,) = run.models
         made: list[Sample] = []
@@ -169,43 +165,6 @@ class Gathering:
                 made += variations_of(seed, kept.answered, by, asking.variations)
         click.echo(f"{len(made):,} variations of {len(seeds.samples):,} requests.", err=True)
         return made
-
-    def _carried_out(
-        self, teacher: str, dataset: Dataset, scorers: Sequence[str], request: dict[str, Any], repeat: int
-    ) -> Run:
-        """The run of the teacher over that dataset, complete; the same recipe goes on with what is kept."""
-        run = new_run(
-            dataset,
-            dataset.samples,
-            [candidate_of(self._config, teacher)],
-            scorers,
-            self._config.hash,
-            request={name: value for name, value in request.items() if value is not None},
-            repeat=repeat,
-            cap_nanousd=self._cap_nanousd,
-            who=user_name(),
-        )
-        judges = judges_of(scorers, self._config)
-        run = carried_out(run, dataset, self._config, self._config_path, self._runs, judges, AT_ONCE)
-        run = self._runs.find(run.id)
-        self._spend(run)
-        if run.ended_us is None:
-            raise IsthmusError(
-                Fault.UNAVAILABLE,
-                f"The run {run.id} is not complete, and nothing is written.",
-                code="not_complete",
-                hint="Run the same command again: what was answered is kept, and not paid for twice.",
-            )
-        return run
-
-    def _spend(self, run: Run) -> None:
-        """Take what the run has cost, judges included, from what is left to spend."""
-        if self._cap_nanousd is None:
-            return
-        records = open_records(self._config, self._config_path).scan(Where(key_id=run.id))
-        spent = sum(it.charge.nanousd or 0 for it in records if it.charge is not None)
-        self._cap_nanousd = max(0, self._cap_nanousd - spent)
-        click.echo(f"{run.id} has cost USD {format_usd(spent)}.", err=True)
 
 
 def _start_us(day: dt.date | None) -> int | None:

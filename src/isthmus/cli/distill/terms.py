@@ -62,7 +62,7 @@ def _show_table(as_json: bool) -> None:
             click.echo(msgspec.json.encode(it))
         return
     rows = [
-        (it.key, it.verdict, str(it.dated or "-"), f"{it.read:%Y-%m}", it.certainty, it.document)
+        (it.key, it.verdict, str(it.dated or "-"), f"{it.seen:%Y-%m}", it.certainty, it.document)
         for it in known_terms()
     ]
-    click.echo(table(("TERMS", "VERDICT", "DATED", "READ", "HOW", "DOCUMENT"), rows))
+    click.echo(table(("TERMS", "VERDICT", "DATED", "SEEN", "HOW", "DOCUMENT"), rows))
