@@ -311,7 +311,8 @@ def _advice(checks: Sequence[Check], classes: Sequence[OfClass], evidence: Evide
         named = ", ".join(f"{it.name} ({it.student:.2f} against {it.rival:.2f})" for it in behind)
         said.append(f"It falls behind most in {named}: collect more rows of these.")
     teacher = average(evidence.teacher.values()) if evidence.teacher else 1.0
-    if failed & {"keeps", "incumbent"} and teacher < POOR_TEACHER:
+    short = {it.name for it in checks if it.verdict != "passed"} & {"keeps", "incumbent"}
+    if short and teacher < POOR_TEACHER:
         said.append(
             f"The teacher itself reaches {teacher:.2f}: filter what it teaches by `scorer`, `agreement` or "
             "`confidence`, or have people put it right."
