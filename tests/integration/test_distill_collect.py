@@ -82,6 +82,10 @@ def rows(folder: str = "golden") -> list[dict[str, Any]]:
     return [json.loads(line) for it in files if it.exists() for line in it.read_text().splitlines()]
 
 
+def others() -> list[str]:
+    return [str(it) for it in (Path("golden/dev.jsonl"), Path("golden/test.jsonl")) if it.exists()]
+
+
 def content(folder: str) -> dict[str, bytes]:
     return {it.name: it.read_bytes() for it in Path(folder).iterdir()}
 
@@ -177,6 +181,9 @@ def test_variations_bear_the_teachers_name() -> None:
     assert made
     assert all(it["metadata"]["varied_from"].startswith("s") for it in made)
     assert any("were made by a model" in limit for limit in card["limits"])
+    # What the seeds were worth, so are their variations.
+    assert run("distill", "quarantine", "inputs.jsonl", "--why", "stolen").exit_code == 0
+    assert f"quarantined {len(rows()):,}" in run("distill", "check", "golden/train.jsonl", *others()).stderr
 
 
 async def test_traffic_teaches_where_it_may_and_corrections_are_gold() -> None:

@@ -16,7 +16,7 @@ from isthmus.testing import Script, Simulator
 from .gateway import config_text
 
 ROLES = {name: f"openai/{name}" for name in ("student", "teacher", "base", "incumbent")}
-COUNT = 24
+COUNT = 14
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +37,10 @@ def sample(name: str, n: int) -> dict[str, Any]:
 
 def prepare(url: str, count: int = COUNT) -> None:
     Path("isthmus.yaml").write_text(config_text(url, ROLES))
-    for name, ids in (("held", range(count)), ("kept", range(1000, 1024)), ("learned", range(2000, 2010))):
+    for name, ids in (("held", range(count)), ("kept", range(1000, 1014)), ("learned", range(2000, 2010))):
         lines = [sample(name, n) for n in ids]
         Path(f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    Path("recipe.yaml").write_text("gate: {keeps: 0.7, no_worse_than_incumbent: 0.2, retention: 0.2}\n")
+    Path("recipe.yaml").write_text("gate: {keeps: 0.6, no_worse_than_incumbent: 0.3, retention: 0.3}\n")
 
 
 def right(asked: Any) -> Script:
@@ -98,7 +98,7 @@ def test_a_student_that_has_learned_nothing_fails() -> None:
 def test_too_few_samples_are_no_pass() -> None:
     with Simulator.thread() as sim:
         sim.simulator.script = right
-        prepare(sim.url, 8)
+        prepare(sim.url, 5)
         undecided = gate(incumbent=False)
     assert undecided.exit_code == 3
     assert "UNDECIDED" in undecided.stdout

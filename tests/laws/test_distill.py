@@ -83,6 +83,7 @@ def collected(found: Sequence[Row], rule: Collect, held_out: Sequence[Sample] = 
     return curate(found, rule, PERMISSION, unlooked, held_out, {"no_answer": 2})
 
 
+@settings(max_examples=50)
 @given(st.lists(rows(), max_size=14), rules, st.lists(rows(), max_size=2), st.randoms())
 def test_only_what_may_teach_is_golden_and_every_row_is_counted(
     found: list[Row], rule: Collect, held: list[Row], chance: Any

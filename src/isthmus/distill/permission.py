@@ -64,11 +64,11 @@ class Permission:
         """Why this row may not teach, None where it may."""
         told = provenance_of(sample)
         if (entry := self._quarantine.holds(sample, told)) is not None:
-            return Refusal("quarantined", f"{entry.kind}:{entry.value} is in quarantine")
+            return Refusal("quarantined", f"{entry.kind}:{entry.value} is in quarantine.")
         if told is None or not any(it.part == "answer" for it in told.origins):
-            return Refusal("unknown_origin", "nobody says whose answer it is")
+            return Refusal("unknown_origin", "Nobody says whose answer it is.")
         if told.seal != seal_of(sample):
-            return Refusal("relabelled", "it was changed after its origin was noted")
+            return Refusal("relabelled", "It was changed after its origin was noted.")
         return next((found for it in told.origins if (found := self._refuses(it)) is not None), None)
 
     def _refuses(self, origin: Origin) -> Refusal | None:
@@ -95,7 +95,7 @@ def require_may_teach(samples: Sequence[Sample], permission: Permission) -> None
     raise IsthmusError(
         Fault.FORBIDDEN,
         f"{len(found):,} of {len(samples):,} rows may not teach: {counts}. The first are {shown}. "
-        f"Of the first: {found[0][1].why}.",
+        f"Of the first: {found[0][1].why}",
         code="may_not_teach",
         hint="Collect anew: `isthmus distill collect` leaves such rows out, and says so.",
     )

@@ -89,6 +89,7 @@ class Makers:
             terms=self._terms(attempt.model) if same else "",
             provider=attempt.provider,
             model=attempt.model_id,
+            weights=attempt.weights,
             source=source,
             at_us=at_us,
         )
@@ -192,9 +193,11 @@ def rows_of_run(
     scorer: str | None,
     makers: Makers,
     left_out: Counter[str],
+    through: Sequence[str] = (),
 ) -> Iterator[Row]:
     """A row for each sample that this model of the run has answered: where it was asked several times, the
-    first of the answers that most agree with."""
+    first of the answers that most agree with. `through` are hashes of datasets that its samples came through,
+    besides its own."""
     candidate = next(it for it in run.models if it.name == model)
     judges = models_of(scorer) if scorer else ()
     for sample in samples:
@@ -222,7 +225,7 @@ def rows_of_run(
                 *(makers.of_judge(name, kept) for name in judges),
                 *inputs,
             ),
-            ancestors=(run.dataset_hash, *(told.ancestors if told is not None else ())),
+            ancestors=(run.dataset_hash, *through, *(told.ancestors if told is not None else ())),
             marks=Marks(
                 score=score.value if score is not None else None,
                 agreement=share if run.repeat > 1 else None,

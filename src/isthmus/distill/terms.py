@@ -170,4 +170,4 @@ def _nothing_known(terms: str) -> str:
 
 
 def _unknown(terms: str, why: str) -> Ruling:
-    return Ruling(may_teach=False, terms=terms, verdict="unknown", why=f"{why}; what is unknown is refused")
+    return Ruling(may_teach=False, terms=terms, verdict="unknown", why=f"{why}; what is unknown is refused.")

@@ -99,7 +99,7 @@ def _require_sound(rule: Collect, config: Config, permission: Permission) -> Non
         if not found.may_teach:
             raise IsthmusError(
                 Fault.FORBIDDEN,
-                f"{name} may not teach: {found.why}.",
+                f"{name} may not teach: {found.why}",
                 code="may_not_teach",
                 hint="Take another model, or state a ground under `permission`. See `isthmus distill terms`.",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ class Gathering:
             run = self._runs.find(prefix)
             yield from self._of_run(run, self._answering(run))
         if self._rule.ask is not None:
-            yield from self._of_run(self._asked(self._rule.ask), self._rule.ask.teacher)
+            seeds = self._opened(self._rule.ask.inputs)
+            run = self._asked(self._rule.ask, seeds)
+            yield from self._of_run(run, self._rule.ask.teacher, (seeds.hash,))
 
     def _opened(self, name: str) -> Dataset:
         found = open_dataset(self._folder / name)
@@ -91,7 +93,7 @@ class Gathering:
 
     # Runs
 
-    def _of_run(self, run: Run, model: str) -> Iterator[Row]:
+    def _of_run(self, run: Run, model: str, through: Sequence[str] = ()) -> Iterator[Row]:
         scorer = self._scorer_of(run)
         marks = self._runs.scores(run.id)
         if scorer is not None and scorer not in marks:
@@ -110,6 +112,7 @@ class Gathering:
             scorer,
             self._makers,
             self.left_out,
+            through,
         )
 
     def _scorer_of(self, run: Run) -> str | None:
@@ -133,9 +136,8 @@ class Gathering:
 
     # The teacher
 
-    def _asked(self, asking: AskTeacher) -> Run:
-        """The run in which the teacher has answered everything."""
-        seeds = self._opened(asking.inputs)
+    def _asked(self, asking: AskTeacher, seeds: Dataset) -> Run:
+        """The run in which the teacher has answered these, and its own variations of them."""
         varied = self._varied(asking, seeds)
         samples = tuple({it.id: it for it in (*seeds.samples, *varied)}.values())
         dataset = Dataset(name=seeds.name, samples=samples, hash=hash_of(samples))

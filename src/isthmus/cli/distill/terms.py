@@ -51,7 +51,7 @@ def terms(recipe: Path | None, whole: bool, config_path: Path | None, as_json: b
     ]
     click.echo(table(("MODEL", "MAY TEACH", "TERMS", "VERDICT"), rows))
     for name, it in found.items():
-        click.echo(f"\n{name}: {it.why}.".replace("..", "."))
+        click.echo(f"\n{name}: {it.why}")
         for duty in it.duties:
             click.echo(f"  Duty: {duty}")
 
