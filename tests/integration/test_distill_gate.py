@@ -7,10 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from isthmus.cli import main
+from isthmus.distill.gate_report import GateRecord
 from isthmus.testing import Script, Simulator
 
 from .gateway import config_text
@@ -74,6 +76,10 @@ def test_a_student_that_keeps_everything_passes_and_is_paid_for_once() -> None:
         assert again.exit_code == 0
         assert len(sim.requests) == asked.total(), "what is known is not asked again"
     record = json.loads(Path("gate.json").read_text())
+    assert (
+        msgspec.json.decode(Path("gate.json").read_bytes(), type=GateRecord).judgement.share_interval.low
+        > 0.6
+    )
     assert record["judgement"]["verdict"] == "passed"
     assert record["judgement"]["share"] == 1.0
     assert [it["role"] for it in record["models"]] == ["student", "teacher", "base", "incumbent"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from isthmus.core.evaluation import Answered, Sample
@@ -110,6 +111,23 @@ def test_without_any_score_nothing_is_told() -> None:
     found = judged({}, {}, 4)
     assert found.verdict == "undecided"
     assert found.share is None
+
+
+def reaches(student: dict[str, float], teacher: dict[str, float], share: float) -> bool:
+    return judged(student, teacher, 120, Gate(retention=None, keeps=share)).checks[0].verdict == "passed"
+
+
+def test_a_student_just_at_the_border_rarely_passes() -> None:
+    """A hundred worlds in which it keeps 95 % and no more: 5 may pass, and 14 would be a rare mishap."""
+    rng = np.random.default_rng(11)
+    passed = 0
+    for _ in range(100):
+        right = rng.random(120) < 0.8
+        still = rng.random(120) < 0.95
+        teacher = {f"s{n}": float(it) for n, it in enumerate(right)}
+        student = {f"s{n}": float(it) for n, it in enumerate(right & still)}
+        passed += reaches(student, teacher, 0.95)
+    assert passed < 14
 
 
 def test_the_share_of_a_better_student_is_above_one() -> None:

@@ -71,7 +71,7 @@ def card_of(name: str, curated: Curated, rule: Collect, held_out: str | None = N
     told = [provenance for it in samples if (provenance := provenance_of(it)) is not None]
     origins = [origin for it in told for origin in it.origins]
     rows = [curated.rows[it.id] for it in samples]
-    by = rule.cap.by if rule.cap is not None else "answer"
+    by = rule.cap.by if rule.cap is not None else None
     return Card(
         name=name,
         hash=curated.hash,
@@ -109,8 +109,10 @@ def _key(it: Origin) -> tuple[object, ...]:
     return it.part, it.maker, it.terms, it.model, it.weights, it.document, dated, it.verdict, it.ground
 
 
-def _classes(samples: Iterable[Sample], by: str) -> dict[str, int]:
-    """The classes, where they are few: long answers are none."""
+def _classes(samples: Iterable[Sample], by: str | None) -> dict[str, int]:
+    """The classes, where the recipe has some, and they are few: a card is for more eyes than answers are."""
+    if by is None:
+        return {}
     counts = Counter(class_of(it, by) for it in samples)
     return dict(sorted(counts.items())) if len(counts) <= _MOST_CLASSES else {}
 
