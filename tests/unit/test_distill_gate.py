@@ -114,20 +114,20 @@ def test_without_any_score_nothing_is_told() -> None:
 
 
 def reaches(student: dict[str, float], teacher: dict[str, float], share: float) -> bool:
-    return judged(student, teacher, 120, Gate(retention=None, keeps=share)).checks[0].verdict == "passed"
+    return judged(student, teacher, 80, Gate(retention=None, keeps=share)).checks[0].verdict == "passed"
 
 
 def test_a_student_just_at_the_border_rarely_passes() -> None:
-    """A hundred worlds in which it keeps 95 % and no more: 5 may pass, and 14 would be a rare mishap."""
+    """Fifty worlds in which it keeps 95 % and no more: two or three may pass; nine would be a rare mishap."""
     rng = np.random.default_rng(11)
     passed = 0
-    for _ in range(100):
-        right = rng.random(120) < 0.8
-        still = rng.random(120) < 0.95
+    for _ in range(50):
+        right = rng.random(80) < 0.8
+        still = rng.random(80) < 0.95
         teacher = {f"s{n}": float(it) for n, it in enumerate(right)}
         student = {f"s{n}": float(it) for n, it in enumerate(right & still)}
         passed += reaches(student, teacher, 0.95)
-    assert passed < 14
+    assert passed < 9
 
 
 def test_the_share_of_a_better_student_is_above_one() -> None:

@@ -36,7 +36,7 @@ POOR_TEACHER = 0.9
 MOST_OF_A_SHARE = 16.0
 """A student that is better than this many teachers is told to have no bound."""
 
-_HALVINGS = 30
+_HALVINGS = 20
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
