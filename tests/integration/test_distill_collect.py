@@ -10,10 +10,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from isthmus.cli import main
+from isthmus.distill.card import Card
 from isthmus.store.records import SqliteRecords
 from isthmus.store.runs import SqliteRuns
 from isthmus.testing import Script, Simulator
@@ -112,6 +114,7 @@ def test_golden_answers_of_a_teacher_that_may_teach() -> None:
     assert line["messages"][-1] == {"role": "assistant", "content": row["target"]}
     assert run("distill", "check", "golden/train.jsonl").exit_code == 0
     assert Path("golden/train.jsonl").stat().st_mode & 0o77 == 0
+    assert msgspec.json.decode(Path("golden/card.json").read_bytes(), type=Card).hash == card["hash"]
     refused = collect()
     assert refused.exit_code == 1
     assert "is there already" in refused.stderr
@@ -140,6 +143,18 @@ def test_a_teacher_that_may_not_teach_is_never_asked() -> None:
     assert answer["verdict"] == "forbid_competing"
     assert answer["ground"]["by"] == GROUND["by"]
     assert run("distill", "check", "golden/train.jsonl").exit_code == 0, "the ground is kept with every row"
+
+
+def test_the_terms_of_each_model_are_told() -> None:
+    prepare("http://127.0.0.1:9", {"permission": [{**GROUND, "until": "2999-01-01"}]}, "openai/api")
+    told = json.loads(run("distill", "terms", "--json").stdout)
+    assert (told["model"], told["may_teach"], told["verdict"]) == (TEACHER, False, "forbid_competing")
+    granted = run("distill", "terms", "--recipe", "recipe.yaml")
+    assert "yes" in granted.stdout
+    assert GROUND["by"] in granted.stdout
+    table = run("distill", "terms", "--table").stdout
+    assert "zai/api" in table
+    assert len(run("distill", "terms", "--table", "--json").stdout.splitlines()) == table.count("\n") - 1
 
 
 def test_what_the_filters_leave_out_is_counted() -> None:

@@ -80,6 +80,19 @@ def test_of_near_duplicates_the_best_is_kept() -> None:
     assert len(kept(curated([rows[1], rows[1]], doubles="all"))) == 1
 
 
+def test_the_same_words_under_other_instructions_are_no_doubles() -> None:
+    long = "the tides of the northern sea rise twice a day and fall again by night"
+    rows = []
+    for language in ("French", "German"):
+        one = row(long, language)
+        turns = [
+            {"role": "system", "content": f"Translate into {language}."},
+            *one.sample.request["messages"],
+        ]
+        rows.append(rewritten(one, {"messages": turns}, one.message, {}))
+    assert len(curated(rows).rows) == 2
+
+
 def test_a_class_has_so_many_rows_the_best_first() -> None:
     words = ("tides", "rivets", "orchids", "glaciers", "sonnets")
     rows = [row(word, "billing", Marks(score=1 - at / 10)) for at, word in enumerate(words)]

@@ -159,10 +159,14 @@ def test_a_row_without_its_origin_and_a_relabelled_one_are_refused() -> None:
     relabelled = msgspec.structs.replace(good, target=("no",))
     only_input = sealed(good, [Origin(part="input", maker="people")])
     broken = msgspec.structs.replace(good, metadata={"provenance": {"origins": "?"}})
+    told = {"origins": [{"part": "answer", "maker": "model", "at_us": 10**20}], "seal": "?"}
+    of_never = msgspec.structs.replace(good, metadata={"provenance": told})
     reasons = [
-        found.reason for it in (bare, relabelled, only_input, broken) if (found := permission.refuses(it))
+        found.reason
+        for it in (bare, relabelled, only_input, broken, of_never)
+        if (found := permission.refuses(it))
     ]
-    assert reasons == ["unknown_origin", "relabelled", "unknown_origin", "unknown_origin"]
+    assert reasons == ["unknown_origin", "relabelled", *3 * ["unknown_origin"]]
 
 
 def test_a_forbidden_judge_and_a_forbidden_writer_of_requests_spoil_a_row_too() -> None:

@@ -179,9 +179,18 @@ def _without_doubles(rows: Sequence[Row], rule: Collect, dropped: Counter[str]) 
     kept: dict[object, Row] = {}
     groups = groups_of([it.sample for it in rows]) if rule.doubles == "one" else [None] * len(rows)
     for row, group in zip(rows, groups, strict=True):
-        kept.setdefault(row.sample.id if group is None else group, row)
+        # Near-duplicates are told by what people say; under other instructions that asks for something else.
+        kept.setdefault(row.sample.id if group is None else (group, _instructions(row)), row)
     dropped["double"] += len(rows) - len(kept)
     return list(kept.values())
+
+
+def _instructions(row: Row) -> bytes:
+    """What stands in a request beside what people say: the system's turns, tools, and the answer's form."""
+    request = row.sample.request
+    told = [turn for turn in request["messages"] if turn.get("role") in ("system", "developer")]
+    form = [told, request.get("tools"), request.get("response_format")]
+    return msgspec.json.encode(form, order="deterministic")
 
 
 def _capped(rows: Sequence[Row], rule: Collect, dropped: Counter[str]) -> list[Row]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from isthmus.core.evaluation import Sample
 from isthmus.distill.terms import Ground
@@ -21,6 +22,9 @@ FIELD = "provenance"
 """Under which it stands in a sample's metadata."""
 
 Part: TypeAlias = Literal["input", "answer", "mark"]
+
+LATEST_US = 253_402_300_799_000_000
+"""The last second of the year 9999: what is told to be of later is told by nobody who knows."""
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
@@ -47,7 +51,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ground: Ground | None = None
     source: str = ""
     run: str = ""
-    at_us: int = 0
+    at_us: Annotated[int, Meta(ge=0, le=LATEST_US)] = 0
 
     @property
     def day(self) -> dt.date:
