@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -100,7 +100,9 @@ def _verdict(record: GateRecord) -> Iterator[Block]:
         )
     for check in judgement.checks:
         if check.verdict != "passed":
-            yield Prose(f"{check.verdict.capitalize()}: {_TITLES[check.name]}. {check.why.capitalize()}.")
+            yield Prose(
+                f"{check.verdict.capitalize()}: {_TITLES[check.name]}. {check.why[:1].upper()}{check.why[1:]}."
+            )
 
 
 def _checks(checks: tuple[Check, ...]) -> Table:
@@ -124,6 +126,21 @@ def _check(it: Check) -> tuple[str, ...]:
 def _models(record: GateRecord) -> Iterator[Block]:
     heads = ("role", "model", "quality", "n", "failed", "p50 ms", "p95 ms", "USD/1000")
     yield Table(heads, tuple(_model(it) for it in record.models), numbers=2)
+    if beside := _beside_teacher(record.models):
+        yield Prose(f"Beside its teacher, {beside}. Known answers have the times of when they were asked.")
+
+
+def _beside_teacher(models: Sequence[Measured]) -> str:
+    """The student's median time and cost as shares of its teacher's, as far as they are known."""
+    student, teacher = (next(it for it in models if it.role == role) for role in ("student", "teacher"))
+    pairs = (
+        ("takes", "of the time (medians)", student.p50_ms, teacher.p50_ms),
+        ("costs", "of the money", student.usd_per_thousand, teacher.usd_per_thousand),
+    )
+    told = [
+        f"it {does} {ours / its:.1%} {what}" for does, what, ours, its in pairs if ours is not None and its
+    ]
+    return " and ".join(told)
 
 
 def _model(it: Measured) -> tuple[str, ...]:
