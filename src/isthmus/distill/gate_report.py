@@ -100,9 +100,8 @@ def _verdict(record: GateRecord) -> Iterator[Block]:
         )
     for check in judgement.checks:
         if check.verdict != "passed":
-            yield Prose(
-                f"{check.verdict.capitalize()}: {_TITLES[check.name]}. {check.why[:1].upper()}{check.why[1:]}."
-            )
+            why = check.why[:1].upper() + check.why[1:]
+            yield Prose(f"{check.verdict.capitalize()}: {_TITLES[check.name]}. {why}.")
 
 
 def _checks(checks: tuple[Check, ...]) -> Table:
