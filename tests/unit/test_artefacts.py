@@ -423,6 +423,8 @@ def test_a_private_key_is_for_its_owner_alone_and_never_quoted(tmp_path: Path) -
             "of another kind",
         ),
     ],
+    # The keys are other ones in each process that runs tests; the tests' names may not be.
+    ids=["nothing", "ssh", "private", "no certificate", "another curve"],
 )
 def test_what_is_no_signer_is_refused(pem: str, why: str) -> None:
     with pytest.raises(ArtefactError, match=why) as caught:
