@@ -77,6 +77,7 @@ class _Isthmus(LazyGroup):
             "isthmus.cli.experiment", "Compare the arms of a split by what their requests came to."
         ),
         "drift": Verb("isthmus.cli.drift", "Say whether watched routes are still what they were."),
+        "distill": Verb("isthmus.cli.distill", "Let a strong model teach a small one that is your own."),
         "replay": Verb("isthmus.cli.replay", "Say what another config would do with recorded traffic."),
         "check": Verb("isthmus.cli.check", "Check a config and report every fault."),
     }
