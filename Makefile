@@ -74,5 +74,8 @@ bench-strategies: install ## Measure routers, cascades and votes on known outcom
 bench-evals: install ## Judge intervals, tests and estimates by worlds whose truth is known (up to half an hour)
 	$(BIN)/python -m bench.evals.run
 
+bench-distill: install train-install ## Measure what a student learns, through the gateway (a quarter of an hour)
+	$(BIN)/python -m bench.distill.run
+
 clean:             ## Remove what was built
 	rm -rf .venv .venv-train build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

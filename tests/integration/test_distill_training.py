@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
-from tests.integration.distill.engine import adapted
+from bench.distill.run import adapted
 from tests.integration.distill.laboratory import Laboratory, needs_training, open_laboratory, samples
 
 from isthmus.distill.recipe import OnPolicy, Recipe, Training

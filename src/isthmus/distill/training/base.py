@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +63,19 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def trainable(base: Base, dtype: str, cache: Path, tell: Callable[[str], None]) -> Path:
-    """The folder of that base. A GGUF file's is made at its first use, and kept in `cache`.
+def trainable(base: Base, dtype: str, kept: Path, tell: Callable[[str], None]) -> Path:
+    """The folder of that base. A GGUF file's is made at its first use, and put into the folder `kept`.
 
     It is kept in the numbers' type that it is trained in, so that nothing is rounded twice.
     """
     if base.form == "folder":
         return Path(base.path)
-    folder = cache / f"{base.sha256}-{dtype}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with _alone(cache / f".{folder.name}.lock"):
+    folder = kept / f"{base.sha256}-{dtype}"
+    kept.mkdir(parents=True, exist_ok=True)
+    with _alone(kept / f".{folder.name}.lock"):
         if not folder.exists():
             tell(f"Computing {base.name} out of its quantised form (once)")
-            new = cache / f".{folder.name}.new"
+            new = kept / f".{folder.name}.new"
             shutil.rmtree(new, ignore_errors=True)
             _dequantise(Path(base.path), dtype, new)
             new.rename(folder)
@@ -82,10 +83,13 @@ def trainable(base: Base, dtype: str, cache: Path, tell: Callable[[str], None]) 
 
 
 def _dequantise(gguf: Path, dtype: str, into: Path) -> None:
+    import gguf as gguf_package
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    template = _template_of(gguf)
+    # transformers has the file read three times, each of which takes ten seconds for a large vocabulary. This
+    # process reads no other file.
+    gguf_package.GGUFReader = cache(gguf_package.GGUFReader)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
@@ -94,17 +98,22 @@ def _dequantise(gguf: Path, dtype: str, into: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
     )
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    _require_space(into.parent, sum(it.numel() * it.element_size() for it in model.parameters()))
     model.save_pretrained(into)
     tokenizer.save_pretrained(into)
     # The very text of the file that is served, whatever became of it on the way.
-    (into / TEMPLATE).write_text(template, encoding="utf-8")
+    (into / TEMPLATE).write_text(tokenizer.chat_template or "", encoding="utf-8")
 
 
-def _template_of(gguf: Path) -> str:
-    from gguf import GGUFReader
-
-    field = GGUFReader(gguf).get_field("tokenizer.chat_template")
-    return "" if field is None else str(field.contents())
+def _require_space(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise IsthmusError(
+            Fault.UNAVAILABLE,
+            f"The weights as they are trained take {size / 1e9:.1f} GB; {folder} has {free / 1e9:.1f} left.",
+            code="disk_full",
+            hint="Free some space, or set ISTHMUS_HOME to a folder on another disk.",
+        )
 
 
 def _brings_code(path: Path) -> bool:

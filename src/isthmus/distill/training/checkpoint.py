@@ -95,8 +95,10 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def replace_durably(path: Path, content: bytes) -> None:
-    """Write a file in place of the one that may be there: whole, or not at all."""
+    """Write a file in place of the one that may be there, whole or not at all; for its owner's eyes only."""
     new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600)
     write_durably(new, content)
     new.replace(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -13,6 +14,8 @@ from isthmus.core.errors import IsthmusError
 from isthmus.distill.training.events import Event, Failed, Finished, Teller
 from isthmus.distill.training.job import Workplace
 from isthmus.providers.engines.child import end_with_parent, keep_stdout
+
+FREE_SOME = "Free some space and give the same command: nothing that was finished is lost."
 
 NICENESS = 10
 """A training takes what other processes leave."""
@@ -37,6 +40,11 @@ def carry_out(work: Callable[[Workplace, Callable[[Event], None]], None]) -> Non
         sys.exit(1)
     except ModuleNotFoundError as error:
         tell(missing(error.name or "a package"))
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        tell(Failed("disk_full", f"The disk is full: {error.filename or sys.argv[1]}.", FREE_SOME))
         sys.exit(1)
     tell(Finished())
 

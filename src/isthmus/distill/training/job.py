@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from isthmus.core.errors import Fault, IsthmusError
 from isthmus.distill.recipe import Training
 
 Device: TypeAlias = Literal["cpu", "cuda"]
@@ -117,8 +118,16 @@ class Workplace:
         self.student = folder / "student"
 
     def read(self, path: Path, kind: type[T]) -> T:
-        """A file of this folder as a struct. Raises msgspec.MsgspecError where it is of another shape."""
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        """A file of this folder as a struct. Raises IsthmusError (`damaged_training`)."""
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except msgspec.MsgspecError as fault:
+            raise IsthmusError(
+                Fault.INVALID_REQUEST,
+                f"{path} is not what this version of Isthmus has written.",
+                code="damaged_training",
+                hint="Name another folder with --out, or remove that one.",
+            ) from fault
 
     def read_lines(self, path: Path, kind: type[T]) -> list[T]:
         """A file of this folder as structs, one a line."""

@@ -60,10 +60,10 @@ class Loop:
         while self._state.step < self._steps:
             self._step()
             done = self._state.step
-            if done == self._steps or done % self._train.checkpoint_every == 0:
+            stop = None if done == self._steps else beyond(self._train.limits, time.monotonic() - self._began)
+            if stop is not None or done == self._steps or done % self._train.checkpoint_every == 0:
                 self._keep()
-            elif stop := beyond(self._train.limits, time.monotonic() - self._began):
-                self._keep()
+            if stop is not None:
                 raise stop
         return self._state
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.distill.recipe import OnPolicy
 from isthmus.distill.training.job import Lesson, Prepared
-from isthmus.distill.training.lora import answer_logits, load, rows_of
+from isthmus.distill.training.lora import answer_logits, load, require_plain_head, rows_of
 from isthmus.distill.training.losses import answer_loss, divergence
 
 
@@ -46,12 +46,13 @@ class OnPolicyDistillation:
     probabilities."""
 
     def __init__(
-        self, settings: OnPolicy, prepared: Prepared, ends: frozenset[int], most: int, seed: int
+        self, settings: OnPolicy, prepared: Prepared, lessons: Sequence[Lesson], most: int, seed: int
     ) -> None:
         assert prepared.teacher is not None
         self._settings, self._device, self._seed = settings, prepared.device, seed
-        self._ends, self._most = ends, most
+        self._ends, self._most = frozenset(lesson.answer[-1] for lesson in lessons), most
         self._teacher = load(prepared.teacher, prepared)
+        require_plain_head(self._teacher, lessons[0], prepared.device)
 
     def lessons(self, model: Any, lessons: Sequence[Lesson], step: int) -> list[Lesson]:
         """The dataset's, or the prompts with what the student answers now: algorithm 1 of the paper."""

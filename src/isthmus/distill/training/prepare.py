@@ -13,11 +13,12 @@ from pathlib import Path
 import msgspec
 
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.distill.adapter import is_convertible, require_convertible
 from isthmus.distill.parity import PROBES
 from isthmus.distill.training.base import trainable
 from isthmus.distill.training.checkpoint import replace_durably
 from isthmus.distill.training.child import carry_out
-from isthmus.distill.training.events import Event, Phase
+from isthmus.distill.training.events import Event, Note, Phase
 from isthmus.distill.training.job import (
     Ask,
     Base,
@@ -53,6 +54,10 @@ def prepare(place: Workplace, tell: Callable[[Event], None]) -> None:
 
     model = folder_of(job.base)
     teacher = None if job.teacher is None else folder_of(job.teacher)
+    if job.base.form == "gguf":
+        require_convertible(model)
+    elif not is_convertible(model):
+        tell(Note("No GGUF adapter will be written, since its architecture is not known: vLLM can serve it."))
     speech = Speech(model)
     if teacher is not None:
         require_one_vocabulary(speech.vocabulary_sha256, Speech(teacher).vocabulary_sha256)

@@ -69,9 +69,9 @@ def train(recipe: Recipe, beside: Path, place: Place, listener: Listener, fetche
         job = _begun(work, job)
         if (work.student / EVIDENCE).exists():
             return work.read(work.student / EVIDENCE, Evidence)
-        if not work.prepared.exists():
+        if not _is_prepared(work):
             replace_durably(work.asks, b"".join(msgspec.json.encode(ask) + b"\n" for ask in asks))
-            _hear(_command(place.python, _PREPARE, work, 0), work, lock, listener)
+            _hear(_command(place.python, _PREPARE, work), work, lock, listener)
         prepared = work.read(work.prepared, Prepared)
         if job.base.form == "gguf":
             listener(Phase("Comparing tokens with the engine"))
@@ -84,7 +84,9 @@ def train(recipe: Recipe, beside: Path, place: Place, listener: Listener, fetche
                 listener(event)
 
             try:
-                _hear(_command(place.python, _WORK, work, prepared.gpus), work, lock, hear)
+                # Our own loop, which follows a teacher, knows one GPU.
+                gpus = prepared.gpus if job.teacher is None else 1
+                _hear(_command(place.python, _WORK, work, gpus), work, lock, hear)
             finally:
                 work.curve.write_text(curve.page(job.name), encoding="utf-8")
         return work.read(work.student / EVIDENCE, Evidence)
@@ -208,7 +210,15 @@ def _locked(work: Workplace) -> Iterator[int]:
         yield file.fileno()
 
 
-def _command(python: str, module: str, work: Workplace, gpus: int) -> list[str]:
+def _is_prepared(work: Workplace) -> bool:
+    """True where nothing has to be prepared again; who cleans up the cache takes the weights away."""
+    if not work.prepared.exists():
+        return False
+    prepared = work.read(work.prepared, Prepared)
+    return all(Path(it).is_dir() for it in (prepared.model, prepared.teacher) if it is not None)
+
+
+def _command(python: str, module: str, work: Workplace, gpus: int = 1) -> list[str]:
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus)]
     return [python, *(launch if gpus > 1 else ["-P"]), "-m", module, str(work.folder)]
 
@@ -217,41 +227,48 @@ def _hear(command: Sequence[str], work: Workplace, lock: int, listener: Listener
     """Run a process to its end and pass on what it tells. Raises IsthmusError with why it failed."""
     log = work.folder / "train.log"
     finished = False
-    with log.open("wb") as out:
-        try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=out,
-                env=_environ(os.environ),
-                # The lock lasts as long as whoever still writes here, even where we are killed.
-                pass_fds=(lock,),
-                start_new_session=True,
-            )
-        except OSError as fault:
-            raise IsthmusError(
-                Fault.INVALID_REQUEST,
-                f"{command[0]} cannot be run: {fault.strerror or fault}.",
-                code="no_python",
-                hint="Name a Python that has the extra `train`: --python FILE.",
-            ) from fault
-        try:
-            assert process.stdout
-            for line in process.stdout:
-                match msgspec.json.decode(line, type=Event):
-                    case Failed(code, message, hint):
-                        raise IsthmusError(Fault.UNAVAILABLE, message, code=code, hint=hint)
-                    case Finished():
-                        finished = True
-                    case event:
-                        listener(event)
-            status = process.wait()
-        finally:
-            process.kill()
-            process.wait()
+    with log.open("wb") as out, _started(command, out.fileno(), lock) as process:
+        assert process.stdout
+        for line in process.stdout:
+            match msgspec.json.decode(line, type=Event):
+                case Failed(code, message, hint):
+                    raise IsthmusError(Fault.UNAVAILABLE, message, code=code, hint=hint)
+                case Finished():
+                    finished = True
+                case event:
+                    listener(event)
+        status = process.wait()
     if status or not finished:
         raise _died(status, log, command[0])
+
+
+@contextmanager
+def _started(command: Sequence[str], errors: int, lock: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, which does not outlast the block."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=_environ(os.environ),
+            # The lock lasts as long as whoever still writes here, even where we are killed.
+            pass_fds=(lock,),
+            # A Ctrl-C at the terminal is ours to handle.
+            start_new_session=True,
+        )
+    except OSError as fault:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"{command[0]} cannot be run: {fault.strerror or fault}.",
+            code="no_python",
+            hint="Name a Python that has the extra `train`: --python FILE.",
+        ) from fault
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _died(status: int, log: Path, python: str) -> IsthmusError:

@@ -63,8 +63,7 @@ def train_by_loop(
 def _objective(job: Job, prepared: Prepared, lessons: list[Lesson]) -> Objective:
     if job.train.gkd is None:
         return Imitation(prepared.device)
-    ends = frozenset(lesson.answer[-1] for lesson in lessons)
-    return OnPolicyDistillation(job.train.gkd, prepared, ends, job.train.max_tokens, job.train.seed)
+    return OnPolicyDistillation(job.train.gkd, prepared, lessons, job.train.max_tokens, job.train.seed)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""llama.cpp's server with a base and a LoRA adapter: `python lora_engine.py GGUF ADAPTER|-`.
+"""llama.cpp's server with a base and a LoRA adapter: `python engine.py GGUF ADAPTER|-`.
 
 Its address is the first line that it writes. It ends with its standard input.
 """
