@@ -1,6 +1,6 @@
 """`make bench-distill`: how much a student learns, seen through the gateway's HTTP API.
 
-    python -m bench.distill.run [--each 24] [--held-out 12] [--epochs 3] [--no-teacher] [--output FILE]
+    python -m bench.distill.run [--each 24] [--held-out 12] [--epochs 2] [--no-teacher] [--output FILE]
 
 The built-in small model is taught to sort tickets (`isthmus distill train`), on labels that are right. Base,
 student and a teacher of three times the size are then asked the same held-out tickets, whose sentences were
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--each", type=int, default=24)
     parser.add_argument("--held-out", type=int, default=12)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--no-teacher", action="store_true")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,17 @@ import pytest
 from bench.distill.run import adapted
 from tests.integration.distill.laboratory import Laboratory, needs_training, open_laboratory, samples
 
-from isthmus.distill.recipe import OnPolicy, Recipe, Training
+from isthmus.distill.parity import PROBES
+from isthmus.distill.recipe import PROJECTIONS, OnPolicy, Recipe, Training
 from isthmus.distill.training.events import Failed, Finished, Note, Step
-from isthmus.distill.training.job import Prepared, Workplace
+from isthmus.distill.training.job import Ask, Lesson, Prepared, Workplace
+from isthmus.distill.training.run import parity_of
+from isthmus.distill.training.schedule import shared_prefix
 from isthmus.distill.training.student import EVIDENCE, GGUF, SAFETENSORS, Evidence
 
 pytestmark = needs_training
 
-TRAIN = Training(
-    learning_rate=5e-3, epochs=4, batch=4, checkpoint_every=5, targets=("q_proj", "v_proj", "up_proj")
-)
+TRAIN = Training(learning_rate=5e-3, epochs=4, batch=4, checkpoint_every=5)
 
 TOKENS = 4
 
@@ -35,7 +37,9 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]
 @pytest.fixture(scope="module")
 def unbroken(laboratory: Laboratory) -> Workplace:
     """A training that nothing disturbed."""
-    work = laboratory.begin(Recipe(name="tiny", student="tiny.gguf", dataset="-", train=TRAIN), to="unbroken")
+    work = laboratory.begin(
+        Recipe(name="tiny", student="qwen2.gguf", dataset="-", train=TRAIN), to="unbroken"
+    )
     laboratory.copy(work, "begun")
     status, events = laboratory.run("train", work)
     assert (status, events[-1]) == (0, Finished()), events[-1]
@@ -77,11 +81,15 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bits(
     assert losses[0] == losses[1]
 
 
-async def test_llama_cpp_says_what_peft_says(laboratory: Laboratory, unbroken: Workplace) -> None:
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+async def test_llama_cpp_says_what_peft_says(laboratory: Laboratory, kind: str) -> None:
+    train = msgspec.structs.replace(TRAIN, targets=PROJECTIONS)
+    work = laboratory.begin(Recipe(name=kind, student=kind, dataset="-", train=train), to=f"all-of-{kind}")
+    assert laboratory.run("train", work)[0] == 0
     conversations = [sample["input"] for sample in samples(6)]
-    for adapter in (None, unbroken.student):
-        theirs = laboratory.speak(conversations, TOKENS, adapter)
-        with adapted(laboratory.gguf, adapter and adapter / GGUF) as address:
+    for adapter in (None, work.student):
+        theirs = laboratory.speak(kind, conversations, TOKENS, adapter)
+        with adapted(laboratory.folder / f"{kind}.gguf", adapter and adapter / GGUF) as address:
             ours = [await _asked(address, messages) for messages in conversations]
         for said, other in zip(ours, theirs, strict=True):
             assert said["tokens"] == other["tokens"]
@@ -91,7 +99,7 @@ async def test_llama_cpp_says_what_peft_says(laboratory: Laboratory, unbroken: W
             for token, logprob in said["logprobs"].items():
                 assert logprob == pytest.approx(probable[token], abs=0.02)
     # The adapter is what makes the difference.
-    assert theirs != laboratory.speak(conversations, TOKENS, None)
+    assert theirs != laboratory.speak(kind, conversations, TOKENS, None)
 
 
 async def _asked(address: str, messages: list[dict[str, str]]) -> dict[str, Any]:
@@ -107,6 +115,21 @@ async def _asked(address: str, messages: list[dict[str, str]]) -> dict[str, Any]
     told = said["completion_probabilities"]
     assert told
     return {"tokens": said["tokens"], "logprobs": {it["id"]: it["logprob"] for it in told}}
+
+
+@pytest.mark.parametrize("differ", [False, True])
+async def test_an_engine_that_reads_otherwise_is_found(
+    laboratory: Laboratory, unbroken: Workplace, differ: bool
+) -> None:
+    """A blank in place of a line's end, in the template."""
+    said, instead = b"<|im_start|>assistant\n' }}", b"<|im_start|>assistant ' }}"
+    content = (laboratory.folder / "qwen2.gguf").read_bytes()
+    assert said in content
+    other = laboratory.folder / "other.gguf"
+    other.write_bytes(content.replace(said, instead) if differ else content)
+    parity = await parity_of(unbroken, unbroken.read_lines(unbroken.asks, Ask), other)
+    assert parity.compared == 24 + len(PROBES)
+    assert len(parity.differing) == (parity.compared if differ else 0)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(laboratory: Laboratory, unbroken: Workplace) -> None:
@@ -127,7 +150,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(laboratory: Laboratory, unbroken:
 
 def test_a_loss_that_is_no_number_stops_it(laboratory: Laboratory) -> None:
     train = msgspec.structs.replace(TRAIN, learning_rate=1e38)
-    work = laboratory.begin(Recipe(name="wild", student="hf", dataset="-", train=train), to="wild")
+    work = laboratory.begin(Recipe(name="wild", student="qwen2", dataset="-", train=train), to="wild")
     status, events = laboratory.run("train", work)
     assert status == 1
     assert isinstance(events[-1], Failed)
@@ -139,7 +162,7 @@ def test_a_limit_stops_it_with_a_checkpoint(laboratory: Laboratory, unbroken: Wo
     work = laboratory.begin(
         Recipe(
             name="limited",
-            student="tiny.gguf",
+            student="qwen2.gguf",
             dataset="-",
             train=msgspec.structs.replace(
                 TRAIN, limits=msgspec.structs.replace(TRAIN.limits, memory_gb=0.01)
@@ -159,7 +182,7 @@ def test_a_student_learns_from_a_teachers_probabilities(laboratory: Laboratory, 
     gkd = OnPolicy(teacher="taught", share=0.5, beta=0.5, max_answer=4)
     train = msgspec.structs.replace(TRAIN, method="gkd", gkd=gkd)
     laboratory.merge(unbroken.student, "taught")
-    work = laboratory.begin(Recipe(name="pupil", student="hf", dataset="-", train=train), to="pupil")
+    work = laboratory.begin(Recipe(name="pupil", student="qwen2", dataset="-", train=train), to="pupil")
     copy = laboratory.copy(work, "pupil-broken")
     status, events = laboratory.run("train", work)
     assert status == 0, events[-1]
@@ -171,6 +194,38 @@ def test_a_student_learns_from_a_teachers_probabilities(laboratory: Laboratory, 
     assert (copy.student / SAFETENSORS).read_bytes() == (work.student / SAFETENSORS).read_bytes()
 
 
+def test_what_is_read_once_counts_for_every_lesson(laboratory: Laboratory, unbroken: Workplace) -> None:
+    assert shared_prefix(unbroken.read_lines(unbroken.lessons, Lesson)) > 10
+    together, alone = laboratory.told("gradients", unbroken.folder)
+    assert together["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    largest = max(map(abs, alone["gradients"]))
+    assert largest > 0
+    assert together["gradients"] == pytest.approx(alone["gradients"], abs=1e-4 * largest)
+
+
+@pytest.mark.parametrize("beta", [0, 0.1, 0.5, 0.9, 1])
+def test_the_divergence_is_that_of_the_paper(laboratory: Laboratory, beta: float) -> None:
+    teacher, student = [[1.0, 0.0, -2.0], [0.5, 0.5, 3.0]], [[0.0, 1.0, 0.0], [-1.0, 2.0, 0.1]]
+    measured = laboratory.told("weigh", laboratory.folder, teacher=teacher, student=student, beta=beta)
+    expected = 0.0
+    for p, q in zip(map(_softmax, teacher), map(_softmax, student), strict=True):
+        mean = [beta * a + (1 - beta) * b for a, b in zip(p, q, strict=True)]
+        if beta in (0, 1):
+            expected += _kl(p, q) if beta == 0 else _kl(q, p)
+        else:
+            expected += beta * _kl(p, mean) + (1 - beta) * _kl(q, mean)
+    assert measured == pytest.approx(expected, rel=1e-5)
+
+
+def _softmax(logits: list[float]) -> list[float]:
+    powers = [math.exp(it) for it in logits]
+    return [it / sum(powers) for it in powers]
+
+
+def _kl(p: list[float], q: list[float]) -> float:
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
 def test_what_was_prepared_is_told(unbroken: Workplace) -> None:
     prepared = unbroken.read(unbroken.prepared, Prepared)
     assert prepared.device == "cpu"
@@ -180,7 +235,7 @@ def test_what_was_prepared_is_told(unbroken: Workplace) -> None:
 
 def test_trl_trains_the_same_lessons(laboratory: Laboratory) -> None:
     """Its way is for GPUs; that it fits TRL's interface shows on a CPU, too."""
-    work = laboratory.begin(Recipe(name="tiny", student="hf", dataset="-", train=TRAIN), to="by-trl")
+    work = laboratory.begin(Recipe(name="tiny", student="qwen2", dataset="-", train=TRAIN), to="by-trl")
     assert laboratory.run("trl", work, kill_at=12)[0] == -9
     status, events = laboratory.run("trl", work)
     assert status == 0, events[-1]

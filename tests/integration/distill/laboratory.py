@@ -49,8 +49,6 @@ class Laboratory:
 
     def __init__(self, folder: Path, zygote: subprocess.Popen[bytes]) -> None:
         self.folder = folder
-        self.hf = folder / "hf"
-        self.gguf = folder / "tiny.gguf"
         self._zygote = zygote
 
     def begin(self, recipe: Recipe, count: int = 24, *, to: str) -> Workplace:
@@ -99,23 +97,25 @@ class Laboratory:
         assert self._zygote.stdout
         return int(self._zygote.stdout.readline()), events
 
+    def told(self, what: str, folder: Path, **more: Any) -> Any:
+        """What a process writes, as JSON; None for nothing."""
+        with self._ordered(what, folder, **more) as (_, out):
+            said = out.read()
+        assert self._zygote.stdout
+        assert int(self._zygote.stdout.readline()) == 0
+        return json.loads(said) if said else None
+
     def speak(
-        self, conversations: Sequence[list[dict[str, str]]], tokens: int, adapter: Path | None
+        self, kind: str, conversations: Sequence[list[dict[str, str]]], tokens: int, adapter: Path | None
     ) -> list[dict[str, list[Any]]]:
         """What transformers and PEFT say."""
         more = {"conversations": conversations, "tokens": tokens, "adapter": adapter and str(adapter)}
-        with self._ordered("speak", self.hf, **more) as (_, out):
-            said = json.loads(out.read())
-        assert self._zygote.stdout
-        assert int(self._zygote.stdout.readline()) == 0
-        return said  # type: ignore[no-any-return]
+        said: list[dict[str, list[Any]]] = self.told("speak", self.folder / kind, **more)
+        return said
 
     def merge(self, adapter: Path, to: str) -> None:
-        """Make a folder of the model with that adapter in it."""
-        with self._ordered("merge", self.hf, adapter=str(adapter), into=str(self.folder / to)) as (_, out):
-            out.read()
-        assert self._zygote.stdout
-        assert int(self._zygote.stdout.readline()) == 0
+        """Make a folder of the model `qwen2` with that adapter in it."""
+        self.told("merge", self.folder / "qwen2", adapter=str(adapter), into=str(self.folder / to))
 
     @contextmanager
     def _ordered(self, what: str, folder: Path, **more: Any) -> Iterator[tuple[int, Any]]:
@@ -134,7 +134,7 @@ class Laboratory:
 
 @contextmanager
 def open_laboratory(folder: Path) -> Iterator[Laboratory]:
-    """A laboratory with a tiny model in `folder`: `hf`, and `tiny.gguf` with the same weights."""
+    """A laboratory with the tiny models of tiny.py in `folder`."""
     environ = {"HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"], "PYTHONHASHSEED": "0"}
     subprocess.run([PYTHON, HERE / "tiny.py", folder], check=True, env=environ, capture_output=True)
     with subprocess.Popen(

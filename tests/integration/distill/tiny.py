@@ -1,7 +1,7 @@
-"""Makes a tiny chat model of the architecture Qwen2, with random weights: `python tiny.py FOLDER`.
+"""Makes tiny chat models with random weights: `python tiny.py FOLDER`.
 
-FOLDER/hf is what transformers loads, FOLDER/tiny.gguf the same weights for llama.cpp. To be run by a Python
-that has the extra `train`.
+FOLDER/qwen2 is what transformers loads, FOLDER/qwen2.gguf the same weights for llama.cpp; `qwen3` likewise.
+To be run by a Python that has the extra `train`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from gguf import GGUFWriter
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 QWEN2_WORDS = (
@@ -35,19 +35,25 @@ MATRICES = {
     "mlp.down_proj": "ffn_down",
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
 }
 
 
-def make(folder: Path, seed: int = 0) -> None:
+HEAD = 16
+
+
+def make(folder: Path, kind: type[PretrainedConfig]) -> None:
     tokenizer = make_tokenizer()
-    torch.manual_seed(seed)
-    config = Qwen2Config(
+    torch.manual_seed(0)
+    config = kind(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=HEAD,
         max_position_embeddings=512,
         rope_theta=10_000.0,
         tie_word_embeddings=False,
@@ -55,8 +61,8 @@ def make(folder: Path, seed: int = 0) -> None:
         eos_token_id=tokenizer.token_to_id("<|im_end|>"),
         initializer_range=0.2,
     )
-    model = Qwen2ForCausalLM(config).eval()
-    hf = folder / "hf"
+    model = AutoModelForCausalLM.from_config(config).eval()
+    hf = folder / config.model_type
     model.save_pretrained(hf)
     tokenizer.save(str(hf / "tokenizer.json"))
     settings = {
@@ -67,7 +73,7 @@ def make(folder: Path, seed: int = 0) -> None:
     }
     (hf / "tokenizer_config.json").write_text(json.dumps(settings))
     (hf / "chat_template.jinja").write_text(TEMPLATE)
-    write_gguf(folder / "tiny.gguf", config, model, tokenizer)
+    write_gguf(folder / f"{config.model_type}.gguf", config, model, tokenizer)
 
 
 def make_tokenizer() -> Tokenizer:
@@ -89,8 +95,8 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_gguf(path: Path, config: Qwen2Config, model: Qwen2ForCausalLM, tokenizer: Tokenizer) -> None:
-    writer = GGUFWriter(path, "qwen2")
+def write_gguf(path: Path, config: PretrainedConfig, model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+    writer = GGUFWriter(path, config.model_type)
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -98,6 +104,8 @@ def write_gguf(path: Path, config: Qwen2Config, model: Qwen2ForCausalLM, tokeniz
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(HEAD)
+    writer.add_value_length(HEAD)
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_file_type(0)
@@ -133,4 +141,5 @@ def engine_name(name: str) -> str:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    for kind in (Qwen2Config, Qwen3Config):
+        make(Path(sys.argv[1]), kind)

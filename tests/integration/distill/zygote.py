@@ -1,6 +1,6 @@
 """Imports what training needs once, and forks a process for each line of JSON that it reads.
 
-A line says `work` (`prepare`, `train`, `trl`, `speak`, `merge`), its `folder`, the pipe `tells` that gets
+A line says `work` (one of `obey`'s), its `folder`, the pipe `tells` that gets
 what the process writes to its standard output, and perhaps `file_bytes`, beyond which the process can write
 no file: to it that is a disk that is full. The answer is the process's id, and when it has ended its status.
 """
@@ -23,7 +23,9 @@ from transformers import AutoModelForCausalLM, Qwen2ForCausalLM  # noqa: F401
 
 from isthmus.distill.training.child import carry_out
 from isthmus.distill.training.job import Job, Lesson, Prepared, Workplace
-from isthmus.distill.training.lora import adapter_tensors, lora_config
+from isthmus.distill.training.lora import adapter_tensors, load, lora_config, with_adapter
+from isthmus.distill.training.losses import divergence
+from isthmus.distill.training.objective import Imitation
 from isthmus.distill.training.prepare import prepare
 from isthmus.distill.training.student import write_student
 from isthmus.distill.training.template import Speech
@@ -58,6 +60,10 @@ def obey(order: dict[str, Any]) -> None:
                 carry_out(train_by_trl_alone)
             case "speak":
                 speak(Path(order["folder"]), order)
+            case "weigh":
+                weigh(order)
+            case "gradients":
+                gradients(Workplace(Path(order["folder"])))
             case "merge":
                 merge(Path(order["folder"]), order)
     except SystemExit as end:
@@ -92,6 +98,33 @@ def speak(folder: Path, order: dict[str, Any]) -> None:
         said.append({"tokens": tokens, "logprobs": probabilities})
     with os.fdopen(1, "w", closefd=False) as out:
         json.dump(said, out)
+
+
+def weigh(order: dict[str, Any]) -> None:
+    """The divergence of two tables of logits."""
+    teacher, student = torch.tensor(order["teacher"]), torch.tensor(order["student"])
+    with os.fdopen(1, "w", closefd=False) as out:
+        json.dump(float(divergence(teacher, student, order["beta"])), out)
+
+
+def gradients(place: Workplace) -> None:
+    """The loss and its gradients of all lessons side by side, and of each by itself."""
+    torch.set_num_threads(1)
+    job, prepared = place.read(place.job, Job), place.read(place.prepared, Prepared)
+    model = with_adapter(load(prepared.model, prepared), job.train, "base")
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter.data, std=0.1)
+    lessons = place.read_lines(place.lessons, Lesson)
+    told = []
+    for pieces in ([lessons], [[lesson] for lesson in lessons]):
+        model.zero_grad()
+        loss = sum(Imitation("cpu").loss(model, piece) for piece in pieces)
+        loss.backward()
+        found = [it.grad.flatten() for it in model.parameters() if it.requires_grad]
+        told.append({"loss": float(loss.detach()), "gradients": torch.cat(found).tolist()})
+    with os.fdopen(1, "w", closefd=False) as out:
+        json.dump(told, out)
 
 
 def merge(folder: Path, order: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import os
 import re
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -282,12 +283,12 @@ def _died(status: int, log: Path, python: str) -> IsthmusError:
             "--python FILE.",
         )
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    why = "It may have been for a lack of memory" if -status == signal.SIGKILL else f"Its log is {log}"
     return IsthmusError(
         Fault.UNAVAILABLE,
         f"The training {how}.",
         code="training_died",
-        hint=f"Its log is {log}. Signal 9 is often a lack of memory. The same command goes on from the last "
-        "checkpoint.",
+        hint=f"{why}. The same command goes on from the last checkpoint.",
     )
 
 
