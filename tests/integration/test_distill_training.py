@@ -13,7 +13,7 @@ import pytest
 from bench.distill.run import adapted
 from tests.integration.distill.laboratory import Laboratory, needs_training, open_laboratory, samples
 
-from isthmus.distill.parity import PROBES
+from isthmus.distill.parity import PROBES, Reader, probe
 from isthmus.distill.recipe import PROJECTIONS, OnPolicy, Recipe, Training
 from isthmus.distill.training.events import Failed, Finished, Note, Step
 from isthmus.distill.training.job import Ask, Lesson, Prepared, Workplace
@@ -130,6 +130,11 @@ async def test_an_engine_that_reads_otherwise_is_found(
     parity = await parity_of(unbroken, unbroken.read_lines(unbroken.asks, Ask), other)
     assert parity.compared == 24 + len(PROBES)
     assert len(parity.differing) == (parity.compared if differ else 0)
+    probes = unbroken.read(unbroken.student / EVIDENCE, Evidence).probes
+    assert [it.id for it in probes] == list(PROBES)
+    with adapted(other, unbroken.student / GGUF) as address:
+        parity = await probe(Reader(address, ""), probes)
+    assert len(parity.differing) == (len(PROBES) if differ else 0)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(laboratory: Laboratory, unbroken: Workplace) -> None:

@@ -157,7 +157,7 @@ def test_a_folder_of_pickles_is_no_model(base: Path, tmp_path: Path) -> None:
     assert refused.value.code == "incomplete_weights"
 
 
-@pytest.mark.parametrize("said", ["qwen-of-elsewhere", "data.jsonl"])
+@pytest.mark.parametrize("said", ["qwen-of-elsewhere", "data.jsonl", "all-minilm-l6-v2"])
 def test_unknown_weights_are_refused(tmp_path: Path, said: str) -> None:
     (tmp_path / "data.jsonl").write_text(LINE)
     with pytest.raises(IsthmusError) as refused:
@@ -261,6 +261,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, text: str, said: str) ->
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+    assert not (tmp_path / "students").exists()
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:

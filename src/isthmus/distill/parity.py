@@ -76,6 +76,11 @@ class Reader:
             return msgspec.json.decode(await answer.read(), type=dict[str, Any])
 
 
+async def probe(reader: Reader, imprints: Sequence[Imprint]) -> Parity:
+    """What an engine reads of the probes, beside the imprints of them that a student's evidence keeps."""
+    return compare(imprints, list(PROBES), await reader.prompts(list(PROBES.values())))
+
+
 def compare(imprints: Sequence[Imprint], ids: Sequence[str], prompts: Sequence[Sequence[int]]) -> Parity:
     """What the training read beside what the engine reads: of each of `ids` its `prompts`."""
     ours = {it.id: it for it in imprints}

@@ -20,6 +20,7 @@ import torch
 # Warm: every process would import them.
 from peft import PeftModel, get_peft_model  # noqa: F401
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM  # noqa: F401
+from trl import SFTTrainer  # noqa: F401
 
 from isthmus.distill.training.child import carry_out
 from isthmus.distill.training.job import Job, Lesson, Prepared, Workplace

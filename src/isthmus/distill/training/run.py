@@ -64,9 +64,9 @@ def train(recipe: Recipe, beside: Path, place: Place, listener: Listener, fetche
     of datasets, weights, engines and of the two processes.
     """
     work = Workplace(place.out)
+    job, asks = _job(recipe, beside, place, listener, fetched)
     work.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _locked(work) as lock:
-        job, asks = _job(recipe, beside, place, listener, fetched)
         job = _begun(work, job)
         if (work.student / EVIDENCE).exists():
             return work.read(work.student / EVIDENCE, Evidence)
@@ -111,7 +111,7 @@ def base_of(said: str, beside: Path, weights: Path, fetched: Report) -> Base:
     Raises IsthmusError: `unknown_weights`, `unsafe_weights`, `incomplete_weights`, and those of fetching.
     """
     row = find_weights(said)
-    if row is not None:
+    if row is not None and row.mode == "chat":
         path = fetch(row, weights, fetched)
         return Base(name=row.name, form="gguf", path=str(path.resolve()), sha256=row.sha256)
     path = (beside / said).expanduser().resolve()

@@ -15,8 +15,10 @@ import msgspec
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.distill.adapter import gguf_adapter, is_convertible
+from isthmus.distill.parity import PROBES
+from isthmus.distill.recipe import Training
 from isthmus.distill.training.checkpoint import State, sync_folder, write_durably
-from isthmus.distill.training.job import Job, Prepared, Workplace
+from isthmus.distill.training.job import Imprint, Job, Prepared, Workplace
 from isthmus.distill.training.template import TEMPLATE, Speech
 
 SAFETENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -28,13 +30,13 @@ GGUF, EVIDENCE = "adapter.gguf", "training.json"
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What `training.json` says: from what the adapter was made, how, and what that took.
 
-    `files` are the SHA-256 of the adapter's files. `losses` are one a step, in nats a token. `tokens` were
-    read in all, `seconds` taken by the steps of all runs. `threads`, `dtype` and `versions` are what the last
-    bits depend on.
+    `train` are the recipe's settings. `files` are the SHA-256 of the folder's other files. `probes` are the
+    imprints of parity's conversations, by which an engine can be asked whether it reads as the training did.
+    `losses` are one a step, in nats a token. `tokens` were read in all, `seconds` taken by the steps of all
+    runs. `threads`, `dtype` and `versions` are what the last bits depend on.
     """
 
     name: str
-    method: str
     recipe_sha256: str
     base: str
     base_sha256: str
@@ -42,9 +44,10 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     teacher_sha256: str | None
     dataset_sha256: str
     template_sha256: str
+    probes: list[Imprint]
     lessons: int
     left_out: dict[str, int]
-    seed: int
+    train: Training
     steps: int
     losses: list[float]
     tokens: int
@@ -71,7 +74,8 @@ def write_student(
         _write_adapter(new, job, prepared, tensors, config)
         template = Speech(Path(prepared.model)).template
         write_durably(new / TEMPLATE, template.encode())
-        evidence = _evidence(job, prepared, state, _hashes(new))
+        probes = [it for it in place.read(place.imprints, list[Imprint]) if it.id in PROBES]
+        evidence = _evidence(job, prepared, state, probes, _hashes(new))
         write_durably(new / EVIDENCE, msgspec.json.format(msgspec.json.encode(evidence), indent=1) + b"\n")
         shutil.rmtree(place.student, ignore_errors=True)
         new.rename(place.student)
@@ -106,10 +110,11 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {it.name: hashlib.sha256(it.read_bytes()).hexdigest() for it in sorted(folder.iterdir())}
 
 
-def _evidence(job: Job, prepared: Prepared, state: State, files: dict[str, str]) -> Evidence:
+def _evidence(
+    job: Job, prepared: Prepared, state: State, probes: list[Imprint], files: dict[str, str]
+) -> Evidence:
     return Evidence(
         name=job.name,
-        method=job.train.method,
         recipe_sha256=job.recipe_sha256,
         base=job.base.name,
         base_sha256=job.base.sha256,
@@ -117,9 +122,10 @@ def _evidence(job: Job, prepared: Prepared, state: State, files: dict[str, str])
         teacher_sha256=None if job.teacher is None else job.teacher.sha256,
         dataset_sha256=job.dataset_sha256,
         template_sha256=prepared.template_sha256,
+        probes=probes,
         lessons=prepared.lessons,
         left_out=prepared.left_out,
-        seed=job.train.seed,
+        train=job.train,
         steps=state.step,
         losses=state.losses,
         tokens=state.tokens,

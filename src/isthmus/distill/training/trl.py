@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.core.errors import IsthmusError
+from isthmus.distill.recipe import Limits
 from isthmus.distill.training.checkpoint import State
 from isthmus.distill.training.events import Event, Note, Phase, Step
 from isthmus.distill.training.job import Job, Lesson, Prepared, Workplace
@@ -88,7 +89,10 @@ class _Watch:
         self.state = State(
             step=0, fingerprint=job.fingerprint, losses=[], tokens=0, seconds=0.0, versions=prepared.versions
         )
-        self._limits, self._tell = job.train.limits, tell
+        # Several processes must stop at the same step, and each has its own clock.
+        self._limits, self._tell = (Limits() if prepared.gpus > 1 else job.train.limits), tell
+        if self._limits != job.train.limits:
+            tell(Note("On several GPUs the recipe's `limits` are not kept."))
         tokens = sum(lesson.length for lesson in lessons)
         self._tokens = round(tokens / steps_per_epoch(len(lessons), job.train.batch))
         self._began = self._last = time.monotonic()
