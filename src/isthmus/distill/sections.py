@@ -1,29 +1,15 @@
-"""What a recipe says of collecting and of the gate: two sections, each read by its own step.
-
-A recipe is one file for all steps. A step reads its section, and leaves the others to theirs.
-"""
+"""What a recipe says of collecting, of the gate, and of what follows it: a section for each step."""
 
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from isthmus.config.decode import Decoder
-from isthmus.config.faults import Code, ConfigError, did_you_mean
-from isthmus.config.findings import Findings
-from isthmus.config.tree import Mapping, Mark, read_tree
-from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import Level
 from isthmus.distill.terms import Ground
-
-T = TypeVar("T")
-
-SECTIONS = ("name", "student", "dataset", "collect", "train", "gate", "sign", "promote")
-"""What a recipe may say at its top."""
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -160,42 +146,40 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     chance: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05
 
 
-def section(path: Path, name: str, kind: type[T]) -> T | None:
-    """That section of a recipe, None where it has none; raises ConfigError with all faults of the section,
-    and of the names at the top."""
-    findings = Findings(str(path))
-    reading = read_tree(_text(path), findings.add)
-    value: T | None = None
-    if reading.tree is not None:
-        for key, (mark, _) in reading.tree.entries.items():
-            if key not in SECTIONS:
-                message = f"Nothing reads `{key[:60]}`."
-                findings.add(Code.UNKNOWN_KEY, message, did_you_mean(key, SECTIONS), mark.start, (key,))
-        if name in reading.tree.entries:
-            value = _decoded(reading.tree.entries[name][1], kind, findings, reading.tree.start, name)
-    if findings.refused:
-        raise ConfigError(findings.faults(reading.lines))
-    return value
+class Against(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom the gate compares the student with, and by what.
+
+    `teacher`, `base` and `incumbent` are models of the config. `scorer` says how answers are scored.
+    `held_out` is a dataset that no training has seen, by default the golden set's own test part. `retention`
+    is one of what the base could do and the student must keep. Both are relative to the recipe. `by` tells
+    classes apart. `max_tokens` is the longest answer, where a sample says none.
+    """
+
+    teacher: str
+    base: str
+    incumbent: str | None = None
+    scorer: str
+    held_out: str | None = None
+    retention: str | None = None
+    by: str | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
 
 
-def _decoded(tree: object, kind: type[T], findings: Findings, at: Mark, name: str) -> T | None:
-    if isinstance(tree, Mapping):
-        return Decoder(findings).whole(tree, kind)
-    hint = "Write its settings below it, one a line."
-    findings.add(Code.WRONG_TYPE, f"`{name}` must be a mapping.", hint, at, (name,))
-    return None
+class Signing(msgspec.Struct, frozen=True, kw_only=True):
+    """Who signs the student once it has passed.
+
+    `key` is the private key: its file, relative to the recipe, or `env:NAME` of a variable that holds it in
+    PEM. `cert` is the file of its certificate.
+    """
+
+    shorthand: ClassVar[str] = "key"
+
+    key: str
+    cert: str | None = None
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8"
-    except OSError as error:
-        reason = error.strerror or "unknown error"
-    raise IsthmusError(
-        Fault.NOT_FOUND,
-        f"The recipe {path} cannot be read: {reason}.",
-        code="recipe_unreadable",
-        hint="Say the path of one YAML file.",
-    )
+class Promotion(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of the student once it is signed: `stage` is where its rollout begins, by default where
+    the config's rule lets it begin."""
+
+    stage: Literal["shadow", "canary", "full"] | None = None

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from isthmus.cli.distill.permitting import permission_of, section_or_exit
+from isthmus.cli.distill.permitting import permission_of, recipe_or_exit
 from isthmus.cli.options import config_option, told
 from isthmus.config.load import locate
 from isthmus.distill.permission import require_may_teach
-from isthmus.distill.sections import Collect
+from isthmus.distill.recipe import needed
 from isthmus.evals.datasets import open_dataset
 
 
@@ -32,7 +32,7 @@ def check(datasets: tuple[Path, ...], recipe: Path | None, config_path: Path | N
 
     Training refuses a dataset as a whole where one row may not. Ends with status 1 then.
     """
-    grounds = section_or_exit(recipe, "collect", Collect).permission if recipe is not None else ()
+    grounds = needed(recipe_or_exit(recipe).collect, "collect").permission if recipe is not None else ()
     permission = permission_of(locate(config_path), grounds)
     samples = [it for file in datasets for it in open_dataset(file).samples]
     if as_json:

@@ -13,7 +13,7 @@ import msgspec
 
 from isthmus.bootstrap import inspection_of
 from isthmus.cli.distill.gathering import Gathering
-from isthmus.cli.distill.permitting import permission_of, section_or_exit
+from isthmus.cli.distill.permitting import permission_of, recipe_or_exit
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.runs import Usd, check_scorers, judges_of, require_cap
 from isthmus.config.config import Config
@@ -24,6 +24,7 @@ from isthmus.distill.card import Card, card_of, card_report
 from isthmus.distill.curation import MEANINGS, Curated, curate
 from isthmus.distill.permission import Permission
 from isthmus.distill.personal import SESSION, RowLook, personal_policy, place_of
+from isthmus.distill.recipe import needed
 from isthmus.distill.rows import Look, Row
 from isthmus.distill.sections import Collect
 from isthmus.distill.terms import terms_of
@@ -54,7 +55,7 @@ def collect(recipe: Path, output: Path, max_usd: int | None, config_path: Path |
     """
     path = locate(config_path)
     config = load_or_exit(path)
-    rule = section_or_exit(recipe, "collect", Collect)
+    rule = needed(recipe_or_exit(recipe).collect, "collect")
     permission = permission_of(path, rule.permission)
     if output.exists():
         raise golden.exists(output)

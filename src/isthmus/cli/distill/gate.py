@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from isthmus.cli.distill.asking import Asking
-from isthmus.cli.distill.permitting import section_or_exit
+from isthmus.cli.distill.permitting import recipe_or_exit
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.runs import (
     Number,
@@ -108,7 +108,7 @@ def gate(
     path = locate(config_path)
     config = load_or_exit(path)
     require_statistics()
-    rule = section_or_exit(recipe, "gate", Gate) if recipe is not None else Gate()
+    rule = recipe_or_exit(recipe).gate if recipe is not None else Gate()
     roles = {"student": student, "teacher": teacher, "base": base, "incumbent": incumbent}
     named = {role: name for role, name in roles.items() if name is not None}
     _require_known(named, config)

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 import msgspec
 
-from isthmus.cli.distill.permitting import permission_of, section_or_exit
+from isthmus.cli.distill.permitting import permission_of, recipe_or_exit
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
-from isthmus.distill.sections import Collect
+from isthmus.distill.recipe import needed
 from isthmus.distill.terms import known_terms, terms_of
 
 
@@ -36,7 +36,7 @@ def terms(recipe: Path | None, whole: bool, config_path: Path | None, as_json: b
         return
     path = locate(config_path)
     config = load_or_exit(path)
-    grounds = section_or_exit(recipe, "collect", Collect).permission if recipe is not None else ()
+    grounds = needed(recipe_or_exit(recipe).collect, "collect").permission if recipe is not None else ()
     permission = permission_of(path, grounds)
     found = {
         name: permission.ruling(terms_of(model, config.providers[model.provider]), permission.today)
