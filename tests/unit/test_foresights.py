@@ -13,7 +13,9 @@ import pytest
 
 from isthmus import bootstrap
 from isthmus.catalog.weights import STATIC_VECTORS, STATIC_VOCABULARY, Artefact
+from isthmus.config import routers
 from isthmus.config.config import Config
+from isthmus.config.faults import Code
 from isthmus.config.load import parse
 from isthmus.config.nodes import nodes_in
 from isthmus.config.routers import tie_of
@@ -89,6 +91,18 @@ def test_a_route_without_a_choice_foresees_nothing_and_a_price_may_be_unknown(tm
     # Its length is bounded by what is asked for, and a price that nobody said is no price.
     assert small.nanousd == pytest.approx(it.input * 1_000 + 4 * 2_000, rel=0.05)
     assert large.nanousd is None
+
+
+def test_without_numpy_a_config_with_a_router_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, None)
+    monkeypatch.setattr(routers, "find_spec", lambda _: None)
+    config, faults = parse(CONFIG % ", by: r.router", str(tmp_path / "isthmus.yaml"))
+    assert config is None
+    assert [(it.code, it.hint) for it in faults] == [
+        (Code.NOT_INSTALLED, "Run: pip install 'isthmus[learned]'")
+    ]
 
 
 def test_a_tasks_name_vouches_for_its_requests_and_against_others(tmp_path: Path) -> None:
