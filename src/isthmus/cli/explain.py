@@ -34,7 +34,7 @@ from isthmus.strategies.plan.node import Circumstances
 @click.option("--key", help="Explain for this key, by id or name: its routes, its floor, its sticky arm.")
 @click.option("--user", help="Explain for this end user: sticky splits go by them.")
 @click.option("--label", "said", help="Explain for a caller who sends this level in x-isthmus-label.")
-@click.option("--task", help="Explain for a caller who sends this name in x-isthmus-task.")
+@click.option("--task", default="", help="Explain for a caller who sends this name in x-isthmus-task.")
 @click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
@@ -46,7 +46,7 @@ def explain(
     key: str | None,
     user: str | None,
     said: str | None,
-    task: str | None,
+    task: str,
     thrifty: bool,
     embeddings: bool,
     as_json: bool,

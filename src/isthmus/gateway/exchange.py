@@ -328,10 +328,9 @@ class Exchange:
         return purse
 
     def _circumstances(self, envelope: Envelope, route: Route, thrifty: bool) -> Circumstances:
-        story, key, task = self._story, self._story.key, self._request.headers.get(TASK_HEADER)
-        foreseen = self._snapshot.foresights.of(
-            route.name, envelope, task.decode("latin-1") if task else None, story.at_us, thrifty=thrifty
-        )
+        story, key = self._story, self._story.key
+        task = self._request.headers.get(TASK_HEADER, b"").decode("utf-8", "replace")
+        foreseen = self._snapshot.foresights.of(route.name, envelope, task, story.at_us, thrifty=thrifty)
         return Circumstances(draw=random(), key=key.id if key else None, user=story.user, foreseen=foreseen)
 
     async def _pause(self, seconds: float) -> None:
