@@ -96,7 +96,13 @@ def train(folder: Path, taught: Sequence[Ticket], epochs: int) -> tuple[dict[str
     ]
     (folder / "train.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
     settings = {"learning_rate": 1e-3, "epochs": epochs, "batch": 8, "checkpoint_every": 12}
-    recipe = {"name": "tickets", "student": STUDENT, "dataset": "train.jsonl", "train": settings}
+    recipe = {
+        "name": "tickets",
+        "student": STUDENT,
+        "dataset": "train.jsonl",
+        "by": "people",
+        "train": settings,
+    }
     (folder / "recipe.yaml").write_text(json.dumps(recipe), "utf-8")
     isthmus = Path(sys.executable).with_name("isthmus")
     command = [isthmus, "distill", "train", folder / "recipe.yaml", "--json", "--python", PYTHON]

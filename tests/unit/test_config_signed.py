@@ -9,7 +9,8 @@ import pytest
 from tests import artefacts
 
 from isthmus.artefacts import keys
-from isthmus.catalog.weights import WEIGHTS
+from isthmus.catalog.weights import WEIGHTS, find_weights
+from isthmus.config.digests import weights_sha256
 from isthmus.config.faults import Code
 from isthmus.config.load import parse
 
@@ -80,8 +81,6 @@ def test_another_key_in_the_same_file_is_another_config(folder: Path) -> None:
         ("weights: plain/, signers: [release.pub]", Code.UNUSABLE_FILE, "is no artefact"),
         ("weights: other/, signers: [release.pub]", Code.MISSING, "which the catalogue does not have"),
         ("weights: other/, base: none.gguf, signers: [release.pub]", Code.FILE_NOT_FOUND, "none.gguf"),
-        ("signers: [release.pub]", Code.CONFLICT, "pinned by their hash"),
-        ("weights: all-minilm-l6-v2, signers: [release.pub]", Code.CONFLICT, "pinned by their hash"),
         ("weights: model.gguf, base: model.gguf", Code.CONFLICT, "nobody has to sign"),
         ("weights: student/", Code.FILE_NOT_FOUND, "no file student/"),
         ("weights: student/, signers: release.pub", Code.WRONG_TYPE, ""),
@@ -95,6 +94,17 @@ def test_what_cannot_be_verified_is_refused_when_it_is_read(
     (fault,) = faults
     assert (fault.code, why in fault.message) == (code, True), fault
     assert PRIVATE.splitlines()[1] not in fault.message + fault.hint
+
+
+@pytest.mark.parametrize("weights", ["", "weights: qwen2.5-coder-1.5b-instruct, "])
+def test_weights_of_the_catalogue_may_say_who_signs_what_follows_them(folder: Path, weights: str) -> None:
+    said = text(f"{weights}signers: [release.pub]")
+    config, faults = parse(said, str(folder / "isthmus.yaml"))
+    assert config is not None, faults
+    model = config.models["m"]
+    row = find_weights(model.weights or "")
+    assert row is not None
+    assert (len(model.signers), weights_sha256(model)) == (1, row.sha256)
 
 
 def test_weights_that_others_load_cannot_have_signers(folder: Path) -> None:

@@ -531,11 +531,12 @@ class _Compiler:
                 message = f"`weights` are for engines that Isthmus runs; `{provider.name}` loads its own."
                 self._add(Code.CONFLICT, message, "Say `id:` for the provider's name of the model.", place)
             return None
-        if entry.signers is not None:
-            return None
         if entry.weights is None:
             return next(row for row in WEIGHTS if row.mode == "chat")
         row = find_weights(entry.weights)
+        if row is None and entry.signers is not None:
+            # Whether they are there is seen where their signature is.
+            return None
         if row is None and not _is_path(entry.weights):
             hint = did_you_mean(entry.weights, (each.name for each in WEIGHTS))
             self._add(Code.UNKNOWN_NAME, f"The catalogue has no weights `{entry.weights}`.", hint, place)

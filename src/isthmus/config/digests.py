@@ -25,12 +25,12 @@ def weights_sha256(model: Model, folder: Path = Path()) -> str | None:
     """
     if model.weights is None:
         return None
-    if model.signers:
-        with opened(followed(Path(absolute(model.weights, folder)))) as files:
-            return identity(digests(files))
     row = find_weights(model.weights)
     if row is not None:
         return row.sha256
+    if model.signers:
+        with opened(followed(Path(absolute(model.weights, folder)))) as files:
+            return identity(digests(files))
     with Path(absolute(model.weights, folder)).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -63,7 +63,7 @@ class Digests:
 
 
 def _is_in_catalogue(model: Model) -> bool:
-    return not model.signers and find_weights(model.weights or "") is not None
+    return find_weights(model.weights or "") is not None
 
 
 def _look(path: Path) -> Look:

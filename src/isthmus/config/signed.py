@@ -64,8 +64,7 @@ def _signer(file: str, place: Path, folder: FilePath, add: Add) -> Signer | None
 def _check_artefact(entry: ModelEntry, path: Path, folder: FilePath, add: Add) -> None:
     place = (*path, "weights")
     if entry.weights is None or find_weights(entry.weights) is not None:
-        message = "`signers` are for an artefact of yours; weights of the catalogue are pinned by their hash."
-        add(Code.CONFLICT, message, "Say `weights:` with its path, or remove it.", (*path, "signers"))
+        # Pinned by their hash; who signs is asked of the artefacts that are promoted in their place.
         return
     if entry.base is not None and not is_file(entry.base, folder):
         add(Code.FILE_NOT_FOUND, f"There is no file {entry.base}.", "", (*path, "base"))

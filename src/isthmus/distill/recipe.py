@@ -92,7 +92,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     `name` is what the student will be called. `student` is the weights that it starts from: a name of the
     built-in catalogue, a GGUF file, or a folder in Hugging Face's format. `dataset` is a file of samples with
     their answers, of our own form or of OpenAI's fine-tuning; `isthmus distill run` takes what it has
-    collected. Paths are relative to the recipe. `model` is the model of isthmus.yaml whose weights the
+    collected. `by` says `people` where people have written these answers, for rows that do not say so
+    themselves. Paths are relative to the recipe. `model` is the model of isthmus.yaml whose weights the
     student's are to become. `collect` says where golden answers come from, and `train` how the student
     learns them. `gate` is what it has to show, `against` whom. `sign` says who signs it, and `promote` that
     it is promoted then.
@@ -101,6 +102,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     student: str | None = None
     dataset: str | None = None
+    by: Literal["people"] | None = None
     model: str | None = None
     collect: Collect | None = None
     train: Training = Training()

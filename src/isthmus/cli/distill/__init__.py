@@ -17,6 +17,7 @@ class _Distill(LazyGroup):
         "quarantine": Verb(
             "isthmus.cli.distill.quarantine", "Bar a source, and what descends from it, from teaching."
         ),
+        "run": Verb("isthmus.cli.distill.run", "Do all steps of a recipe, to a report."),
         "train": Verb("isthmus.cli.distill.train", "Train a student on good answers, with LoRA."),
         "gate": Verb("isthmus.cli.distill.gate", "Judge a student before it may serve."),
     }

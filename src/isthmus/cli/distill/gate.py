@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from isthmus.artefacts import keys
 from isthmus.cli.distill.asking import Asking
 from isthmus.cli.distill.permitting import recipe_or_exit
 from isthmus.cli.options import config_option, load_or_exit, told
@@ -24,8 +26,11 @@ from isthmus.cli.runs import (
 )
 from isthmus.cli.texts import replace
 from isthmus.config.config import Config
+from isthmus.config.digests import weights_sha256
 from isthmus.config.load import locate
+from isthmus.config.rollouts import version_of
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.rollout import Version
 from isthmus.distill.contamination import require_untouched
 from isthmus.distill.golden import CARD, PARTS
 from isthmus.distill.provenance import provenance_of
@@ -48,6 +53,12 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 @click.command()
 @click.option("--student", required=True, help="The model of the config that is to be judged.")
+@click.option(
+    "--artefact",
+    type=click.Path(path_type=Path, exists=True),
+    help="Judge it with the weights of this artefact, in place of those of the config.",
+)
+@click.option("--signer", type=FILE, help="The public key that the artefact is signed by.")
 @click.option("--teacher", required=True, help="The model whose quality it has to keep.")
 @click.option("--base", required=True, help="The model that it was trained from.")
 @click.option("--incumbent", help="The model that serves now, where there is one.")
@@ -81,6 +92,8 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @told
 def gate(
     student: str,
+    artefact: Path | None,
+    signer: Path | None,
     teacher: str,
     base: str,
     incumbent: str | None,
@@ -109,6 +122,10 @@ def gate(
     config = load_or_exit(path)
     require_statistics()
     rule = recipe_or_exit(recipe).gate if recipe is not None else Gate()
+    if (artefact is None) != (signer is None):
+        raise click.UsageError("--artefact and --signer go together: unsigned weights are not loaded.")
+    if artefact is not None and signer is not None:
+        config, student = _with_artefact(config, student, artefact, signer)
     roles = {"student": student, "teacher": teacher, "base": base, "incumbent": incumbent}
     named = {role: name for role, name in roles.items() if name is not None}
     _require_known(named, config)
@@ -220,6 +237,26 @@ def _judged(
         config_hash=asking.config.hash,
         at_us=time.time_ns() // 1000,
     )
+
+
+def _with_artefact(config: Config, name: str, artefact: Path, signer: Path) -> tuple[Config, str]:
+    """The config with one model more, which is that of `name` with these weights; and what it is called."""
+    _require_known({"student": name}, config)
+    model = config.models[name]
+    if config.providers[model.provider].engine is None:
+        raise click.BadParameter(f"the engine of {name} is not run by Isthmus", param_hint="--artefact")
+    signers = (keys.signer(signer.read_text(encoding="utf-8"), str(signer)),)
+    weights = str(artefact.absolute())
+    trusted = msgspec.structs.replace(model, weights=weights, signers=signers)
+    version = version_of(trusted, Version(weights, weights_sha256(trusted)))
+    # Not the model's own name: the incumbent may be called so.
+    known = msgspec.json.encode([config.hash, version.name, [it.pem for it in signers]])
+    changed = msgspec.structs.replace(
+        config,
+        models={**config.models, version.name: version},
+        hash=hashlib.sha256(known).hexdigest(),
+    )
+    return changed, version.name
 
 
 def _scores(run: Run, scorer: str, student: str, runs: Runs) -> dict[str, dict[str, float]]:

@@ -9,13 +9,17 @@ from pathlib import Path
 import click
 import msgspec
 
-from isthmus.cli.distill.permitting import recipe_or_exit
-from isthmus.cli.options import told
+from isthmus.cli.distill.permitting import permission_of, recipe_or_exit
+from isthmus.cli.options import config_option, told
 from isthmus.cli.progress import ProgressLine, RunLine
-from isthmus.distill.recipe import needed
+from isthmus.config.load import locate
+from isthmus.distill.permission import require_may_teach
+from isthmus.distill.provenance import FIELD
+from isthmus.distill.recipe import Recipe, needed
 from isthmus.distill.training.events import Event, Note, Phase, Step
 from isthmus.distill.training.run import Place
 from isthmus.distill.training.run import train as train_student
+from isthmus.evals.datasets import open_dataset
 from isthmus.providers.engines.fetch import weights_folder
 
 
@@ -28,21 +32,39 @@ from isthmus.providers.engines.fetch import weights_folder
     help="The training's folder. Default: students/NAME beside the recipe.",
 )
 @click.option(
+    "--dataset",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What is learned, in place of the recipe's dataset.",
+)
+@click.option(
     "--python",
     default=sys.executable,
     envvar="ISTHMUS_TRAIN_PYTHON",
     help="The Python that has the extra `train`. Default: $ISTHMUS_TRAIN_PYTHON, else the one running this.",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads. Default: all that there are.")
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print what came out as JSON.")
 @told
-def train(recipe: Path, out: Path | None, python: str, threads: int | None, as_json: bool) -> None:
+def train(
+    recipe: Path,
+    out: Path | None,
+    dataset: Path | None,
+    python: str,
+    threads: int | None,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
     """Train the student of RECIPE, or go on where a training of it was stopped.
 
     The folder `student` in the training's folder is what comes out: the adapter for vLLM (safetensors) and
-    for llama.cpp (GGUF), the chat template, and how it was made. Nothing leaves this machine.
+    for llama.cpp (GGUF), the chat template, and how it was made. Nothing leaves this machine. Answers that
+    may not teach, or of which nobody says whose they are, are refused.
     """
     said = recipe_or_exit(recipe)
+    if dataset is not None:
+        said = msgspec.structs.replace(said, dataset=str(dataset.absolute()))
+    _require_may_teach(said, recipe.parent, config_path)
     place = out if out is not None else recipe.parent / "students" / needed(said.name, "name")
     folder = weights_folder(os.environ)
     talk, bar = _Talk(), ProgressLine()
@@ -71,6 +93,14 @@ def train(recipe: Path, out: Path | None, python: str, threads: int | None, as_j
         f"to {evidence.losses[-1]:.3f}. The curve: {place / 'loss.html'}.",
         err=True,
     )
+
+
+def _require_may_teach(recipe: Recipe, beside: Path, config_path: Path | None) -> None:
+    samples = open_dataset(beside / needed(recipe.dataset, "dataset")).samples
+    if recipe.by == "people":
+        samples = tuple(it for it in samples if FIELD in it.metadata)
+    grounds = recipe.collect.permission if recipe.collect is not None else ()
+    require_may_teach(samples, permission_of(locate(config_path), grounds))
 
 
 class _Talk:

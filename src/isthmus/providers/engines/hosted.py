@@ -175,11 +175,11 @@ class HostedEngine:
     def _weights(self) -> tuple[Path | Pinned, Mode, int | None]:
         """What to load, fetched first where the catalogue knows it, what it is for, and its longest input."""
         named = self._model.weights or ""
-        if self._model.signers:
-            return self._artefact(Path(named))
         row = find_weights(named)
         if row is not None:
             return self._fetched(row), row.mode, row.context
+        if self._model.signers:
+            return self._artefact(Path(named))
         return Path(named), self._mode(), None
 
     def _artefact(self, path: Path) -> tuple[Pinned, Mode, int | None]:
