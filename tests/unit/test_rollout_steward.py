@@ -73,7 +73,8 @@ def led(store: Store, gateway: Gateway, posted: list[str] | None = None) -> Stew
             raise IsthmusError(Fault.UNAVAILABLE, "The webhook is ill.", code="webhook_failed")
         posted.append(msgspec.json.decode(body)["text"])
 
-    return Steward(store, gateway, lambda _: (), post, lambda: 7)
+    told = max((turn.number for turn in store.history()), default=0)
+    return Steward(store, gateway, lambda _: (), post, lambda: 7, told)
 
 
 async def test_each_new_turn_is_told_once_whoever_added_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -73,7 +73,10 @@ class Store(Rollouts, Opinions, Protocol):
 
 
 class Steward:
-    """Leads all rollouts of a gateway, one look after the other. It is for one event loop."""
+    """Leads all rollouts of a gateway, one look after the other. It is for one event loop.
+
+    `told` is the number of the last turn that needs not be told of. `recall` gives the records since a time.
+    """
 
     def __init__(
         self,
@@ -82,6 +85,7 @@ class Steward:
         recall: Callable[[int], Iterable[Record]],
         post: Post,
         now_us: Callable[[], int],
+        told: int,
     ) -> None:
         self._store = store
         self._serving = serving
@@ -95,7 +99,7 @@ class Steward:
         self._wanted: Sequence[Turn] = ()
         self._in_force: Sequence[Turn] = ()
         self._taking: asyncio.Task[None] | None = None
-        self._told: int | None = None
+        self._told = told
         self._posting: set[asyncio.Task[None]] = set()
         self._trouble = ""
         self._pause_s = EVERY_S
@@ -226,10 +230,9 @@ class Steward:
 
     def _tell_of_new(self, turns: Sequence[Turn]) -> None:
         """Tell of the turns that were added since the last look, whoever added them."""
-        last = max((turn.number for turn in turns), default=0)
-        told, self._told = self._told, last
+        told, self._told = self._told, max((turn.number for turn in turns), default=0)
         for turn in turns:
-            if told is not None and turn.number > told:
+            if turn.number > told:
                 level = logging.WARNING if turn.stage == "rolled back" else logging.INFO
                 log.log(level, "rollout: %s", in_words(turn))
                 rule = self._serving.config.rule_of(turn.model)
