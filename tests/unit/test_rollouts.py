@@ -209,7 +209,7 @@ OK = Trial("old", failed=False, ms=7, escalated=False)
             [Trial("old", failed=True, escalated=False)],
         ),
         (record(attempt("student", "error", fault="timeout"), model=None), [Trial("old", failed=True)]),
-        (record(SHADOW, mirrors="0", model=NAMES.new), [Trial("new", failed=False, ms=7)]),
+        (record(SHADOW, mirrors="0", model=NAMES.new), [Trial("new", failed=False)]),
         # Neither the client's own fault nor its leaving says anything of a model.
         (record(attempt("student", "error", fault="invalid_request"), model=None), []),
         (record(attempt("student", "cancelled"), model=None), []),
