@@ -719,7 +719,9 @@ async def open_house(
             in_background(_keep(snapshot.config, configs), "keeping the config")
 
         rollover = Rollover(begun, digests, workshop, lambda: gateway.snapshot.config, adopt)
-        steward = Steward(rollouts, rollover, partial(_recall, path), _post, _now_us)
+        steward = Steward(
+            rollouts, rollover, partial(_recall, path), _post, _now_us, in_force=begun.turns, told=begun.known
+        )
         tally.gauges["budget_used_ratio"] = (
             "The share of a budget that is used in its window, by the fullest of its accounts.",
             ("budget",),

@@ -36,7 +36,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steward, "EVERY_S", 0.01)
 
 
-def document(url: str, route: Any = None, **rule: Any) -> str:
+def document(url: str, route: Any = None, budgets: Any = (), **rule: Any) -> str:
     server = {"preset": "vllm", "base_url": f"{url}/v1", "kind": "local"}
     return msgspec.json.encode(
         {
@@ -49,6 +49,7 @@ def document(url: str, route: Any = None, **rule: Any) -> str:
                 "r": route or {"call": "student", "retries": 0},
                 "s": {"call": "strong", "retries": 0},
             },
+            "budgets": budgets,
             # A busy machine may make any answer late: only who is meant to be slow is held to a pace.
             "rollouts": [{"model": "student", "least": 10, "canary": [0.5], "slower": 1000, **rule}],
         }
@@ -240,6 +241,17 @@ async def test_weights_that_leave_more_to_others_are_sent_back(tmp_path: Path) -
         assert {answer.status for answer in answers} == {200}
 
 
+async def test_a_budget_of_the_model_is_one_of_all_its_versions(tmp_path: Path) -> None:
+    budgets = [{"model": "student", "requests": 10, "per": "month"}]
+    async with rolling(tmp_path, budgets=budgets, shadow=0, least=10_000) as it:
+        it.promote()
+        await it.in_force("student", NAME)
+        answers = await it.ask(30)
+        assert sorted(answer.status for answer in answers) == [200] * 10 + [429] * 20
+        served = {answer.headers["x-isthmus-model"] for answer in answers if answer.status == 200}
+        assert served == {"student", NAME}
+
+
 async def test_weights_that_cannot_be_loaded_change_nothing(tmp_path: Path) -> None:
     async with rolling(tmp_path) as it:
         serving_before = it.served.house.gateway.snapshot
@@ -333,6 +345,20 @@ async def _ask(port: int) -> str:
     async with aiohttp.request("POST", url, json=OPENAI.body("r", False)) as response:
         assert response.status == 200, await response.read()
         return response.headers["x-isthmus-model"]
+
+
+async def test_a_server_that_is_not_there_sends_no_adapter_back(tmp_path: Path) -> None:
+    async with Simulator() as sim:
+        sim.adapters = {}
+        text = document(sim.url)
+        async with serving(text, tmp_path) as served:
+            Rolling(sim, served, text).promote(stage="full")
+            await Rolling(sim, served, text).in_force(NAME)
+    # The gateway starts while the server is down.
+    async with serving(text, tmp_path) as served:
+        it = Rolling(sim, served, text)
+        assert {answer.status for answer in await it.ask(3)} == {502}
+        assert it.turn.stage == "full"
 
 
 async def test_a_stream_that_runs_while_the_weights_change_ends_undisturbed(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def led(store: Store, gateway: Gateway, posted: list[str] | None = None) -> Stew
             raise IsthmusError(Fault.UNAVAILABLE, "The webhook is ill.", code="webhook_failed")
         posted.append(msgspec.json.decode(body)["text"])
 
-    return Steward(store, gateway, lambda _: (), post, lambda: 7)
+    told = max((turn.number for turn in store.history()), default=0)
+    return Steward(store, gateway, lambda _: (), post, lambda: 7, told=told)
 
 
 async def test_each_new_turn_is_told_once_whoever_added_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -108,7 +109,8 @@ async def test_a_webhook_that_is_ill_keeps_nothing(caplog: pytest.LogCaptureFixt
 
 async def test_weights_that_cannot_serve_are_sent_back_and_who_has_none_left_is_tried_less_often() -> None:
     def refuse(turns: Sequence[Turn]) -> None:
-        raise UnfitError("student", "They do not load.")
+        if turns:
+            raise UnfitError("student", "They do not load.")
 
     store, gateway = Store(), Gateway(refuse)
     store.append(turn(), 0)
@@ -124,7 +126,7 @@ async def test_weights_that_cannot_serve_are_sent_back_and_who_has_none_left_is_
     for _ in range(40):
         await watch.look()
     assert len(store.history()) == 2
-    assert 3 <= len(gateway.taken) < 12
+    assert 3 <= gateway.taken.count(["rolled back"]) < 12
 
 
 async def test_an_engine_that_gives_up_sends_its_weights_back() -> None:
@@ -153,6 +155,46 @@ async def test_whoever_is_sent_back_does_not_wait_for_an_engine_that_starts() ->
     store.append(turn(stage="rolled back"), first.number)
     await watch.look()
     assert gateway.taken == [["canary"], ["rolled back"]]
+    await watch.close()
+
+
+async def test_what_is_sent_back_comes_first_and_waits_for_nobody() -> None:
+    never = asyncio.Event()
+
+    def start(turns: Sequence[Turn]) -> object:
+        return never if "shadow" in {it.stage for it in turns} else None
+
+    store, gateway = Store(), Gateway(start)
+    bad = store.append(turn("other"), 0)
+    watch = led(store, gateway)
+    await watch.look()
+    store.append(turn(stage="shadow"), 0)
+    await watch.look()
+    store.append(turn("other", "rolled back"), bad.number)
+    await watch.look()
+    assert gateway.taken == [["canary"], ["canary", "shadow"], ["rolled back"]]
+    await watch.look()
+    assert gateway.taken[-1] == ["rolled back", "shadow"], "and then the other is begun again"
+    await watch.close()
+
+
+async def test_who_has_nothing_to_go_back_to_keeps_nobody_else_from_it() -> None:
+    def refuse(turns: Sequence[Turn]) -> None:
+        if any(it.model == "student" and it.stage == "rolled back" for it in turns):
+            raise UnfitError("student", "The old ones are gone.")
+
+    store, gateway = Store(), Gateway(refuse)
+    stuck, bad = store.append(turn(), 0), store.append(turn("other"), 0)
+    watch = led(store, gateway)
+    for _ in range(2):
+        await watch.look()
+    store.append(turn(stage="rolled back"), stuck.number)
+    await watch.look()
+    store.append(turn("other", "rolled back"), bad.number)
+    for _ in range(2):
+        await watch.look()
+    # By the models' names: the other is back, and the student where it was.
+    assert ["rolled back", "canary"] in gateway.taken
     await watch.close()
 
 

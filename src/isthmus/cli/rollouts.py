@@ -51,8 +51,9 @@ def promote(
     config_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Let the weights ARTEFACT take over the traffic of MODEL: shadow, canary, full.
+    """Let new weights take over a model's traffic.
 
+    They are asked in the shadow first, answer a share of the requests then, and all of them at last.
     ARTEFACT is a GGUF file, a name of the catalogue, or a signed artefact where the model has `signers`.
     Where a server of yours loads it, it is the adapter's path there.
 
@@ -96,7 +97,10 @@ def promote(
 @click.option("--json", "as_json", is_flag=True, help="Print the turn as JSON.")
 @told
 def rollback(model: str, why: str, config_path: Path | None, as_json: bool) -> None:
-    """Send the new weights of MODEL back: those before them answer everything again."""
+    """Send a model's new weights back.
+
+    Those before them answer everything again.
+    """
     path = locate(config_path)
     config = load_or_exit(path)
     mine = model_of(config, model)
@@ -113,7 +117,10 @@ def rollback(model: str, why: str, config_path: Path | None, as_json: bool) -> N
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each turn.")
 @told
 def rollouts(model: str | None, history: bool, config_path: Path | None, as_json: bool) -> None:
-    """Say where each rollout is, since when, and why; and what its guards have seen."""
+    """Say where each rollout is, and why.
+
+    Of what is under way it tells what the guards have seen.
+    """
     path = locate(config_path)
     config = load_or_exit(path)
     store = open_rollouts(config, path)

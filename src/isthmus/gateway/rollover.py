@@ -59,11 +59,15 @@ class Maker(Protocol):
 
 
 class Standing(NamedTuple):
-    """What a gateway begins with: the file's config, the turns that stand, and what serves by them."""
+    """What a gateway begins with: the file's config, the turns that stand, and what serves by them.
+
+    `known` is the number of the last turn before the gateway itself had to decide.
+    """
 
     config: Config
     turns: Sequence[Turn]
     serving: Config
+    known: int
 
 
 def first_standing(config: Config, rollouts: Rollouts, digests: Digests, at_us: int) -> Standing:
@@ -72,6 +76,7 @@ def first_standing(config: Config, rollouts: Rollouts, digests: Digests, at_us: 
     A version whose weights are not there any more, or are others, is sent back; without anything to go back
     to it stays, and its engine says what is wrong.
     """
+    known = max((turn.number for turn in rollouts.current()), default=0)
     while True:
         turns = rollouts.current()
         serving = rolled(config, turns, own_versions(config, turns, digests))
@@ -85,7 +90,7 @@ def first_standing(config: Config, rollouts: Rollouts, digests: Digests, at_us: 
                 rollouts.append(back, turn.number)
                 continue
             log.error("%s", error.text)
-        return Standing(config, turns, serving)
+        return Standing(config, turns, serving, known)
 
 
 class Rollover:

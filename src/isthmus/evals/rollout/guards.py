@@ -19,6 +19,9 @@ from isthmus.statistics.excess import Excess
 Quantity: TypeAlias = Literal["errors", "latency", "escalation", "judge", "feedback"]
 Verdict: TypeAlias = Literal["go on", "stay", "roll back"]
 
+MOST_WAITING = 10_000
+"""So many values of the new version wait for one of the old; where none comes, the first are forgotten."""
+
 UNNOTICED_MS = 50.0
 """An answer that comes so much later is not slower: at such times the machine's other work decides."""
 
@@ -63,7 +66,7 @@ class _Guard:
         self._slower = slower
         self._excess = Excess(bound=(1 + allowed) / 2)
         self._old: float | None = None
-        self._waiting: deque[float] = deque()
+        self._waiting: deque[float] = deque(maxlen=MOST_WAITING)
 
     def observe(self, side: Side, value: float) -> None:
         """Takes a value: the higher, the worse."""

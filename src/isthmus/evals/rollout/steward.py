@@ -73,7 +73,11 @@ class Store(Rollouts, Opinions, Protocol):
 
 
 class Steward:
-    """Leads all rollouts of a gateway, one look after the other. It is for one event loop."""
+    """Leads all rollouts of a gateway, one look after the other. It is for one event loop.
+
+    `in_force` are the turns by which the gateway serves already, `told` is the number of the last turn that
+    needs not be told of. `recall` gives the records since a time.
+    """
 
     def __init__(
         self,
@@ -82,6 +86,9 @@ class Steward:
         recall: Callable[[int], Iterable[Record]],
         post: Post,
         now_us: Callable[[], int],
+        *,
+        in_force: Sequence[Turn] = (),
+        told: int = 0,
     ) -> None:
         self._store = store
         self._serving = serving
@@ -93,13 +100,12 @@ class Steward:
         self._judgements: dict[str, Judgement] = {}
         self._turns: Sequence[Turn] = ()
         self._wanted: Sequence[Turn] = ()
-        self._in_force: Sequence[Turn] = ()
+        self._in_force: Sequence[Turn] = in_force
         self._taking: asyncio.Task[None] | None = None
-        self._told: int | None = None
+        self._told = told
         self._posting: set[asyncio.Task[None]] = set()
         self._trouble = ""
-        self._pause_s = EVERY_S
-        self._resting_s = 0.0
+        self._rests: dict[str, _Rest] = {}
 
     def hear(self, record: Record) -> None:
         """Take a record as its request ends; it is looked at later, and off the event loop."""
@@ -117,8 +123,10 @@ class Steward:
         try:
             self._turns = await asyncio.to_thread(self._store.current)
             self._tell_of_new(self._turns)
-            await self._judge_all()
-            await self._bring_into_force(self._turns)
+            try:
+                await self._bring_into_force()
+            finally:
+                await self._judge_all()
             self._trouble = ""
         except Exception as error:
             self._complain(error.text if isinstance(error, IsthmusError) else type(error).__name__)
@@ -142,31 +150,46 @@ class Steward:
             for finding in judgement.findings
         }
 
-    async def _bring_into_force(self, turns: Sequence[Turn]) -> None:
-        """Let the gateway take the turns; where that takes longer than a moment, it goes on beside the looks,
-        and ends when other turns are wanted."""
-        if self._resting_s > 0:
-            self._resting_s -= EVERY_S
-            return
-        if self._taking is not None and list(turns) != list(self._wanted):
+    async def _bring_into_force(self) -> None:
+        """Let the gateway take the turn that is due; where that takes longer than a moment, it goes on beside
+        the looks, and ends when something more urgent is due."""
+        wanted = self._next()
+        if self._taking is not None and wanted != self._wanted:
             self._taking.cancel()
             await asyncio.wait({self._taking})
             self._taking = None
         if self._taking is None:
-            self._wanted = turns
-            self._taking = asyncio.create_task(self._serving.take(turns))
+            self._wanted = wanted
+            self._taking = asyncio.create_task(self._serving.take(wanted))
         await asyncio.wait({self._taking}, timeout=EVERY_S)
-        if self._taking.done():
-            taking, self._taking = self._taking, None
-            try:
-                await taking
-            except UnfitError as error:
-                await self._go_back(turns, error)
-                return
-            self._in_force, self._pause_s = turns, EVERY_S
-            for turn in turns:
-                if (why := self._serving.given_up(turn)) is not None:
-                    await self._turn(turn, "rolled back", 0.0, why)
+        if not self._taking.done():
+            return
+        taking, self._taking = self._taking, None
+        try:
+            await taking
+        except UnfitError as error:
+            await self._go_back(wanted, error)
+            return
+        self._in_force = wanted
+        for turn in wanted:
+            if (why := self._serving.given_up(turn)) is not None:
+                await self._turn(turn, "rolled back", 0.0, why)
+
+    def _next(self) -> Sequence[Turn]:
+        """What is in force, with the one turn more that is due: first what was sent back, for which nobody
+        is to wait until some other engine has started."""
+        for rest in self._rests.values():
+            rest.left_s -= EVERY_S
+        serving = {turn.model: turn for turn in self._in_force}
+        due = [turn for turn in self._turns if serving.get(turn.model) != turn and not self._rests_for(turn)]
+        if due:
+            first = min(due, key=lambda turn: (turn.stage != "rolled back", turn.number))
+            serving[first.model] = first
+        return [serving[model] for model in sorted(serving)]
+
+    def _rests_for(self, turn: Turn) -> bool:
+        rest = self._rests.get(turn.model)
+        return rest is not None and rest.number == turn.number and rest.left_s > 0
 
     async def _go_back(self, turns: Sequence[Turn], error: UnfitError) -> None:
         turn = next(it for it in turns if it.model == error.model)
@@ -174,8 +197,10 @@ class Steward:
             await self._turn(turn, "rolled back", 0.0, error.text)
             return
         # There is nothing to go back to: what serves goes on, and this is tried ever less often.
-        self._resting_s = self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-        raise error
+        rest = self._rests.get(turn.model)
+        pause_s = 2 * rest.pause_s if rest is not None and rest.number == turn.number else EVERY_S
+        self._rests[turn.model] = _Rest(turn.number, min(pause_s, LONGEST_PAUSE_S))
+        log.error("the old weights of %s cannot serve, and the new ones go on: %s", turn.model, error.text)
 
     async def _judge_all(self) -> None:
         heard = [self._heard.popleft() for _ in range(len(self._heard))]
@@ -226,10 +251,9 @@ class Steward:
 
     def _tell_of_new(self, turns: Sequence[Turn]) -> None:
         """Tell of the turns that were added since the last look, whoever added them."""
-        last = max((turn.number for turn in turns), default=0)
-        told, self._told = self._told, last
+        told, self._told = self._told, max((turn.number for turn in turns), default=0)
         for turn in turns:
-            if told is not None and turn.number > told:
+            if turn.number > told:
                 level = logging.WARNING if turn.stage == "rolled back" else logging.INFO
                 log.log(level, "rollout: %s", in_words(turn))
                 rule = self._serving.config.rule_of(turn.model)
@@ -250,6 +274,15 @@ class Steward:
         if trouble != self._trouble:
             log.error("rollouts stay as they are: %s", trouble)
         self._trouble = trouble
+
+
+class _Rest:
+    """How long a turn is not tried again."""
+
+    def __init__(self, number: int, pause_s: float) -> None:
+        self.number = number
+        self.pause_s = pause_s
+        self.left_s = pause_s
 
 
 def message(turn: Turn) -> bytes:

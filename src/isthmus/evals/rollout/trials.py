@@ -24,7 +24,8 @@ _NEUTRAL = frozenset({"cancelled", "interrupted"})
 class Trial(NamedTuple):
     """One request of which a version was asked, or, by `preference`, how it was compared.
 
-    `failed` says that it gave no whole answer, by its own fault. `ms` is how long its answer took.
+    `failed` says that it gave no whole answer, by its own fault. `ms` is how long its answer took, where the
+    caller waited for it: copies are asked at other moments, when the machine has other things to do.
     `escalated` says that another model answered the caller. `preference` is 1 where a judge preferred the
     version to the other, 0 where it was the other way, and between where it saw no difference. None is what
     the request does not tell.
@@ -75,7 +76,7 @@ def _trial(side: Side, name: str, first: AttemptRecord, record: Record) -> Trial
     return Trial(
         side,
         failed=failed,
-        ms=None if failed else first.total_ms,
+        ms=first.total_ms if not failed and first.purpose in _FOR_THE_CALLER else None,
         escalated=record.model != name if seen else None,
     )
 

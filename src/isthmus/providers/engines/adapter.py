@@ -30,6 +30,9 @@ log = logging.getLogger("isthmus.engines")
 LOOK_EVERY_S = 10.0
 """So soon is an adapter loaded again that a restart of its server has lost."""
 
+REFUSED = "adapter_refused"
+"""The code where the server will not load an adapter."""
+
 _TIMEOUTS = Timeouts(connect_s=5.0, idle_s=60.0, total_s=120.0)
 
 
@@ -47,8 +50,9 @@ _to_cards = msgspec.json.Decoder(_Cards).decode
 class HostedAdapter:
     """One adapter on one server, for as long as somebody holds it; its life is a task of its own.
 
-    `state` is `starting` until it is loaded, `ready`, `failed` while it cannot be, or `stopped`. `weights` of
-    the model is the adapter's path on the server.
+    `state` is `starting` until it is loaded, `ready`, `failed` where the server has refused it, or `stopped`.
+    A server that is not there says nothing of the adapter: requests find out. `weights` of the model is the
+    adapter's path on the server.
     """
 
     def __init__(
@@ -107,7 +111,9 @@ class HostedAdapter:
             except IsthmusError as error:
                 if error.text != self.reason:
                     log.error("the adapter %s cannot be loaded: %s", self.name, error.text)
-                self.state, self.reason = "failed", error.text
+                self.reason = error.text
+                if error.code == REFUSED:
+                    self.state = "failed"
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _is_there(self) -> bool:
@@ -124,7 +130,7 @@ class HostedAdapter:
             raise IsthmusError(
                 Fault.UNAVAILABLE,
                 f"The server answered /{what} with status {reply.status}.",
-                code="adapter_refused",
+                code=REFUSED if reply.status < 500 else "adapter_unavailable",
             )
 
     async def _sent(self, what: str, body: bytes, method: bytes) -> Reply:
