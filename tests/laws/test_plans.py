@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isthmus.core.decision import Previous
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Node, Shadow, Split
 from isthmus.strategies.plan.call import LONGEST_PAUSE_S
+from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import Attempt, Circumstances, Deliver, Race, Result, Wait
 from isthmus.strategies.plan.split import Arm
-from tests.laws.plans import NAMES, asked, drive, outcomes, plans, result_of
+from tests.laws.plans import NAMES, asked, drive, names, outcomes, plans, result_of
 
 draws = st.floats(0, 1, exclude_max=True)
 circumstances = st.builds(
@@ -93,6 +95,52 @@ def test_what_took_all_of_its_time_is_not_asked_again_but_handed_over() -> None:
     plan = Fallback(plans=(CallModel(model="a", retries=3), CallModel(model="b")))
     effects, _ = drive(plan, lambda name: late if name == "a" else Result(name))
     assert [effect.model for effect in effects if isinstance(effect, Attempt)] == ["a", "b"]
+
+
+@given(plans, st.sampled_from(NAMES), st.lists(names, max_size=2).map(tuple), circumstances, st.data())
+def test_a_plan_that_stays_calls_no_more_than_before(
+    plan: Node, model: str, arms: tuple[str, ...], drawn: Circumstances, data: st.DataObject
+) -> None:
+    staying = plan.staying(Previous(model=model, arms=arms))
+    if staying is None:
+        assert model not in _answers(plan)
+        return
+    assert model in staying.models()
+    assert set(staying.models()) <= set(plan.models())
+    effects, result = drive(staying.choose(drawn).node, lambda name: result_of(name, data.draw(outcomes)))
+    assert asked(effects) <= set(plan.models())
+    assert result.final or result.error is not None
+
+
+@given(st.lists(names, min_size=1, max_size=4, unique=True), st.sampled_from(NAMES))
+def test_a_conversation_is_answered_by_whom_it_stays_with(models: list[str], model: str) -> None:
+    parts = tuple(CallModel(model=name) for name in models)
+    for plan in (
+        Fallback(plans=parts),
+        Split(arms=tuple(Arm(plan=part) for part in parts)),
+        Cascade(stages=tuple(Step(plan=part) for part in parts)),
+    ):
+        for draw in (0.0, 0.5, 0.99):
+            staying = plan.staying(Previous(model=model))
+            if model not in models:
+                assert staying is None
+                continue
+            assert staying is not None
+            choice = staying.choose(Circumstances(draw=draw))
+            assert drive(choice.node, Result)[1].model == model
+            assert choice.propensity == 1.0
+
+
+def test_of_the_arms_that_call_a_model_a_conversation_stays_in_the_one_that_was_drawn() -> None:
+    small, strong = CallModel(model="a"), CallModel(model="b")
+    cascade = Cascade(stages=(Step(plan=small), Step(plan=strong)))
+    split = Split(arms=(Arm(plan=strong, name="strong"), Arm(plan=cascade)))
+    drawn = split.choose(Circumstances(draw=0.9))
+    assert drawn.arms == ("a, b",)
+    staying = split.staying(Previous(model="b", arms=drawn.arms))
+    assert staying is not None
+    choice = staying.choose(Circumstances(draw=0.0))
+    assert (choice.node, choice.arms) == (strong, drawn.arms)
 
 
 @given(plans, circumstances)

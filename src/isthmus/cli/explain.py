@@ -14,8 +14,10 @@ from isthmus.bootstrap import inspection_of, router_of
 from isthmus.cli.keys import now_us, opened
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.why import Because, Why, why
+from isthmus.config.config import Config
 from isthmus.config.load import lines_of, locate
-from isthmus.core.decision import Decision
+from isthmus.core.decision import Decision, Previous
+from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import BOTTOM, Label
 from isthmus.gateway.inspection import Inspected
 from isthmus.perimeter.grounds import Ground
@@ -32,6 +34,9 @@ from isthmus.strategies.plan.node import Circumstances
 @click.option("--key", help="Explain for this key, by id or name: its routes, its floor, its sticky arm.")
 @click.option("--user", help="Explain for this end user: sticky splits go by them.")
 @click.option("--label", "said", help="Explain for a caller who sends this level in x-isthmus-label.")
+@click.option(
+    "--after", metavar="MODEL", help="Explain for a conversation that this model has answered so far."
+)
 @click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
@@ -43,6 +48,7 @@ def explain(
     key: str | None,
     user: str | None,
     said: str | None,
+    after: str | None,
     thrifty: bool,
     embeddings: bool,
     as_json: bool,
@@ -71,7 +77,12 @@ def explain(
         found.name,
         "embeddings" if embeddings else "chat",
         known.label,
-        Circumstances(draw=_draw(prompt), key=asking.id if asking else None, user=user),
+        Circumstances(
+            draw=_draw(prompt),
+            key=asking.id if asking else None,
+            user=user,
+            previous=_previous(after, config, found),
+        ),
         known.hidden.label if known.hidden else None,
         thrifty,
     )
@@ -82,6 +93,26 @@ def explain(
         _print(decision, known, because)
     if decision.plan is None:
         raise SystemExit(1)
+
+
+def _previous(model: str | None, config: Config, route: Route) -> Previous | None:
+    if model is None:
+        return None
+    if model not in config.models:
+        raise IsthmusError(
+            Fault.NOT_FOUND,
+            f"There is no model {model!r}.",
+            code="unknown_model",
+            hint=f"Models: {', '.join(sorted(config.models))}.",
+        )
+    if not route.continuity:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"The route {route.name!r} does not mind who has answered a conversation.",
+            code="no_continuity",
+            hint="Leave --after out, or say `continuity: true` in the route.",
+        )
+    return Previous(model=model)
 
 
 def _valid_key(reference: str, config_path: Path | None) -> Key:

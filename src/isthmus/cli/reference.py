@@ -67,6 +67,10 @@ _HTTP_REQUEST_HEADERS = (
         "x-isthmus-label",
         "How sensitive the request is at least: a level, or a name of the config's. Can raise, never lower.",
     ),
+    (
+        "x-isthmus-conversation",
+        "The conversation's name, of your choice: its label only rises, and `continuity` goes by it.",
+    ),
     ("anthropic-version", "On `/v1/models`: the answer is in Anthropic's form."),
 )
 

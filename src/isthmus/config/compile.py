@@ -102,6 +102,7 @@ class _Compiler:
                 floor=Label(entry.floor) if entry.floor else BOTTOM,
                 thrift=entry.thrift
                 and msgspec.structs.replace(entry.thrift, plan=calibrations.filled(entry.thrift.plan)),
+                continuity=entry.continuity,
             )
             for name, entry in self._sections.routes.items()
         }

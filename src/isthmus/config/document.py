@@ -178,13 +178,15 @@ class RouteEntry(msgspec.Struct, frozen=True, kw_only=True):
     the longest does.
     `plan` is the strategy, where you prefer to write it apart from the other keys. `record_bodies` keeps the
     texts of requests and answers in the ledger; by default none are kept. `floor` is the least level of what
-    comes this way. `thrift` is another strategy, for the time when a budget is nearly used.
+    comes this way. `thrift` is another strategy, for the time when a budget is nearly used. `continuity`
+    keeps a conversation with the model that has answered it, for as long as it may and the plan has it.
     """
 
     plan: Node
     record_bodies: bool = False
     floor: Level | None = None
     thrift: Thrift | None = None
+    continuity: bool = False
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):

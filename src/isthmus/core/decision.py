@@ -17,6 +17,13 @@ class Refused(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Previous(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answered a conversation's last turn: the model, and the arms that had been drawn for it."""
+
+    model: str
+    arms: tuple[str, ...] = ()
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of routing: a value, the same for `explain` and for the live request.
 
@@ -27,7 +34,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     left of the strategy after pruning and drawing (a strategies.plan Node), None where nothing is left;
     `propensity` is the probability with which this plan was chosen among the route's alternatives (1.0 where
     nothing was drawn), kept so that other policies can be estimated from logged traffic. `arms` are the names
-    of the arms that were drawn, outer ones first.
+    of the arms that were drawn, outer ones first. `previous` is who answered the conversation before, None
+    where it begins, or is not known, or the route does not heed it.
     """
 
     route: str
@@ -44,3 +52,4 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     hidden_label: Label | None = None
     thrifty: bool = False
     arms: tuple[str, ...] = ()
+    previous: Previous | None = None

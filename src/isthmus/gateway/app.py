@@ -16,6 +16,7 @@ from isthmus.dialects import CLIENT_WIRES
 from isthmus.gateway.admission import Admission
 from isthmus.gateway.answer import JSON
 from isthmus.gateway.auth import Ring, authenticate
+from isthmus.gateway.conversations import Conversations
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
 from isthmus.gateway.exchange import Exchange
 from isthmus.gateway.feedback import LONGEST_BODY, FeedbackDesk
@@ -59,6 +60,7 @@ class Gateway:
         self.tally = tally
         self._feedback = FeedbackDesk(feedbacks, ledger, ring)
         self.mirrors = Mirrors(ledger, tally)
+        self.conversations = Conversations()
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False
         self._engines = engines

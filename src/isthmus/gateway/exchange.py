@@ -14,13 +14,14 @@ import msgspec
 from isthmus.accounting.budgets import Caller
 from isthmus.core.call import Message, Text
 from isthmus.core.codec import ClientWire
-from isthmus.core.decision import Decision
+from isthmus.core.decision import Decision, Previous
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import Delta, Event, Finished
 from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
+from isthmus.gateway.conversations import NAME_HEADER, Standing, Trail
 from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.mirrors import Overheard
 from isthmus.gateway.request import Request
@@ -59,6 +60,7 @@ class Exchange:
         "_settled",
         "_snapshot",
         "_story",
+        "_trail",
         "_wire",
     )
 
@@ -70,6 +72,7 @@ class Exchange:
         self._story = Story(wire, self._snapshot.config.hash)
         self._answer = Answer(request, wire, self._story, holds_end=gateway.strict)
         self._heard: Overheard | None = None
+        self._trail: Trail | None = None
         self._known = False
         self._settled = False
 
@@ -132,15 +135,24 @@ class Exchange:
         label, hidden = snapshot.inspection.unseen(floors), None
         if label is None or LABEL_HEADER in self._request.headers:
             label, _, hidden = await self._inspect(body, floors, route)
+        hidden_label = hidden.label if hidden else None
+        standing = self._standing(route)
+        if standing is not None:
+            story.before = standing.label
+            label = label.join(standing.label)
+            hidden_label = hidden_label and hidden_label.join(standing.hidden or standing.label)
         purse = await self._purse(route) if snapshot.config.budgets else None
         decision = story.decision = snapshot.router.decide(
             route.name,
             envelope.operation,
             label,
-            self._circumstances(),
-            hidden.label if hidden else None,
+            self._circumstances(standing.previous if standing is not None else None),
+            hidden_label,
             purse is not None and route.thrift is not None and purse.spent(route.thrift.at),
         )
+        if self._trail is not None:
+            # Its label counts from now on, whatever comes of this request.
+            self._gateway.conversations.keep(self._trail, Standing.of(decision))
         if decision.plan is None:
             raise _nothing_allowed(decision)
         if self._gateway.strict:
@@ -221,6 +233,9 @@ class Exchange:
             record = self._record(outcome, 200, error)
         await answer.end(last, record)
         decision = self._story.decision
+        if error is None and decision is not None and self._trail is not None:
+            standing = Standing.of(decision, self._story.answered_by)
+            self._gateway.conversations.keep(self._trail, standing)
         if error is None and decision is not None and type(decision.plan) is Shadow:
             mirrors, plan = self._gateway.mirrors, decision.plan
             mirrors.cast(self._story, self._snapshot, plan, self._heard, self._permits)
@@ -326,9 +341,19 @@ class Exchange:
         story.warnings = purse.warnings
         return purse
 
-    def _circumstances(self) -> Circumstances:
+    def _standing(self, route: Route) -> Standing | None:
+        """What is known of the conversation, where the route or the caller wants it to be known."""
+        name = self._request.headers.get(NAME_HEADER)
+        if self._wire.operation != "chat" or not (route.continuity or name):
+            return None
+        conversations, key, envelope = self._gateway.conversations, self._story.key, self._story.envelope
+        assert envelope is not None
+        self._trail = conversations.trail(envelope, key.id if key else None, name)
+        return conversations.standing(self._trail) if self._trail is not None else None
+
+    def _circumstances(self, previous: Previous | None) -> Circumstances:
         story, key = self._story, self._story.key
-        return Circumstances(draw=random(), key=key.id if key else None, user=story.user)
+        return Circumstances(draw=random(), key=key.id if key else None, user=story.user, previous=previous)
 
     async def _pause(self, seconds: float) -> None:
         assert self._story.attempts is not None, "there is a plan, and so there are attempts"

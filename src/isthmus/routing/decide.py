@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from isthmus.core.call import Operation
-from isthmus.core.decision import Decision, Refused
+from isthmus.core.decision import Decision, Previous, Refused
 from isthmus.core.label import Label
 from isthmus.core.portfolio import Model, Provider
 from isthmus.dialects import operation_of
@@ -56,7 +56,9 @@ class Router:
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._pruned: dict[tuple[str, Operation, Label, Label | None, bool], Pruned] = {}
-        self._decisions: dict[tuple[str, Operation, Label, Label | None, bool, Choice | None], Decision] = {}
+        self._decisions: dict[
+            tuple[str, Operation, Label, Label | None, bool, Choice | None, Previous | None], Decision
+        ] = {}
 
     def decide(
         self,
@@ -77,12 +79,15 @@ class Router:
             pruned = prune(self._facts.routes[route], operation, label, self._facts, hidden, thrifty)
             _bound(self._pruned)
             self._pruned[route, operation, label, hidden, thrifty] = pruned
-        choice = pruned.plan.choose(circumstances) if pruned.plan is not None else None
-        decision = self._decisions.get((route, operation, label, hidden, thrifty, choice))
+        keeps = self._facts.routes[route].continuity and operation == "chat"
+        previous = circumstances.previous if keeps else None
+        choice = choose(pruned, circumstances, previous)
+        known = (route, operation, label, hidden, thrifty, choice, previous)
+        decision = self._decisions.get(known)
         if decision is None:
-            decision = settle(route, operation, label, pruned, choice, self._facts, hidden, thrifty)
+            decision = settle(route, operation, label, pruned, choice, self._facts, hidden, thrifty, previous)
             _bound(self._decisions)
-            self._decisions[route, operation, label, hidden, thrifty, choice] = decision
+            self._decisions[known] = decision
         return decision
 
 
@@ -124,6 +129,30 @@ def prune(
     )
 
 
+def choose(pruned: Pruned, circumstances: Circumstances, previous: Previous | None) -> Choice | None:
+    """What is drawn of the plan, None where nothing is left of it; a conversation stays with who answered it
+    `previous`ly, or it is said why not."""
+    plan = pruned.plan
+    if plan is None:
+        return None
+    if previous is None:
+        return plan.choose(circumstances)
+    staying = plan.staying(previous)
+    choice = (staying or plan).choose(circumstances)
+    if staying is None:
+        said = f"the conversation leaves {previous.model}: {_why_left(previous.model, pruned)}"
+    else:
+        said = f"the conversation stays with {previous.model}, which has answered it"
+    return msgspec.structs.replace(choice, reasons=(said, *choice.reasons))
+
+
+def _why_left(model: str, pruned: Pruned) -> str:
+    refused = next((it.reason for it in pruned.refused if it.model == model), None)
+    if refused is not None:
+        return refused
+    return "the thrifty plan does not ask it" if pruned.thrifty else "the route does not ask it any more"
+
+
 def settle(
     route: str,
     operation: Operation,
@@ -133,6 +162,7 @@ def settle(
     facts: Facts,
     hidden: Label | None = None,
     thrifty: bool = False,
+    previous: Previous | None = None,
 ) -> Decision:
     """The decision as a value, its reasons in words; its plan is None where no model is allowed."""
     if choice is None:
@@ -156,6 +186,7 @@ def settle(
         pseudonymised=pruned.pseudonymised,
         hidden_label=hidden,
         thrifty=thrifty,
+        previous=previous,
     )
 
 

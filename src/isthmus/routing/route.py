@@ -37,7 +37,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     A name with `*`, `?` or `[` is a pattern, so that an application may go on saying `gpt-4o`.
     `record_bodies` keeps the texts of requests and answers in the ledger; the default keeps none. `floor` is
-    the least label of what comes this way. `thrift` is what it does while money is short.
+    the least label of what comes this way. `thrift` is what it does while money is short. `continuity` keeps
+    a conversation with the model that has answered it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     record_bodies: bool = False
     floor: Label = BOTTOM
     thrift: Thrift | None = None
+    continuity: bool = False
 
     def models(self) -> tuple[str, ...]:
         """Every model that the route may call, each once."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from isthmus.core.call import Operation
-from isthmus.core.decision import Decision
+from isthmus.core.decision import Decision, Previous
 from isthmus.core.label import Label
 from isthmus.routing.decide import Router
 from isthmus.strategies.plan.node import Circumstances
@@ -33,7 +33,8 @@ class Chance(NamedTuple):
 class Question(msgspec.Struct, frozen=True):
     """What a router is asked: all that a decision depends on, but for the draw.
 
-    `key` and `user` are said only where the route has a split that sticks to them.
+    `key` and `user` are said only where the route has a split that sticks to them. `previous` is who answered
+    the conversation before, then.
     """
 
     route: str
@@ -43,6 +44,7 @@ class Question(msgspec.Struct, frozen=True):
     thrifty: bool
     key: str | None
     user: str | None
+    previous: Previous | None = None
 
 
 def chances(router: Router, question: Question) -> tuple[Chance, ...]:
@@ -53,7 +55,7 @@ def chances(router: Router, question: Question) -> tuple[Chance, ...]:
             question.route,
             question.operation,
             question.label,
-            Circumstances(draw=draw, key=question.key, user=question.user),
+            Circumstances(draw=draw, key=question.key, user=question.user, previous=question.previous),
             question.hidden,
             question.thrifty,
         )

@@ -294,7 +294,8 @@ class Replayer:
     ) -> tuple[Chance, ...]:
         assert case.route is not None
         operation: Operation = past.operation  # type: ignore[assignment]
-        question = Question(case.route.name, operation, label, hidden, thrifty, key, user)
+        previous = case.decided.previous if case.decided is not None else None
+        question = Question(case.route.name, operation, label, hidden, thrifty, key, user, previous)
         found = self._chances.get(question)
         if found is None:
             if len(self._chances) >= MOST_REMEMBERED:
@@ -377,6 +378,7 @@ def _group(decided: Decision) -> tuple[object, ...]:
         decided.label,
         decided.hidden_label,
         decided.thrifty,
+        decided.previous,
     )
 
 

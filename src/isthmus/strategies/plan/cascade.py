@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from isthmus.core.amendment import Amendment, turn
 from isthmus.core.answers import in_words
+from isthmus.core.decision import Previous
 from isthmus.core.pieces import text_of
 from isthmus.strategies.plan.node import (
     Acceptance,
@@ -82,7 +83,8 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
     caller of the failure, `deliver` gives the answer all the same. What cannot be judged, such as an
     embedding, is asked of the last step alone, whose answer is always taken. `on_stale` says what a cascade
     does whose calibration is of another state of things, and promises nothing any more: `strong` asks the
-    last step alone, `warn` goes on, and says so.
+    last step alone, `warn` goes on, and says so. Where the route keeps conversations with their models, one
+    that `escalated` `stays` with the step that has answered it, or `returns` to the first step each time.
     """
 
     keyword: ClassVar[str] = "cascade"
@@ -92,6 +94,7 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
     stages: Annotated[tuple[Step, ...], Meta(min_length=1)] = msgspec.field(name="steps")
     unsure: Literal["fail", "deliver"] = "fail"
     on_stale: Literal["strong", "warn"] = "strong"
+    escalated: Literal["stays", "returns"] = "stays"
 
     @property
     def stale(self) -> tuple[str, ...]:
@@ -114,6 +117,17 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
 
     def plain(self) -> Node:
         return self.stages[-1].plan.plain()
+
+    def staying(self, previous: Previous) -> Node | None:
+        for at, stage in enumerate(self.stages):
+            plan = stage.plan.staying(previous)
+            if plan is None:
+                continue
+            if at and self.escalated == "returns":
+                return self
+            left = (msgspec.structs.replace(stage, plan=plan), *self.stages[at + 1 :])
+            return plan if len(left) == 1 else msgspec.structs.replace(self, stages=left)
+        return None
 
     def words(self) -> str:
         *before, last = self.stages

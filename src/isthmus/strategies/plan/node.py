@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from isthmus.core.amendment import Amendment
 from isthmus.core.calibrator import Calibrator
+from isthmus.core.decision import Previous
 from isthmus.core.errors import IsthmusError
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Purpose
@@ -306,12 +307,13 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     plan.
 
     `draw` is a number in [0, 1) that is fresh for each request; `key` and `user` identify who asks, where
-    known.
+    known. `previous` is who answered the conversation before, where that is known.
     """
 
     draw: float
     key: str | None = None
     user: str | None = None
+    previous: Previous | None = None
 
 
 ALMOST_ONE = math.nextafter(1.0, 0.0)
@@ -359,6 +361,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     def plain(self) -> Node:
         """This plan for what cannot be judged, such as an embedding or a count of tokens."""
         return self
+
+    def staying(self, previous: Previous) -> Node | None:
+        """This plan for a conversation that goes on: who answered it before is asked first. None where this
+        plan does not ask that model."""
+        return self if previous.model in self.models() else None
 
     def choose(self, circumstances: Circumstances) -> Choice:
         """This plan with every draw made."""

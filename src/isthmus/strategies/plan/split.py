@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from isthmus.core.decision import Previous
 from isthmus.strategies.plan.node import ALMOST_ONE, Choice, Circumstances, Node, Steps, once_each
 
 
@@ -21,6 +22,11 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
     plan: Node
     weight: Annotated[float, Meta(gt=0)] = 1.0
     name: str | None = None
+
+    @property
+    def called(self) -> str:
+        """What the record calls it."""
+        return self.name or ", ".join(self.plan.models())
 
 
 class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
@@ -55,6 +61,16 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
         arms = tuple(msgspec.structs.replace(arm, plan=arm.plan.plain()) for arm in self.arms)
         return msgspec.structs.replace(self, arms=arms)
 
+    def staying(self, previous: Previous) -> Node | None:
+        # Several arms may call the model: the one that was drawn counts.
+        known = sorted(self.arms, key=lambda arm: arm.called not in previous.arms)
+        for arm in known:
+            plan = arm.plan.staying(previous)
+            if plan is not None:
+                stays = msgspec.structs.replace(arm, plan=plan, name=arm.called)
+                return msgspec.structs.replace(self, arms=(stays,))
+        return None
+
     def words(self) -> str:
         raise AssertionError("a split is settled by choose() before it is told of")
 
@@ -77,7 +93,7 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
         called = ", ".join(chosen.plan.models())
         named = called if chosen.name is None else f"{chosen.name} ({called})"
         reason = f"split: {share:.0%} of {whose} go to {named}"
-        arms = (chosen.name or called, *inner.arms)
+        arms = (chosen.called, *inner.arms)
         return Choice(inner.node, share * inner.propensity, (reason, *inner.reasons), arms)
 
     def steps(self) -> Steps:
