@@ -119,9 +119,16 @@ def calibrate(
         )
     labels, left_out = labelled(*pair, runs.answers(run.id), marks[chosen])
     _require_logprobs(run, pair[0], len(labels), left_out)
+    style = config.routes[route].style
+    if style is not None:
+        click.echo(
+            f"isthmus: the models were asked without the style card of {route}: what holds for their answers "
+            "need not hold for those that it shapes.",
+            err=True,
+        )
     trial = calibrated(
         labels,
-        tie_of(route, cascade, config.models, config.providers),
+        tie_of(route, cascade, config.models, config.providers, card=style.card if style else ""),
         pair,
         max_risk=max_risk,
         delta=delta,

@@ -19,6 +19,8 @@ from isthmus.config.load import lines_of, locate
 from isthmus.core.decision import Decision, Previous
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import BOTTOM, Label
+from isthmus.dialects import CLIENT_WIRES
+from isthmus.dialects.style import body_of, styled
 from isthmus.gateway.inspection import Inspected
 from isthmus.perimeter.grounds import Ground
 from isthmus.perimeter.policy import SURE_ENOUGH, Policy
@@ -72,7 +74,7 @@ def explain(
         return any(policy.refuses(model, label) for model in models)
 
     inspection = inspection_of(policy, secrets.token_bytes(32))
-    known = inspection.look(_body(route, prompt, embeddings), floors, talks=not embeddings, barred=barred)
+    known = inspection.look(_body(found, prompt, embeddings), floors, talks=not embeddings, barred=barred)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",
@@ -129,9 +131,12 @@ def _as_data(known: Inspected, because: Why) -> dict[str, Any]:
     return {"found": found, "blind": known.seen.blind, "hidden": hidden, "why": msgspec.to_builtins(because)}
 
 
-def _body(route: str, prompt: str, embeddings: bool) -> bytes:
+def _body(route: Route, prompt: str, embeddings: bool) -> bytes:
     asked = {"input": prompt} if embeddings else {"messages": [{"role": "user", "content": prompt}]}
-    return msgspec.json.encode({"model": route, **asked})
+    body = msgspec.json.encode({"model": route.name, **asked})
+    if route.style is None or embeddings:
+        return body
+    return body_of(styled(CLIENT_WIRES["openai"].peek(body), route.style.card))
 
 
 def _floors(policy: Policy, route: Route, key: Key | None, said: str | None) -> list[Ground]:

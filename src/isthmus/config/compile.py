@@ -26,6 +26,7 @@ from isthmus.config.paths import absolute, is_file
 from isthmus.config.perimeter import compile_policy, warn_of_unheeded
 from isthmus.config.plans import check_plans
 from isthmus.config.secrets import resolve
+from isthmus.config.styles import compile_style
 from isthmus.config.tree import Mapping, Mark, Path, Sequence, Tree, sounds_secret
 from isthmus.core.errors import IsthmusError
 from isthmus.core.label import BOTTOM, Label
@@ -93,7 +94,14 @@ class _Compiler:
         models = _compiled(
             (name, self._model(name, entry, providers)) for name, entry in self._sections.models.items()
         )
-        calibrations = Calibrations(self._sections.plans, models, providers, self._folder, self._findings)
+        styles = {
+            name: compile_style(entry.style, self._folder, ("routes", name, "style"), self._add)
+            for name, entry in self._sections.routes.items()
+        }
+        cards = {name: style.card for name, style in styles.items() if style is not None}
+        calibrations = Calibrations(
+            self._sections.plans, models, providers, cards, self._folder, self._findings
+        )
         routes = {
             name: Route(
                 name=name,
@@ -103,6 +111,7 @@ class _Compiler:
                 thrift=entry.thrift
                 and msgspec.structs.replace(entry.thrift, plan=calibrations.filled(entry.thrift.plan)),
                 continuity=entry.continuity,
+                style=styles[name],
             )
             for name, entry in self._sections.routes.items()
         }
@@ -634,6 +643,7 @@ def _anchored(config: Config, folder: FilePath) -> Config:
     """The config with every path made absolute."""
     providers = {name: _anchored_provider(provider, folder) for name, provider in config.providers.items()}
     models = {name: _anchored_model(model, folder) for name, model in config.models.items()}
+    routes = {name: _anchored_route(route, folder) for name, route in config.routes.items()}
     ledger = config.ledger
     if ledger.path is not None:
         ledger = msgspec.structs.replace(ledger, path=absolute(ledger.path, folder))
@@ -653,6 +663,7 @@ def _anchored(config: Config, folder: FilePath) -> Config:
         config,
         providers=providers,
         models=models,
+        routes=routes,
         ledger=ledger,
         perimeter=policy,
         drift=drift,
@@ -668,6 +679,15 @@ def _anchored_provider(provider: Provider, folder: FilePath) -> Provider:
         if (secret := getattr(provider, name)) is not None
     }
     return msgspec.structs.replace(provider, ca_file=ca_file, **secrets)
+
+
+def _anchored_route(route: Route, folder: FilePath) -> Route:
+    style = route.style
+    if style is None or style.file is None:
+        return route
+    return msgspec.structs.replace(
+        route, style=msgspec.structs.replace(style, file=absolute(style.file, folder))
+    )
 
 
 def _anchored_secret(secret: SecretRef, folder: FilePath) -> SecretRef:

@@ -19,6 +19,7 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import Delta, Event, Finished
 from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
+from isthmus.dialects.style import body_of, styled
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
 from isthmus.gateway.conversations import NAME_HEADER, Standing, Trail
@@ -131,6 +132,9 @@ class Exchange:
             story.uploading = clock() - began
         envelope = story.envelope = self._wire.peek(body)
         route = story.route = snapshot.route(envelope.model, story.key)
+        if route.style is not None and self._wire.operation != "embeddings":
+            envelope = styled(envelope, route.style.card)
+            body = body_of(envelope)
         floors = floors_of(route, story.key)
         label, hidden = snapshot.inspection.unseen(floors), None
         if label is None or LABEL_HEADER in self._request.headers:
