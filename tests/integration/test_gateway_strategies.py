@@ -41,6 +41,12 @@ CASCADES: dict[str, Any] = {
     "plain": {"cascade": [SMALL, STRONG]},
     "shown": {"cascade": [SMALL, {**STRONG, "context": "with_attempt"}]},
     "sure": {"cascade": [{**SMALL, "accept": {"logprob": -0.5}}, STRONG]},
+    "early": {
+        "cascade": [
+            {**SMALL, "accept": {"early": {"tokens": 2, "logprob": -1.5, "surely": -0.05}}},
+            {**STRONG, "context": "with_attempt"},
+        ]
+    },
     "form": {"cascade": [{**SMALL, "accept": {"schema": True}}, STRONG]},
     "among": {
         "cascade": [
@@ -155,6 +161,84 @@ async def test_log_probabilities_are_the_clients_only_where_it_asked(
         (first, _) = (await served.record(unsure)).attempts
         assert first.verdict == "its mean log-probability is -1.00, below -0.5"
         assert (b'"logprob":' in unsure.body) == asks
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda it: it.name)
+async def test_a_hopeless_beginning_is_cut_off_and_paid_as_far_as_it_came(
+    tmp_path: Path, dialect: Dialect, stream: bool
+) -> None:
+    async with simulated({"early": CASCADES["early"]}, tmp_path) as (sim, served):
+        # What would be waited for never comes.
+        sim.scripts["small"] = Script(
+            text=("per", "haps", "not", "so"), logprobs=(-2.0, -3.0, -0.1, -0.1), fault=Fault(stall_after=3)
+        )
+        sim.scripts["strong"] = said("forty", "-two")
+        answer = await served.ask("early", dialect, stream=stream)
+        assert dialect.text(answer) == "forty-two"
+        record = await served.record(answer)
+        draft, strong = record.attempts
+        assert (draft.outcome, draft.committed, draft.purpose) == ("cancelled", False, "draft")
+        assert draft.verdict == (
+            "its first 2 tokens have a mean log-probability of -2.50, below -1.5: cut off"
+        )
+        assert draft.usage is not None
+        assert draft.usage.estimated
+        assert draft.usage.output > 0
+        assert draft.charge is not None
+        assert strong.charge is not None
+        assert (draft.charge.nanousd or 0) > 0
+        assert record.charge is not None
+        assert record.charge.nanousd == (draft.charge.nanousd or 0) + (strong.charge.nanousd or 0)
+        # Half an answer shows nobody anything.
+        assert PROMPT in str(sim.requests[1].body)
+        assert "perhaps" not in str(sim.requests[1].body)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+async def test_a_sure_beginning_is_streamed_at_once(tmp_path: Path, asks: bool) -> None:
+    async with simulated({"early": CASCADES["early"]}, tmp_path) as (sim, served):
+        sure = Script(
+            text=("for", "ty", "-", "two"), logprobs=(-0.01, -0.02, -4, -4), fault=Fault(stall_after=3)
+        )
+        sim.scripts["small"] = sure
+        caller = await Caller.ask(served, "early")
+        assert b"for" in await caller.until(b'"ty"')
+        await caller.leave()
+        await eventually(lambda: served.house.gateway.tally.in_flight == 0)
+        left = (await served.records())[-1]
+        assert (left.outcome, left.attempts[0].committed) == ("cancelled", True)
+
+        sim.scripts["small"] = msgspec.structs.replace(sure, fault=Fault())
+        more = {"logprobs": True} if asks else {}
+        for stream in (True, False):
+            answer = await served.ask("early", stream=stream, **more)
+            assert OPENAI.text(answer) == "forty-two"
+            assert (b'"logprob":' in answer.body) == asks
+            (attempt,) = (await served.record(answer)).attempts
+            assert (attempt.committed, attempt.purpose, attempt.outcome) == (True, "draft", "ok")
+            assert attempt.verdict is not None
+            assert attempt.verdict.endswith("accepted by its beginning")
+            assert attempt.usage is not None
+            assert not attempt.usage.estimated
+
+        # Nothing is asked instead of what the client has begun to see.
+        sim.scripts["small"] = msgspec.structs.replace(sure, fault=Fault(cut_after=3))
+        broken = await served.ask("early", stream=True)
+        assert failure(broken.events) is not None
+        assert len((await served.record(broken)).attempts) == 1
+        # A refusal is none, however sure.
+        sim.scripts["small"] = Script(text=("I'm sorry,", " I cannot", " say."), logprobs=(-0.01,) * 3)
+        refused = await served.ask("early", stream=True)
+        assert refused.headers["x-isthmus-model"] == "openai/strong"
+
+
+async def test_a_model_that_tells_no_log_probabilities_has_no_beginning(tmp_path: Path) -> None:
+    route = {"cascade": [{"model": "anthropic/small", "accept": {"early": {"logprob": -1}}}, STRONG]}
+    async with simulated({"r": route}, tmp_path) as (sim, served):
+        sim.scripts["small"] = said("forty", "-two")
+        answer = await served.ask("r")
+        assert (OPENAI.text(answer), len((await served.record(answer)).attempts)) == ("forty-two", 1)
 
 
 @pytest.mark.parametrize("usage", [False, True])

@@ -20,6 +20,7 @@ from isthmus.strategies.plan.node import (
     CutOff,
     Deliver,
     Draft,
+    Early,
     Effect,
     Kept,
     Load,
@@ -61,7 +62,10 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
                     Step,
                     plan=inner,
                     accept=st.builds(
-                        Acceptance, self_check=st.sampled_from([None, 0.5]), calibration=calibrations
+                        Acceptance,
+                        self_check=st.sampled_from([None, 0.5]),
+                        calibration=calibrations,
+                        early=st.sampled_from([None, Early(logprob=-1), Early(surely=-0.1)]),
                     ),
                     context=st.sampled_from(["fresh", "with_attempt"]),
                     among=st.lists(names, max_size=2).map(tuple),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -11,10 +11,19 @@ from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import AttemptEnded, AttemptStarted, Delivered, Delta, Event, Finished
-from isthmus.core.pieces import TextDelta
+from isthmus.core.pieces import Piece, TextDelta
 from isthmus.core.record import AttemptRecord
 from isthmus.strategies.plan import CallModel, Fallback, Node
-from isthmus.strategies.plan.node import Assess, Attempt, Circumstances, Draft, Kept, Verdict
+from isthmus.strategies.plan.node import (
+    Assess,
+    Attempt,
+    Circumstances,
+    Draft,
+    Early,
+    Kept,
+    Opening,
+    Verdict,
+)
 from isthmus.strategies.run import run
 from tests.laws.plans import NAMES, plans
 from tests.laws.plans import faults as fault_classes
@@ -23,6 +32,7 @@ from tests.laws.plans import faults as fault_classes
 outcomes = st.tuples(
     st.integers(0, 3), st.one_of(st.none(), fault_classes), st.one_of(st.none(), st.floats(0, 20))
 )
+openings: st.SearchStrategy[Opening] = st.sampled_from(["short", "open", "hopeless", "sure"])
 settled = plans.map(lambda plan: plan.choose(Circumstances(draw=0.5, key="k", user="u")).node)
 
 
@@ -33,9 +43,11 @@ class Script:
         self,
         draw: Callable[[], tuple[int, Fault | None, float | None]],
         accepts: Callable[[], bool] = lambda: True,
+        opens: Callable[[], Opening] = lambda: "open",
     ) -> None:
         self._draw = draw
         self._accepts = accepts
+        self._opens = opens
         self.made: list[Scripted] = []
         self.performed: list[str] = []
         self.closed: list[str] = []
@@ -53,6 +65,16 @@ class Script:
 
     def assess(self, effect: Assess) -> Verdict:
         return Verdict(self._accepts(), 0.5, "so it is")
+
+    def begun(self, number: int, by: Early, pieces: Sequence[Piece]) -> Opening:
+        opening = self._opens()
+        return "open" if opening == "sure" and by.surely is None else opening
+
+    def release(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        assert self.said == 0, "a draft became the client's after something was said"
+        self.said += 1
+        self.made[number - 1].released = True
+        return Delta(pieces=tuple(pieces))
 
     def deliver(self, kept: Kept) -> Delta:
         self.said += 1
@@ -78,6 +100,7 @@ class Scripted:
         self._error = error
         self.number = number
         self.open = True
+        self.released = False
         self._closed = False
 
     async def next(self) -> Delta | AttemptEnded:
@@ -85,7 +108,7 @@ class Scripted:
         await asyncio.sleep(0)
         if self._left:
             self._left -= 1
-            if isinstance(self._effect, Draft):
+            if isinstance(self._effect, Draft) and not self.released:
                 return Delta(pieces=(TextDelta(text="x"),))
             self._script.said += 1
             return Delta(data=b"x")
@@ -108,7 +131,7 @@ class Scripted:
             model_id="m",
             outcome="error" if error else "ok",
             started_ms=0.0,
-            committed=self._deltas > self._left and isinstance(self._effect, Attempt),
+            committed=self.released or (self._deltas > self._left and isinstance(self._effect, Attempt)),
         )
         return AttemptEnded(record, error)
 
@@ -126,7 +149,9 @@ def _events(plan: Node, script: Script, permits: Callable[[str], bool]) -> list[
 
 @given(settled, st.sets(st.sampled_from(NAMES)), st.data())
 def test_the_interpreter_keeps_the_laws(plan: Node, allowed: set[str], data: st.DataObject) -> None:
-    script = Script(lambda: data.draw(outcomes), lambda: data.draw(st.booleans()))
+    script = Script(
+        lambda: data.draw(outcomes), lambda: data.draw(st.booleans()), lambda: data.draw(openings)
+    )
     events = _events(plan, script, allowed.__contains__)
 
     finished = [event for event in events if isinstance(event, Finished)]
@@ -153,7 +178,8 @@ def test_deltas_come_between_the_start_and_the_end_of_their_attempt_or_are_deliv
 ) -> None:
     running: set[int] = set()
     delivered = False
-    for event in _events(plan, Script(lambda: data.draw(outcomes)), lambda _: True):
+    script = Script(lambda: data.draw(outcomes), opens=lambda: data.draw(openings))
+    for event in _events(plan, script, lambda _: True):
         match event:
             case AttemptStarted(_, number):
                 assert not delivered
@@ -172,7 +198,7 @@ def test_deltas_come_between_the_start_and_the_end_of_their_attempt_or_are_deliv
 def test_whatever_is_under_way_is_told_and_let_go_when_nobody_waits_any_more(
     plan: Node, steps: int, data: st.DataObject
 ) -> None:
-    script = Script(lambda: data.draw(outcomes))
+    script = Script(lambda: data.draw(outcomes), opens=lambda: data.draw(openings))
     heard: list[Event] = []
 
     async def leave() -> None:

@@ -16,7 +16,7 @@ from isthmus.config.tree import Mapping, Mark, Path, Scalar, Tree
 from isthmus.config.tree import Sequence as Listed
 from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Node, Shadow
 from isthmus.strategies.plan.cascade import Step
-from isthmus.strategies.plan.node import Acceptance
+from isthmus.strategies.plan.node import Acceptance, Early
 
 _Fault: TypeAlias = tuple[Code, str, str, Mark, Path]
 
@@ -96,7 +96,7 @@ def _ensemble(plan: DecodedPlan, ensemble: Ensemble) -> Iterator[_Fault]:
     if combine not in ("first_valid", "critique") and ensemble.accept != Acceptance():
         hint = "Say `combine: first_valid`, or put the ensemble into a step of a cascade."
         yield _unheeded(plan, "accept", f"`combine: {combine}` accepts every answer.", hint)
-    for word in ("agreement", "self_check", "calibration"):
+    for word in ("agreement", "self_check", "calibration", "early"):
         if getattr(ensemble.accept, word) is not None:
             hint = "Put the ensemble into a step of a cascade, which can."
             yield _unheeded(plan, "accept", f"An ensemble does not look at `{word}`.", hint)
@@ -132,6 +132,25 @@ def _cascade(stages: Sequence[Step], origins: dict[int, DecodedPlan]) -> Iterato
             message = "Before the first step there is no attempt to be shown."
             yield Code.UNREACHABLE, message, "Remove `context`, or move it to a later step.", *where
         yield from _uncheckable(stage.accept, *where)
+        if stage.accept.early is not None and at < len(stages) - 1:
+            yield from _early(stage, stage.accept.early, *where)
+
+
+def _early(stage: Step, early: Early, mark: Mark, path: Path) -> Iterator[_Fault]:
+    if early.logprob is None and early.surely is None:
+        message = "The first tokens decide nothing."
+        yield Code.MISSING, message, "Say `logprob:`, `surely:` or both in `early`.", mark, path
+    if early.logprob is not None and early.surely is not None and early.surely < early.logprob:
+        message = "By these first tokens an answer would be streamed and cut off at once."
+        yield Code.CONFLICT, message, "Let `surely` be greater than `logprob`.", mark, path
+    if not isinstance(stage.plan, CallModel):
+        message = "Only a call of one model has first tokens to decide by."
+        yield Code.UNREACHABLE, message, "Remove `early`, or let the step be a call.", mark, path
+    if early.surely is not None:
+        for word in ("schema", "agreement", "self_check", "calibration"):
+            if getattr(stage.accept, word):
+                message = f"What is streamed by `surely` is not judged by `{word}` any more."
+                yield Code.CONFLICT, message, "Remove one of the two.", mark, path
 
 
 def _uncheckable(accept: Acceptance, mark: Mark, path: Path) -> Iterator[_Fault]:

@@ -15,6 +15,7 @@ import msgspec
 from isthmus.accounting.bounds import Bound, bound
 from isthmus.accounting.charge import charge
 from isthmus.confidence.assess import assess
+from isthmus.confidence.beginnings import Beginning, beginning
 from isthmus.core.amendment import Amendment, amended, uses_tools
 from isthmus.core.call import Call, Envelope
 from isthmus.core.codec import ClientWire, EndpointWire, Reading, StreamDecoder, Watch, Wire
@@ -189,6 +190,11 @@ class Question:
         return self._amendment is not None
 
     @property
+    def streams(self) -> bool:
+        """True where the answer is wanted as it comes."""
+        return self.envelope.stream or (self._amendment is not None and self._amendment.streamed)
+
+    @property
     def adds_logprobs(self) -> bool:
         """True where a strategy asks for log-probabilities that the client does not want."""
         added = self._amendment is not None and self._amendment.logprobs
@@ -294,9 +300,24 @@ class Attempts:
         """See `strategies.run.Performer`."""
         return assess(effect, self.question.call)
 
+    def begun(self, number: int, by: plan.Early, pieces: Sequence[Piece]) -> plan.Opening:
+        """See `strategies.run.Performer`."""
+        found = beginning(pieces, by)
+        if found.why is not None:
+            self._numbered(number).judged = found
+        return found.opening
+
+    def release(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        """See `strategies.run.Performer`."""
+        self._delivered = self._numbered(number)
+        return self._delivered.release(pieces)
+
+    def _numbered(self, number: int) -> Attempt:
+        return next(it for it in self._made if it.number == number)
+
     def deliver(self, kept: plan.Kept) -> Delta:
         """See `strategies.run.Performer`."""
-        self._delivered = next(it for it in self._made if it.number == kept.number)
+        self._delivered = self._numbered(kept.number)
         pieces = kept.pieces if self.question.call.logprobs else _without_logprobs(kept.pieces)
         return Delta(pieces=pieces, last=True)
 
@@ -348,12 +369,14 @@ class Attempt:
         "dropped",
         "first_token",
         "heard",
+        "judged",
         "number",
         "passthrough",
         "purpose",
         "question",
         "queued",
         "reading",
+        "released",
         "said",
         "started",
         "status",
@@ -379,6 +402,8 @@ class Attempt:
         self.reading = Reading()
         self.committed = False
         self.passthrough = False
+        self.released = False
+        self.judged = Beginning("short")
         self.dropped: tuple[str, ...] = ()
         self.said = 0
         self.question = question
@@ -404,7 +429,7 @@ class Attempt:
         try:
             delta = await self._next()
             if delta is not None:
-                return delta
+                return self._told(delta)
         except IsthmusError as fault:
             # An error outlives its attempt; with its traceback it would hold the whole request, in a cycle.
             error = fault.with_traceback(None)
@@ -421,6 +446,22 @@ class Attempt:
             self.upstream.breaker.under_way -= 1
             self._tell_breaker(error)
         return AttemptEnded(self._record(error), error)
+
+    def release(self, pieces: Sequence[Piece]) -> Delta:
+        """What this draft has said so far, as the client is to have it; from now on it is the client's."""
+        self.released = True
+        return self._told(Delta(pieces=tuple(pieces)))
+
+    @property
+    def seen(self) -> bool:
+        """True where the client gets the answer as it comes."""
+        return self.purpose == "answer" or self.released
+
+    def _told(self, delta: Delta) -> Delta:
+        """A part of the answer, as whoever gets it is to have it."""
+        if self.released and self.question.adds_logprobs:
+            return Delta(pieces=_without_logprobs(tuple(delta.pieces)), last=delta.last)
+        return delta
 
     def cut_off(self) -> AttemptEnded | None:
         """See `strategies.run.Answering`."""
@@ -467,7 +508,7 @@ class Attempt:
         ):
             self._holding = await self._purse.hold(self.upstream.model.name, lambda: self._bound(spoken.body))
         self._sent = True
-        if self.question.envelope.stream:
+        if self.question.streams:
             assert spoken is not None, "only counting, which is never streamed, does without a wire"
             return await self._begin_stream(spoken)
         self._next = _nothing_more
@@ -582,7 +623,7 @@ class Attempt:
 
     def _take(self, size: int) -> None:
         """Note that so much of an answer is kept; a stream that is passed on is not."""
-        if self.purpose != "answer":
+        if not self.seen:
             self._taken += size
             if self._taken > DEFAULT_MAX_BODY_BYTES:
                 assert self._stream is not None
@@ -607,7 +648,7 @@ class Attempt:
     async def _chunk(self) -> bytes:
         stream, question = self._stream, self.question
         assert stream is not None
-        if self.committed and self.purpose == "answer":
+        if self.committed and self.seen:
             return await stream.next_chunk()
         # Nobody reads a draft while it comes: all of its time is waiting.
         began = question.clock()
@@ -749,10 +790,12 @@ class Attempt:
             finish=reading.finish,
             usage=usage,
             charge=charged,
-            committed=self.committed and self.purpose == "answer",
+            committed=self.committed and self.seen,
             passthrough=self.passthrough,
             dropped=self.dropped,
             purpose=self.purpose,
+            confidence=self.judged.confidence,
+            verdict=self.judged.why,
         )
 
     def _usage(self, error: IsthmusError | None) -> Usage | None:

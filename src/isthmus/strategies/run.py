@@ -18,11 +18,13 @@ from isthmus.strategies.plan.node import (
     CutOff,
     Deliver,
     Draft,
+    Early,
     Effect,
     Kept,
     Load,
     Next,
     Node,
+    Opening,
     Race,
     Reply,
     Result,
@@ -43,6 +45,11 @@ Asking = TypeVar("Asking", Attempt, Draft)
 
 class Answering(Protocol):
     """One model that has been asked. It is asked for events until it has ended, and closed in any case."""
+
+    @property
+    def number(self) -> int:
+        """Which of the run's attempts it is, from 1 on."""
+        ...
 
     async def next(self) -> Delta | AttemptEnded:
         """The next part of the answer as soon as it is there, then exactly one AttemptEnded. Raises only
@@ -71,8 +78,16 @@ class Performer(Protocol):
         """Whether a kept answer is good enough."""
         ...
 
+    def begun(self, number: int, by: Early, pieces: Sequence[Piece]) -> Opening:
+        """What the beginning of an attempt's answer decides about it."""
+        ...
+
     def deliver(self, kept: Kept) -> Delta:
         """A kept answer, as the client is to have it."""
+        ...
+
+    def release(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        """What a draft has said so far, as the client is to have it: from now on it is the client's."""
         ...
 
     def load(self, model: str) -> int:
@@ -242,14 +257,24 @@ class _Run:
         if permitted is None:
             return _refused(effect.model)
         answering = await self._start(permitted)
-        pieces: list[Piece] = []
-        ended = None
+        number, pieces, early = answering.number, list[Piece](), effect.early
+        ended, released = None, False
         try:
             while type(event := await answering.next()) is not AttemptEnded:
                 pieces.extend(event.pieces)  # type: ignore[union-attr]
+                opening = "short" if early is None else self._performer.begun(number, early, pieces)
+                if opening == "sure":
+                    released = True
+                    return await self._release(effect.model, number, answering, pieces)
+                if opening == "hopeless":
+                    ended = answering.cut_off()
+                    return Result(effect.model, kept=Kept(effect.model, number, tuple(pieces), whole=False))
+                if opening == "open":
+                    early = None
             ended = event
         except asyncio.CancelledError:
-            ended = answering.cut_off()
+            # What the client has begun to see is told of by who performs it, like an attempt.
+            ended = None if released else answering.cut_off()
             raise
         finally:
             answering.close()
@@ -258,6 +283,12 @@ class _Run:
         if ended.error is not None:
             return Result(effect.model, ended.error)
         return Result(effect.model, kept=Kept(effect.model, ended.record.number, tuple(pieces)))
+
+    async def _release(
+        self, model: str, number: int, answering: Answering, pieces: Sequence[Piece]
+    ) -> Result:
+        """Pass a draft on that has begun: all that it has said, and then whatever comes."""
+        return await self._pass_on(model, answering, self._performer.release(number, pieces))
 
     async def _race(self, effect: Race) -> Result:
         first = await self._permitted(effect.first)

@@ -12,6 +12,7 @@ from isthmus.core.amendment import Amendment, turn
 from isthmus.core.answers import in_words
 from isthmus.core.decision import Previous
 from isthmus.core.pieces import text_of
+from isthmus.strategies.plan.call import CallModel
 from isthmus.strategies.plan.node import (
     Acceptance,
     Assess,
@@ -30,6 +31,7 @@ from isthmus.strategies.plan.node import (
     Verdict,
     assessed,
     attempted,
+    begun,
     changed,
     kept,
     once_each,
@@ -161,6 +163,9 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
         rejected: Kept | None = None
         for stage in self.stages[:-1]:
             result, beside = yield from _drafted(stage, rejected)
+            if result.kept is not None and not result.kept.whole:
+                # A beginning shows nobody anything, and is no answer.
+                continue
             if result.kept is not None:
                 verdict = yield from _judged(stage, result.kept, beside)
                 if verdict.accepted:
@@ -191,10 +196,13 @@ def _drafted(stage: Step, rejected: Kept | None) -> Doing[tuple[Result, tuple[Ke
     steps = _shown(stage, rejected)
     if stage.accept.reads_logprobs:
         steps = changed(steps, Amendment(logprobs=True))
+    steps = kept(steps)
+    if stage.accept.early is not None and isinstance(stage.plan, CallModel):
+        steps = begun(steps, stage.accept.early)
     if not others:
-        return (yield from kept(steps)), ()
+        return (yield from steps), ()
     yield Begin(others)
-    result = yield from kept(steps)
+    result = yield from steps
     beside: list[Kept] = []
     # Without an answer there is nothing that they could agree with.
     while result.kept is not None and (other := (yield Next())) is not None:
