@@ -47,6 +47,8 @@ CASCADES: dict[str, Any] = {
             {**STRONG, "context": "with_attempt"},
         ]
     },
+    "optimistic": {"cascade": [SMALL, STRONG], "stream": "optimistic"},
+    "patient": {"cascade": [SMALL, STRONG], "stream": "optimistic", "unsure": "deliver"},
     "form": {"cascade": [{**SMALL, "accept": {"schema": True}}, STRONG]},
     "among": {
         "cascade": [
@@ -239,6 +241,116 @@ async def test_a_model_that_tells_no_log_probabilities_has_no_beginning(tmp_path
         sim.scripts["small"] = said("forty", "-two")
         answer = await served.ask("r")
         assert (OPENAI.text(answer), len((await served.record(answer)).attempts)) == ("forty-two", 1)
+
+
+REVISES = {"x-isthmus-revisions": "accept"}
+
+
+def _texts(answer: Answer) -> list[str]:
+    """What stood before the client: before each revision, and in the end."""
+    texts = [""]
+    for event in answer.events:
+        if event.data != b"[DONE]" and event.json.get("isthmus") == {"revision": "restart"}:
+            assert event.json["choices"] == []
+            texts.append("")
+        elif event.data != b"[DONE]":
+            texts[-1] += OPENAI.delta(event.json)
+    return texts
+
+
+async def test_an_optimistic_stream_is_seen_before_it_is_judged_and_taken_back_where_rejected(
+    tmp_path: Path,
+) -> None:
+    async with simulated({"optimistic": CASCADES["optimistic"]}, tmp_path) as (sim, served):
+        sim.scripts["small"] = Script(text=("for", "ty", "-two"), fault=Fault(stall_after=2))
+        async with served.session.post(
+            served.url + OPENAI.path,
+            json=OPENAI.body("optimistic", True) | {"stream_options": {"include_usage": True}},
+            headers=REVISES,
+        ) as response:
+            # The model has not ended: nobody can have judged it.
+            seen = b""
+            while b'"ty"' not in seen:
+                seen += await response.content.readany()
+            assert b'finish_reason":"stop' not in seen
+            sim.release()
+            seen += await response.read()
+        accepted = Answer(200, dict(response.headers), seen)
+        assert _texts(accepted) == ["forty-two"]
+        assert seen.count(b'"finish_reason":"stop"') == 1
+        assert seen.count(b"[DONE]") == seen.count(b'"prompt_tokens"') == 1
+
+        sim.scripts |= {"small": REFUSES, "strong": said("forty", "-three")}
+        revised = await served.ask("optimistic", stream=True, headers=REVISES)
+        assert _texts(revised) == ["I'm sorry, I cannot say.", "forty-three"]
+        assert OPENAI.ended(revised.events)
+        assert revised.body.count(b"[DONE]") == 1
+        record = await served.record(revised)
+        assert record.model == "openai/strong"
+        assert _verdicts(record) == [
+            ("openai/small", "draft", False, "it refuses"),
+            ("openai/strong", "answer", True, None),
+        ]
+        assert record.decision is not None
+        assert record.decision.revises
+
+
+@pytest.mark.parametrize(
+    ("dialect", "headers", "stream"),
+    [
+        (OPENAI, {}, True),
+        (OPENAI, {"x-isthmus-revisions": "no"}, True),
+        (OPENAI, REVISES, False),
+        (ANTHROPIC, REVISES, True),
+        (DIALECTS[2], REVISES, True),
+    ],
+    ids=["unsaid", "refused", "whole", "anthropic", "responses"],
+)
+async def test_who_cannot_take_back_gets_what_was_judged(
+    tmp_path: Path, dialect: Dialect, headers: dict[str, str], stream: bool
+) -> None:
+    async with simulated({"optimistic": CASCADES["optimistic"]}, tmp_path) as (sim, served):
+        sim.scripts |= {"small": REFUSES, "strong": said("forty", "-two")}
+        answer = await served.ask("optimistic", dialect, stream=stream, headers=headers)
+        assert dialect.text(answer) == "forty-two"
+        assert b"sorry" not in answer.body
+        assert b"revision" not in answer.body
+
+
+async def test_failures_of_an_optimistic_stream(tmp_path: Path) -> None:
+    routes = {name: CASCADES[name] for name in ("optimistic", "patient")}
+    async with simulated(routes, tmp_path) as (sim, served):
+        # A draft that breaks is taken back, too.
+        sim.scripts |= {
+            "small": Script(text=("for", "ty", "-two"), fault=Fault(cut_after=2)),
+            "strong": said("forty", "-three"),
+        }
+        broken = await served.ask("optimistic", stream=True, headers=REVISES)
+        assert _texts(broken) == ["forty", "forty-three"]
+
+        # Where nobody answers, what was seen is followed by an error, and by no end.
+        sim.scripts |= {"small": REFUSES, "strong": Script(fault=Fault(refuse=Refusal(status=500)))}
+        failed = await served.ask("optimistic", stream=True, headers=REVISES)
+        assert failure(failed.events) is not None
+        assert (await served.record(failed)).outcome == "error"
+        assert b'"finish_reason":"stop"' not in failed.body
+
+        # What was rejected and is given all the same stands already: only its end is still to be said.
+        patient = await served.ask("patient", stream=True, headers=REVISES)
+        assert _texts(patient) == ["I'm sorry, I cannot say."]
+        assert patient.body.count(b'"finish_reason":"stop"') == 1
+        assert (await served.record(patient)).attempts[0].committed
+
+        # Who leaves in the midst of what is judged has left an answer like any other.
+        sim.scripts["small"] = Script(text=("for", "ty"), fault=Fault(stall_after=1))
+        async with served.session.post(
+            served.url + OPENAI.path, json=OPENAI.body("optimistic", True), headers=REVISES
+        ) as response:
+            assert await response.content.readany()
+            response.close()
+        await eventually(lambda: served.house.gateway.tally.in_flight == 0)
+        left = (await served.records())[-1]
+        assert (left.outcome, [it.outcome for it in left.attempts]) == ("cancelled", ["cancelled"])
 
 
 @pytest.mark.parametrize("usage", [False, True])

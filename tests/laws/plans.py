@@ -77,6 +77,7 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
             unsure=st.sampled_from(["fail", "deliver"]),
             on_stale=st.sampled_from(["strong", "warn"]),
             escalated=st.sampled_from(["stays", "returns"]),
+            stream=st.sampled_from(["buffered", "optimistic"]),
         ),
         st.builds(Shadow, candidate=names, of=inner, share=st.floats(0.1, 1), judge=st.none() | names),
         st.builds(

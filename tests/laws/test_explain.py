@@ -42,6 +42,7 @@ circumstances = st.builds(
     draw=st.one_of(st.sampled_from([0.0, 0.5]), st.floats(0, 1, exclude_max=True)),
     key=st.sampled_from([None, "key_1", "key_2"]),
     user=st.sampled_from([None, "ada", "grace"]),
+    revises=st.booleans(),
     previous=st.none() | st.builds(Previous, model=st.sampled_from(NAMES)),
 )
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import AttemptEnded, AttemptStarted, Delivered, Delta, Event, Finished
-from isthmus.core.pieces import Piece, TextDelta
+from isthmus.core.events import AttemptEnded, AttemptStarted, Delivered, Delta, Event, Finished, Revised
+from isthmus.core.pieces import Piece, TextDelta, text_of
 from isthmus.core.record import AttemptRecord
 from isthmus.strategies.plan import CallModel, Fallback, Node
 from isthmus.strategies.plan.node import (
@@ -33,7 +33,7 @@ outcomes = st.tuples(
     st.integers(0, 3), st.one_of(st.none(), fault_classes), st.one_of(st.none(), st.floats(0, 20))
 )
 openings: st.SearchStrategy[Opening] = st.sampled_from(["short", "open", "hopeless", "sure"])
-settled = plans.map(lambda plan: plan.choose(Circumstances(draw=0.5, key="k", user="u")).node)
+settled = plans.map(lambda plan: plan.choose(Circumstances(draw=0.5, key="k", user="u", revises=True)).node)
 
 
 class Script:
@@ -52,6 +52,7 @@ class Script:
         self.performed: list[str] = []
         self.closed: list[str] = []
         self.said = 0
+        self.shown = 0
         self.slept: list[float] = []
 
     def attempt(self, effect: Attempt | Draft, number: int) -> Scripted:
@@ -70,6 +71,11 @@ class Script:
         opening = self._opens()
         return "open" if opening == "sure" and by.surely is None else opening
 
+    def show(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        assert self.said == 0, "a draft was shown after something was said for good"
+        self.shown += 1
+        return Delta(pieces=tuple(pieces))
+
     def release(self, number: int, pieces: Sequence[Piece]) -> Delta:
         assert self.said == 0, "a draft became the client's after something was said"
         self.said += 1
@@ -78,7 +84,7 @@ class Script:
 
     def deliver(self, kept: Kept) -> Delta:
         self.said += 1
-        return Delta(pieces=kept.pieces)
+        return Delta(pieces=(TextDelta(text=f"{kept.number} "),))
 
     def load(self, model: str) -> int:
         return len(self.performed) - len(self.closed)
@@ -109,9 +115,9 @@ class Scripted:
         if self._left:
             self._left -= 1
             if isinstance(self._effect, Draft) and not self.released:
-                return Delta(pieces=(TextDelta(text="x"),))
+                return Delta(pieces=(TextDelta(text=f"{self.number} "),))
             self._script.said += 1
-            return Delta(data=b"x")
+            return Delta(data=b"%d " % self.number)
         return self._end(self._error)
 
     def cut_off(self) -> AttemptEnded | None:
@@ -162,7 +168,7 @@ def test_the_interpreter_keeps_the_laws(plan: Node, allowed: set[str], data: st.
     ended = [event for event in events if isinstance(event, AttemptEnded)]
     assert sorted(started) == sorted(event.record.number for event in ended)
     said = [event for event in events if isinstance(event, Delta)]
-    assert len(said) == script.said
+    assert len(said) == script.said + script.shown
     delivered = [event.number for event in events if isinstance(event, Delivered)]
     committed = [event.record.number for event in ended if event.record.committed]
     assert len({*delivered, *committed}) <= 1, "the client gets one model's answer"
@@ -170,6 +176,22 @@ def test_the_interpreter_keeps_the_laws(plan: Node, allowed: set[str], data: st.
         assert finished[0] == Finished(script.performed[delivered[0] - 1], None)
     elif finished[0].error is None:
         assert [event for event in ended if event.error is None]
+    stands = _standing(events)
+    if delivered or committed:
+        assert stands == {*delivered, *committed}, "of what was shown, only the answer still stands"
+
+
+def _standing(events: list[Event]) -> set[int]:
+    """The attempts of which something stands before the client in the end; never more than one."""
+    stands: set[int] = set()
+    for event in events:
+        if isinstance(event, Revised):
+            assert stands, "nothing is taken back that was not shown"
+            stands = set()
+        elif isinstance(event, Delta):
+            stands |= set(map(int, (event.data.decode() or text_of(event.pieces)).split()))
+            assert len(stands) == 1, "what stands is taken back before another answer begins"
+    return stands
 
 
 @given(settled, st.data())

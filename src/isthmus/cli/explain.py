@@ -39,6 +39,7 @@ from isthmus.strategies.plan.node import Circumstances
 @click.option(
     "--after", metavar="MODEL", help="Explain for a conversation that this model has answered so far."
 )
+@click.option("--revisions", is_flag=True, help="Explain for a client that takes back what it has seen.")
 @click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
@@ -51,6 +52,7 @@ def explain(
     user: str | None,
     said: str | None,
     after: str | None,
+    revisions: bool,
     thrifty: bool,
     embeddings: bool,
     as_json: bool,
@@ -84,6 +86,7 @@ def explain(
             key=asking.id if asking else None,
             user=user,
             previous=_previous(after, config, found),
+            revises=revisions,
         ),
         known.hidden.label if known.hidden else None,
         thrifty,

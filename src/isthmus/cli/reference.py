@@ -71,6 +71,10 @@ _HTTP_REQUEST_HEADERS = (
         "x-isthmus-conversation",
         "The conversation's name, of your choice: its label only rises, and `continuity` goes by it.",
     ),
+    (
+        "x-isthmus-revisions",
+        "`accept`: a stream of Chat Completions may be begun before it is judged, and be taken back.",
+    ),
     ("anthropic-version", "On `/v1/models`: the answer is in Anthropic's form."),
 )
 

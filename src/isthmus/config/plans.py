@@ -54,6 +54,7 @@ def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fa
             yield from _ensemble(plan, plan.node)
         case Cascade(stages=stages):
             yield from _cascade(stages, origins)
+            yield from _seen_at_once(plan, plan.node)
 
 
 def _parts(node: Node) -> tuple[Node, ...]:
@@ -134,6 +135,13 @@ def _cascade(stages: Sequence[Step], origins: dict[int, DecodedPlan]) -> Iterato
         yield from _uncheckable(stage.accept, *where)
         if stage.accept.early is not None and at < len(stages) - 1:
             yield from _early(stage, stage.accept.early, *where)
+
+
+def _seen_at_once(plan: DecodedPlan, cascade: Cascade) -> Iterator[_Fault]:
+    early = [stage.accept.early for stage in cascade.stages if stage.accept.early is not None]
+    if cascade.stream == "optimistic" and any(it.surely is not None for it in early):
+        message = "What is streamed before it is judged is not streamed sooner by `surely`."
+        yield Code.CONFLICT, message, "Remove one of the two.", _mark(plan, "stream"), plan.path
 
 
 def _early(stage: Step, early: Early, mark: Mark, path: Path) -> Iterator[_Fault]:

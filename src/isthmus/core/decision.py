@@ -35,7 +35,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     `propensity` is the probability with which this plan was chosen among the route's alternatives (1.0 where
     nothing was drawn), kept so that other policies can be estimated from logged traffic. `arms` are the names
     of the arms that were drawn, outer ones first. `previous` is who answered the conversation before, None
-    where it begins, or is not known, or the route does not heed it.
+    where it begins, or is not known, or the route does not heed it. `revises` says that the client takes back
+    what it has seen of a stream, where it is told to.
     """
 
     route: str
@@ -53,3 +54,4 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     thrifty: bool = False
     arms: tuple[str, ...] = ()
     previous: Previous | None = None
+    revises: bool = False

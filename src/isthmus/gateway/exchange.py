@@ -16,9 +16,10 @@ from isthmus.core.call import Message, Text
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision, Previous
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import Delta, Event, Finished
+from isthmus.core.events import Delta, Event, Finished, Revised
 from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
+from isthmus.dialects.revisions import CARRIERS
 from isthmus.dialects.style import body_of, styled
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
@@ -44,6 +45,9 @@ log = logging.getLogger("isthmus.gateway")
 LABEL_HEADER = b"x-isthmus-label"
 """By this header a caller says how sensitive the request is at least; it can raise the label, never lower it.
 """
+
+REVISIONS_HEADER = b"x-isthmus-revisions"
+"""By `accept` in this header a caller says that it takes back what it has seen of a stream when told."""
 
 
 class Exchange:
@@ -189,6 +193,8 @@ class Exchange:
         if kind is Finished:
             self._story.answered_by = event.model  # type: ignore[union-attr]
             return self._finish(event.error)  # type: ignore[union-attr]
+        if kind is Revised:
+            return self._answer.revise()
         self._story.take(event)
         return None
 
@@ -197,6 +203,8 @@ class Exchange:
         if type(event) is Delta:
             assert self._heard is not None
             self._heard.take(event)
+        elif type(event) is Revised:
+            self._heard = Overheard()
         return self._listen(event)
 
     def _permits(self, effect: Attempt | Draft) -> bool | Awaitable[bool]:
@@ -357,7 +365,24 @@ class Exchange:
 
     def _circumstances(self, previous: Previous | None) -> Circumstances:
         story, key = self._story, self._story.key
-        return Circumstances(draw=random(), key=key.id if key else None, user=story.user, previous=previous)
+        return Circumstances(
+            draw=random(),
+            key=key.id if key else None,
+            user=story.user,
+            previous=previous,
+            revises=self._revises(),
+        )
+
+    def _revises(self) -> bool:
+        """True where the client heeds it when an answer is taken back, and its dialect can say so."""
+        envelope, headers = self._story.envelope, self._request.headers
+        return (
+            REVISIONS_HEADER in headers
+            and headers[REVISIONS_HEADER].strip().lower() == b"accept"
+            and self._wire.name in CARRIERS
+            and envelope is not None
+            and envelope.stream
+        )
 
     async def _pause(self, seconds: float) -> None:
         assert self._story.attempts is not None, "there is a plan, and so there are attempts"

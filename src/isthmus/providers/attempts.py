@@ -59,6 +59,9 @@ _lingering: set[asyncio.Task[None]] = set()
 _WORKED_IN_VAIN = frozenset({Fault.TIMEOUT, Fault.TOOK_TOO_LONG, Fault.BROKEN_STREAM, Fault.MALFORMED_ANSWER})
 """An endpoint that fails so has had the request, and may bill what nobody got to see."""
 
+_ENDS = (Finish, UsageReport)
+"""What a client takes for the end of an answer, which is for the verdict to say."""
+
 MAX_ERROR_BODY = 64 * 1024
 EVENT_SAMPLE = 4096
 
@@ -264,7 +267,7 @@ class Attempts:
     """
 
     # An attempt knows the question, and not these: a cycle would keep each request until the next collection.
-    __slots__ = ("_delivered", "_hidden", "_made", "_purse", "_upstreams", "question")
+    __slots__ = ("_delivered", "_hidden", "_made", "_purse", "_shown", "_upstreams", "question")
 
     def __init__(
         self,
@@ -276,6 +279,7 @@ class Attempts:
         self.question = question
         self._made: list[Attempt] = []
         self._delivered: Attempt | None = None
+        self._shown: int | None = None
         self._upstreams = upstreams
         self._hidden = hidden
         self._purse = purse
@@ -307,19 +311,32 @@ class Attempts:
             self._numbered(number).judged = found
         return found.opening
 
+    def show(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        """See `strategies.run.Performer`."""
+        self._shown = number
+        return Delta(pieces=self._wanted(it for it in pieces if not isinstance(it, _ENDS)))
+
     def release(self, number: int, pieces: Sequence[Piece]) -> Delta:
         """See `strategies.run.Performer`."""
-        self._delivered = self._numbered(number)
-        return self._delivered.release(pieces)
-
-    def _numbered(self, number: int) -> Attempt:
-        return next(it for it in self._made if it.number == number)
+        attempt = self._delivered = self._numbered(number)
+        attempt.released = True
+        return Delta(pieces=self._wanted(self._unseen(number, pieces)))
 
     def deliver(self, kept: plan.Kept) -> Delta:
         """See `strategies.run.Performer`."""
         self._delivered = self._numbered(kept.number)
-        pieces = kept.pieces if self.question.call.logprobs else _without_logprobs(kept.pieces)
-        return Delta(pieces=pieces, last=True)
+        return Delta(pieces=self._wanted(self._unseen(kept.number, kept.pieces)), last=True)
+
+    def _numbered(self, number: int) -> Attempt:
+        return next(it for it in self._made if it.number == number)
+
+    def _unseen(self, number: int, pieces: Sequence[Piece]) -> Iterable[Piece]:
+        """Those that the client has not been shown."""
+        return (it for it in pieces if isinstance(it, _ENDS)) if self._shown == number else pieces
+
+    def _wanted(self, pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+        """Those, as the client wants them."""
+        return tuple(pieces) if self.question.call.logprobs else _without_logprobs(pieces)
 
     def load(self, model: str) -> int:
         """See `strategies.run.Performer`."""
@@ -346,7 +363,8 @@ class Attempts:
 class Attempt:
     """One call of one model: an `Answering` of `strategies.run`, and the facts that its record will say.
 
-    `queued` are the seconds that it waited for a free connection. `heard` tells that the endpoint has begun
+    `queued` are the seconds that it waited for a free connection. `released` is a draft that has become the
+    client's, and `judged` what its beginning decided. `heard` tells that the endpoint has begun
     to speak, `said` estimates the tokens of the answer so far.
     """
 
@@ -447,11 +465,6 @@ class Attempt:
             self._tell_breaker(error)
         return AttemptEnded(self._record(error), error)
 
-    def release(self, pieces: Sequence[Piece]) -> Delta:
-        """What this draft has said so far, as the client is to have it; from now on it is the client's."""
-        self.released = True
-        return self._told(Delta(pieces=tuple(pieces)))
-
     @property
     def seen(self) -> bool:
         """True where the client gets the answer as it comes."""
@@ -460,7 +473,7 @@ class Attempt:
     def _told(self, delta: Delta) -> Delta:
         """A part of the answer, as whoever gets it is to have it."""
         if self.released and self.question.adds_logprobs:
-            return Delta(pieces=_without_logprobs(tuple(delta.pieces)), last=delta.last)
+            return Delta(pieces=_without_logprobs(delta.pieces), last=delta.last)
         return delta
 
     def cut_off(self) -> AttemptEnded | None:
@@ -844,7 +857,7 @@ class Attempt:
         )
 
 
-def _without_logprobs(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+def _without_logprobs(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
     """What a client gets that did not ask for them."""
     return tuple(
         msgspec.structs.replace(it, logprobs=None) if isinstance(it, TextDelta) and it.logprobs else it

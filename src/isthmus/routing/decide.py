@@ -57,7 +57,7 @@ class Router:
         self._facts = facts
         self._pruned: dict[tuple[str, Operation, Label, Label | None, bool], Pruned] = {}
         self._decisions: dict[
-            tuple[str, Operation, Label, Label | None, bool, Choice | None, Previous | None], Decision
+            tuple[str, Operation, Label, Label | None, bool, Choice | None, Previous | None, bool], Decision
         ] = {}
 
     def decide(
@@ -82,10 +82,13 @@ class Router:
         keeps = self._facts.routes[route].continuity and operation == "chat"
         previous = circumstances.previous if keeps else None
         choice = choose(pruned, circumstances, previous)
-        known = (route, operation, label, hidden, thrifty, choice, previous)
+        revises = circumstances.revises
+        known = (route, operation, label, hidden, thrifty, choice, previous, revises)
         decision = self._decisions.get(known)
         if decision is None:
-            decision = settle(route, operation, label, pruned, choice, self._facts, hidden, thrifty, previous)
+            decision = settle(
+                route, operation, label, pruned, choice, self._facts, hidden, thrifty, previous, revises
+            )
             _bound(self._decisions)
             self._decisions[known] = decision
         return decision
@@ -163,6 +166,7 @@ def settle(
     hidden: Label | None = None,
     thrifty: bool = False,
     previous: Previous | None = None,
+    revises: bool = False,
 ) -> Decision:
     """The decision as a value, its reasons in words; its plan is None where no model is allowed."""
     if choice is None:
@@ -187,6 +191,7 @@ def settle(
         hidden_label=hidden,
         thrifty=thrifty,
         previous=previous,
+        revises=revises,
     )
 
 

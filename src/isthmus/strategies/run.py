@@ -9,7 +9,16 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import AttemptEnded, AttemptStarted, Delivered, Delta, Event, Finished, Judged
+from isthmus.core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Delivered,
+    Delta,
+    Event,
+    Finished,
+    Judged,
+    Revised,
+)
 from isthmus.core.pieces import Piece
 from isthmus.strategies.plan.node import (
     Assess,
@@ -86,6 +95,10 @@ class Performer(Protocol):
         """A kept answer, as the client is to have it."""
         ...
 
+    def show(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        """What a draft has just said, as the client may see it before it is judged: all but its end."""
+        ...
+
     def release(self, number: int, pieces: Sequence[Piece]) -> Delta:
         """What a draft has said so far, as the client is to have it: from now on it is the client's."""
         ...
@@ -147,7 +160,7 @@ class _Drafts:
 class _Run:
     """One run of a plan: the attempts so far, and the drafts that are under way, begun last at the end."""
 
-    __slots__ = ("_drafts", "_listen", "_number", "_performer", "_permits", "_sleep")
+    __slots__ = ("_drafts", "_listen", "_number", "_performer", "_permits", "_seen", "_sleep")
 
     def __init__(
         self,
@@ -162,6 +175,8 @@ class _Run:
         self._listen = listen
         self._number = 0
         self._drafts: list[_Drafts] = []
+        self._seen: int | None = None
+        """The attempt whose draft the client has begun to see."""
 
     async def through(self, plan: Node) -> Result:
         steps = plan.steps()
@@ -204,6 +219,7 @@ class _Run:
             case Say(kept, verdict, confidence):
                 await self._tell(Judged(kept.number, confidence, verdict))
             case Deliver(kept):
+                await self._make_room(kept.number)
                 await self._tell(Delivered(kept.number))
                 await self._tell(self._performer.deliver(kept))
                 return Result(kept.model, committed=True)
@@ -239,7 +255,10 @@ class _Run:
             return _refused(effect.model)
         answering = await self._start(permitted)
         try:
-            return await self._pass_on(effect.model, answering, await answering.next())
+            event = await answering.next()
+            if self._seen is not None and type(event) is Delta:
+                await self._make_room(answering.number)
+            return await self._pass_on(effect.model, answering, event)
         finally:
             answering.close()
 
@@ -262,6 +281,8 @@ class _Run:
         try:
             while type(event := await answering.next()) is not AttemptEnded:
                 pieces.extend(event.pieces)  # type: ignore[union-attr]
+                if effect.shown:
+                    await self._show(number, event.pieces)  # type: ignore[union-attr]
                 opening = "short" if early is None else self._performer.begun(number, early, pieces)
                 if opening == "sure":
                     released = True
@@ -284,10 +305,24 @@ class _Run:
             return Result(effect.model, ended.error)
         return Result(effect.model, kept=Kept(effect.model, ended.record.number, tuple(pieces)))
 
+    async def _make_room(self, number: int) -> None:
+        """Nothing of another attempt than this stands before the client from now on."""
+        if self._seen not in (None, number):
+            self._seen = None
+            await self._tell(Revised())
+
+    async def _show(self, number: int, pieces: Sequence[Piece]) -> None:
+        delta = self._performer.show(number, pieces)
+        if delta.pieces:
+            await self._make_room(number)
+            self._seen = number
+            await self._tell(delta)
+
     async def _release(
         self, model: str, number: int, answering: Answering, pieces: Sequence[Piece]
     ) -> Result:
         """Pass a draft on that has begun: all that it has said, and then whatever comes."""
+        await self._make_room(number)
         return await self._pass_on(model, answering, self._performer.release(number, pieces))
 
     async def _race(self, effect: Race) -> Result:
@@ -308,7 +343,10 @@ class _Run:
             # One that failed before the other was asked has not been raced at all.
             return await self._attempt(effect.second) if spoken and won.hands_over else won
         try:
-            return await self._pass_on(won.model, won.answering, won.task.result())
+            event = won.task.result()
+            if self._seen is not None and type(event) is Delta:
+                await self._make_room(won.answering.number)
+            return await self._pass_on(won.model, won.answering, event)
         finally:
             won.answering.close()
 

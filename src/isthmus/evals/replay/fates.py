@@ -34,7 +34,7 @@ class Question(msgspec.Struct, frozen=True):
     """What a router is asked: all that a decision depends on, but for the draw.
 
     `key` and `user` are said only where the route has a split that sticks to them. `previous` is who answered
-    the conversation before, then.
+    the conversation before, then. `revises` says that the client takes back what it has seen, where told.
     """
 
     route: str
@@ -45,6 +45,7 @@ class Question(msgspec.Struct, frozen=True):
     key: str | None
     user: str | None
     previous: Previous | None = None
+    revises: bool = False
 
 
 def chances(router: Router, question: Question) -> tuple[Chance, ...]:
@@ -55,7 +56,13 @@ def chances(router: Router, question: Question) -> tuple[Chance, ...]:
             question.route,
             question.operation,
             question.label,
-            Circumstances(draw=draw, key=question.key, user=question.user, previous=question.previous),
+            Circumstances(
+                draw=draw,
+                key=question.key,
+                user=question.user,
+                previous=question.previous,
+                revises=question.revises,
+            ),
             question.hidden,
             question.thrifty,
         )

@@ -295,7 +295,9 @@ class Replayer:
         assert case.route is not None
         operation: Operation = past.operation  # type: ignore[assignment]
         previous = case.decided.previous if case.decided is not None else None
-        question = Question(case.route.name, operation, label, hidden, thrifty, key, user, previous)
+        revises = case.decided.revises if case.decided is not None else False
+        name = case.route.name
+        question = Question(name, operation, label, hidden, thrifty, key, user, previous, revises)
         found = self._chances.get(question)
         if found is None:
             if len(self._chances) >= MOST_REMEMBERED:
@@ -379,6 +381,7 @@ def _group(decided: Decision) -> tuple[object, ...]:
         decided.hidden_label,
         decided.thrifty,
         decided.previous,
+        decided.revises,
     )
 
 

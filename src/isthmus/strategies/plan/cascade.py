@@ -35,6 +35,7 @@ from isthmus.strategies.plan.node import (
     changed,
     kept,
     once_each,
+    shown,
 )
 
 WITH_ATTEMPT = (
@@ -80,7 +81,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascade"):
     """Ask the first of `steps`; where its answer will not do, the next, and so on.
 
-    An answer that may yet be rejected is kept from the client until it is judged, so a stream begins then.
+    An answer that may yet be rejected is kept from the client until it is judged, so a `stream` begins then;
+    it is `buffered`. An `optimistic` one begins at once, and is taken back where the answer is rejected, for
+    clients that say they heed that; for all others it is buffered.
     `unsure` says what becomes of the last rejected answer where no later step can answer: `fail` tells the
     caller of the failure, `deliver` gives the answer all the same. What cannot be judged, such as an
     embedding, is asked of the last step alone, whose answer is always taken. `on_stale` says what a cascade
@@ -97,6 +100,7 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
     unsure: Literal["fail", "deliver"] = "fail"
     on_stale: Literal["strong", "warn"] = "strong"
     escalated: Literal["stays", "returns"] = "stays"
+    stream: Literal["buffered", "optimistic"] = "buffered"
 
     @property
     def stale(self) -> tuple[str, ...]:
@@ -134,7 +138,8 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
     def words(self) -> str:
         *before, last = self.stages
         steps = [stage.words() for stage in before]
-        return "; else ".join([*steps, last.plan.words()])
+        told = ", streamed before it is judged" if self.stream == "optimistic" else ""
+        return "; else ".join([*steps, last.plan.words()]) + told
 
     def choose(self, circumstances: Circumstances) -> Choice:
         if not self.stale:
@@ -148,6 +153,7 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
 
     def _chosen(self, circumstances: Circumstances) -> Choice:
         choices = [stage.plan.choose(circumstances) for stage in self.stages]
+        stream = self.stream if circumstances.revises else "buffered"
         propensity = 1.0
         for choice in choices:
             propensity *= choice.propensity
@@ -157,12 +163,12 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
         )
         reasons = tuple(reason for choice in choices for reason in choice.reasons)
         arms = tuple(arm for choice in choices for arm in choice.arms)
-        return Choice(msgspec.structs.replace(self, stages=stages), propensity, reasons, arms)
+        return Choice(msgspec.structs.replace(self, stages=stages, stream=stream), propensity, reasons, arms)
 
     def steps(self) -> Steps:
         rejected: Kept | None = None
         for stage in self.stages[:-1]:
-            result, beside = yield from _drafted(stage, rejected)
+            result, beside = yield from _drafted(stage, rejected, seen=self.stream == "optimistic")
             if result.kept is not None and not result.kept.whole:
                 # A beginning shows nobody anything, and is no answer.
                 continue
@@ -189,8 +195,9 @@ def _shown(stage: Step, rejected: Kept | None) -> Steps:
     return changed(steps, Amendment(turns=turns, optional=True))
 
 
-def _drafted(stage: Step, rejected: Kept | None) -> Doing[tuple[Result, tuple[Kept, ...]]]:
-    """What comes of a stage whose answer is kept, and the answers that others gave beside it."""
+def _drafted(stage: Step, rejected: Kept | None, *, seen: bool) -> Doing[tuple[Result, tuple[Kept, ...]]]:
+    """What comes of a stage whose answer is kept, and the answers that others gave beside it. Where it is
+    `seen`, the client may follow it."""
     own = stage.plan.models()[0]
     others = (*map(Draft, stage.among), *[Draft(own, Amendment(varied=True))] * stage.samples)
     steps = _shown(stage, rejected)
@@ -199,6 +206,8 @@ def _drafted(stage: Step, rejected: Kept | None) -> Doing[tuple[Result, tuple[Ke
     steps = kept(steps)
     if stage.accept.early is not None and isinstance(stage.plan, CallModel):
         steps = begun(steps, stage.accept.early)
+    if seen:
+        steps = shown(steps)
     if not others:
         return (yield from steps), ()
     yield Begin(others)

@@ -56,13 +56,15 @@ class Draft(msgspec.Struct, frozen=True):
     """Effect: call `model` once and keep its answer from the client; see `Result.kept`.
 
     By `early`, its beginning may decide: it is cut off, and `Kept.whole` is False; or it is passed on to the
-    client from there on, like an attempt.
+    client from there on, like an attempt. `shown` lets the client see it as it comes, all but its end: before
+    another answer begins, it is told that this one does not count.
     """
 
     model: str
     amendment: Amendment | None = None
     purpose: Purpose = "draft"
     early: Early | None = None
+    shown: bool = False
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -221,6 +223,17 @@ def begun(steps: Steps, early: Early) -> Steps:
     return (yield from _mapped(steps, judged))
 
 
+def shown(steps: Steps) -> Steps:
+    """The same steps, with each draft of an answer seen by the client as it comes."""
+
+    def seen(effect: Effect) -> Effect:
+        if not isinstance(effect, Draft) or effect.purpose != "draft":
+            return effect
+        return msgspec.structs.replace(effect, shown=True)
+
+    return (yield from _mapped(steps, seen))
+
+
 def gathered(drafts: tuple[Draft, ...], seconds: float | None = None) -> Doing[list[Result]]:
     """Performs drafts side by side; their results, in their order, as far as they came within `seconds`."""
     yield Begin(drafts)
@@ -244,10 +257,10 @@ def kept(steps: Steps, purpose: Purpose = "draft") -> Steps:
         match effect:
             case Attempt(model, amendment):
                 reply = yield Draft(model, amendment, purpose)
-            case Draft(early=Early(surely=float()) as early):
+            case Draft(early=early):
                 # Whoever keeps the whole has not judged it yet: nothing of it is passed on.
-                unsure = msgspec.structs.replace(early, surely=None)
-                reply = yield msgspec.structs.replace(effect, early=unsure)
+                unsure = early and msgspec.structs.replace(early, surely=None)
+                reply = yield msgspec.structs.replace(effect, early=unsure, shown=False)
             case Race(first, second):
                 # Nobody sees which of two drafts speaks first: the second is for where the first fails.
                 result = yield from attempted(Draft(first.model, first.amendment, purpose))
@@ -355,13 +368,15 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     plan.
 
     `draw` is a number in [0, 1) that is fresh for each request; `key` and `user` identify who asks, where
-    known. `previous` is who answered the conversation before, where that is known.
+    known. `previous` is who answered the conversation before, where that is known. `revises` says that the
+    client takes back what it has seen, where it is told to.
     """
 
     draw: float
     key: str | None = None
     user: str | None = None
     previous: Previous | None = None
+    revises: bool = False
 
 
 ALMOST_ONE = math.nextafter(1.0, 0.0)
