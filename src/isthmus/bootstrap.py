@@ -26,7 +26,7 @@ from isthmus.config.config import Config, GatewaySettings, LedgerSettings, Watch
 from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.secrets import resolve
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.portfolio import Client, Model, Provider
+from isthmus.core.portfolio import Client, Model, Provider, SecretRef
 from isthmus.core.record import Record
 from isthmus.dialects import endpoint_wires
 from isthmus.dialects.issuers import BOUND_WIRES
@@ -35,6 +35,7 @@ from isthmus.evals.drift.standing import Drift
 from isthmus.evals.drift.watchman import Watchman
 from isthmus.evals.replay.replayed import Ledger as PastLedger
 from isthmus.evals.replay.replayed import Replayer
+from isthmus.evals.trials.referee import Referee, Standing, experiment_of, standing_of
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.direct import Direct, LabelRing, route_to
 from isthmus.gateway.inspection import Inspection
@@ -67,6 +68,7 @@ from isthmus.store.ledger import SqliteLedger
 from isthmus.store.records import Records, SqliteRecords, Where
 from isthmus.store.runs import Runs, SqliteRuns
 from isthmus.store.traffic import SqliteTraffic
+from isthmus.store.trials import SqliteTrials
 from isthmus.strategies.plan import CallModel
 from isthmus.telemetry.metrics import Tally
 
@@ -460,6 +462,13 @@ def drifts_of(config: Config, config_path: Path | None) -> Iterator[Drift]:
         yield from standing.drifts(watch, standing.read(watch, kept.standing(watch.route)))
 
 
+def experiment_on(route: str, config: Config, config_path: Path | None) -> Standing:
+    """How the experiment on a route stands, whether the gateway runs or not; as at its begin without one."""
+    path = ledger_path(config, config_path)
+    found = experiment_of(route, config) if route in config.routes else None
+    return standing_of(SqliteTrials(path), found) if found is not None and path.exists() else Standing()
+
+
 def open_feedback(config: Config, config_path: Path | None) -> Feedbacks:
     """The feedback on what this config's gateway answered, whether it runs or not."""
     return SqliteFeedback(ledger_path(config, config_path))
@@ -500,6 +509,7 @@ class House(NamedTuple):
     ledger: SqliteLedger
     ledger_path: Path
     configs: Configs
+    referee: Referee
 
     def records(self) -> Records:
         """What the ledger has."""
@@ -510,6 +520,7 @@ class House(NamedTuple):
         self.gateway.adopt(self.workshop.snapshot(config))
         self.gateway.tally.reloads["ok"] += 1
         in_background(_keep(config, self.configs), "keeping the config")
+        in_background(self.referee.look(), "deciding experiments")
 
 
 @asynccontextmanager
@@ -539,7 +550,17 @@ async def open_house(
             tally=tally,
             feedbacks=SqliteFeedback(path),
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
+            weights=lambda: referee.weights,
         )
+        referee = Referee(
+            SqliteTrials(path),
+            lambda: gateway.snapshot.config,
+            _post_to,
+            random.Random().betavariate,
+            _now_us,
+        )
+        # Before anything is served: who was stopped stays so.
+        await asyncio.to_thread(referee.recall)
         closing.push_async_callback(gateway.mirrors.close)
         tally.config_hash = config.hash
         tally.gauges["budget_used_ratio"] = (
@@ -570,12 +591,18 @@ async def open_house(
                 watchman.p_values,
             ),
         }
+        tally.gauges["arm_share"] = (
+            "The share of an arm of a split that learns; 0 where it was stopped.",
+            ("route", "arm"),
+            referee.shares,
+        )
         chores.append(in_background(watchman.keep_watch(), "watching for drift"))
+        chores.append(in_background(referee.keep_looking(), "deciding experiments"))
         if config.ledger.keep_days is not None:
             forgetting = _forget_old_records(ledger, config.ledger.keep_days)
             chores.append(in_background(forgetting, "forgetting old records"))
         closing.push_async_callback(_end_all, chores)
-        yield House(gateway, workshop, ledger, path, configs)
+        yield House(gateway, workshop, ledger, path, configs, referee)
 
 
 async def _keep(config: Config, configs: Configs) -> None:
@@ -686,6 +713,10 @@ async def _post(watch: Watch, body: bytes) -> None:
     """Tell the webhook of a watch, which has one."""
     assert watch.webhook is not None
     await webhook.post(resolve(watch.webhook), body)
+
+
+async def _post_to(hook: SecretRef, body: bytes) -> None:
+    await webhook.post(resolve(hook), body)
 
 
 def _draws(name: str) -> Callable[[], float]:

@@ -30,7 +30,7 @@ from isthmus.strategies.plan.node import (
     Result,
     Verdict,
 )
-from isthmus.strategies.plan.split import Arm
+from isthmus.strategies.plan.split import Arm, Bandit, Stop
 
 NAMES = ("a", "b", "c", "d")
 
@@ -54,6 +54,8 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
             arms=arms.map(tuple),
             sticky=st.sampled_from([None, "key", "user"]),
             salt=st.text(max_size=3),
+            stop=st.sampled_from([None, Stop()]),
+            bandit=st.sampled_from([None, Bandit()]),
         ),
         st.builds(
             Cascade,

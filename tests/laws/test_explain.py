@@ -43,6 +43,7 @@ circumstances = st.builds(
     key=st.sampled_from([None, "key_1", "key_2"]),
     user=st.sampled_from([None, "ada", "grace"]),
     revises=st.booleans(),
+    weights=st.sampled_from([(), (("a", 0.0),), (("a", 0.2), ("b", 0.8))]),
     previous=st.none() | st.builds(Previous, model=st.sampled_from(NAMES)),
 )
 

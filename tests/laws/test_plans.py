@@ -12,7 +12,7 @@ from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Node
 from isthmus.strategies.plan.call import LONGEST_PAUSE_S
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import Attempt, Circumstances, Deliver, Race, Result, Wait
-from isthmus.strategies.plan.split import Arm
+from isthmus.strategies.plan.split import Arm, Bandit, Stop
 from tests.laws.plans import NAMES, asked, drive, names, outcomes, plans, result_of
 
 draws = st.floats(0, 1, exclude_max=True)
@@ -156,6 +156,43 @@ def test_a_split_shares_by_weight(weights: list[float], draw: float) -> None:
     below = sum(weights[:index]) / sum(weights)
     assert choice.propensity == weights[index] / sum(weights)
     assert below - 1e-9 <= draw <= below + choice.propensity + 1e-9
+
+
+@given(
+    st.lists(st.floats(0.1, 10), min_size=2, max_size=4),
+    st.sets(st.integers(0, 3), min_size=1),
+    st.sampled_from([None, Bandit()]),
+    draws,
+)
+def test_who_is_stopped_is_drawn_no_more_and_nobody_else_is_moved(
+    weights: list[float], stopped: set[int], bandit: Bandit | None, draw: float
+) -> None:
+    arms = tuple(Arm(plan=CallModel(model=str(index)), weight=weight) for index, weight in enumerate(weights))
+    split = Split(arms=arms, stop=Stop(), bandit=bandit)
+    before = split.choose(Circumstances(draw=draw))
+    gone = tuple((str(index), 0.0) for index in stopped if index < len(arms))
+    after = split.choose(Circumstances(draw=draw, weights=gone))
+    left = [weight for index, weight in enumerate(weights) if index not in stopped]
+    if not left:
+        assert after == before, "nobody is left to go to"
+        return
+    chosen = int(after.arms[0])
+    assert chosen not in stopped
+    assert after.propensity == pytest.approx(weights[chosen] / sum(left))
+    if int(before.arms[0]) not in stopped and bandit is None:
+        assert after.arms == before.arms
+    assert Split(arms=arms).choose(Circumstances(draw=draw, weights=gone)).arms == before.arms
+
+
+def test_whom_a_stopped_arm_had_is_shared_by_weight() -> None:
+    arms = tuple(
+        Arm(plan=CallModel(model=name), weight=weight) for name, weight in (("a", 1), ("b", 2), ("c", 3))
+    )
+    split = Split(arms=arms, stop=Stop())
+    drawn = [
+        split.choose(Circumstances(draw=(n + 0.5) / 6000, weights=(("b", 0.0),))).arms[0] for n in range(6000)
+    ]
+    assert (drawn.count("a"), drawn.count("c")) == (1500, 4500)
 
 
 weights = st.lists(st.floats(0.5, 5), min_size=1, max_size=3)

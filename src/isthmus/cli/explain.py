@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from isthmus.bootstrap import inspection_of, router_of
+from isthmus.bootstrap import experiment_on, inspection_of, router_of
 from isthmus.cli.keys import now_us, opened
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.why import Because, Why, why
@@ -87,6 +87,7 @@ def explain(
             user=user,
             previous=_previous(after, config, found),
             revises=revisions,
+            weights=experiment_on(found.name, config, path).weights,
         ),
         known.hidden.label if known.hidden else None,
         thrifty,

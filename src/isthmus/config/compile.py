@@ -34,6 +34,7 @@ from isthmus.core.money import nanousd
 from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
 from isthmus.providers.transport import OWNED_HEADERS
 from isthmus.routing.route import OF_EVALUATIONS, Route
+from isthmus.strategies.plan import Split
 
 MODES: frozenset[Capability] = frozenset({"chat", "embeddings"})
 """Capabilities of which an answer needs exactly one."""
@@ -125,6 +126,8 @@ class _Compiler:
         for route in routes.values():
             self._check_name(route.name)
             self._check_modes(route, models)
+            if isinstance(route.plan, Split) and route.plan.stop is not None and route.plan.stop.webhook:
+                self._check_secret(route.plan.stop.webhook, ("routes", route.name))
         if self._findings.refused:
             return None
         self._warn_of_unused(models, routes)
@@ -682,12 +685,13 @@ def _anchored_provider(provider: Provider, folder: FilePath) -> Provider:
 
 
 def _anchored_route(route: Route, folder: FilePath) -> Route:
-    style = route.style
-    if style is None or style.file is None:
-        return route
-    return msgspec.structs.replace(
-        route, style=msgspec.structs.replace(style, file=absolute(style.file, folder))
-    )
+    style, plan = route.style, route.plan
+    if style is not None and style.file is not None:
+        style = msgspec.structs.replace(style, file=absolute(style.file, folder))
+    if isinstance(plan, Split) and plan.stop is not None and plan.stop.webhook is not None:
+        hook = _anchored_secret(plan.stop.webhook, folder)
+        plan = msgspec.structs.replace(plan, stop=msgspec.structs.replace(plan.stop, webhook=hook))
+    return msgspec.structs.replace(route, style=style, plan=plan)
 
 
 def _anchored_secret(secret: SecretRef, folder: FilePath) -> SecretRef:

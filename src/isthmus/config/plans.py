@@ -14,7 +14,7 @@ from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
 from isthmus.config.tree import Mapping, Mark, Path, Scalar, Tree
 from isthmus.config.tree import Sequence as Listed
-from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Node, Shadow
+from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Node, Shadow, Split
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import Acceptance, Early
 
@@ -46,6 +46,8 @@ def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fa
     match plan.node:
         case Fallback(plans=plans):
             yield from _failed_just_now(plans, origins)
+        case Split() if plan.node.learns:
+            yield from _learning(plan, plan.node)
         case Burst(queue=models):
             if len(models) == 1:
                 hint = "Name the models to go to when it is full, or write it as a call."
@@ -55,6 +57,20 @@ def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fa
         case Cascade(stages=stages):
             yield from _cascade(stages, origins)
             yield from _seen_at_once(plan, plan.node)
+
+
+def _learning(plan: DecodedPlan, split: Split) -> Iterator[_Fault]:
+    word = "stop" if split.stop is not None else "bandit"
+    # The plan of a route: written beside its other keys, or under `plan`.
+    if plan.path[0] != "routes" or plan.path[2:] not in ((), ("plan",)):
+        message = f"`{word}` is for a split that is a route's whole strategy."
+        yield _unheeded(plan, word, message, "Remove it, or make the split a route of its own.")
+    names = [arm.called for arm in split.arms]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        message = f"Two arms are called `{name}`, so that nobody could tell which is better."
+        yield Code.CONFLICT, message, "Give them a `name` each.", plan.tree.start, plan.path
+    if len(names) == 1:
+        yield _unheeded(plan, word, "There is no other arm.", "Add one, or write the plan by itself.")
 
 
 def _parts(node: Node) -> tuple[Node, ...]:

@@ -36,7 +36,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     nothing was drawn), kept so that other policies can be estimated from logged traffic. `arms` are the names
     of the arms that were drawn, outer ones first. `previous` is who answered the conversation before, None
     where it begins, or is not known, or the route does not heed it. `revises` says that the client takes back
-    what it has seen of a stream, where it is told to.
+    what it has seen of a stream, where it is told to. `weights` are those of arms that had other
+    ones by then than the config says.
     """
 
     route: str
@@ -55,3 +56,4 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     arms: tuple[str, ...] = ()
     previous: Previous | None = None
     revises: bool = False
+    weights: tuple[tuple[str, float], ...] = ()

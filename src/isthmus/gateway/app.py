@@ -28,6 +28,7 @@ from isthmus.gateway.treasury import Treasury
 from isthmus.store.feedback import Feedbacks
 from isthmus.store.keys import Key
 from isthmus.store.ledger import Ledger
+from isthmus.strategies.plan.node import Weights
 from isthmus.telemetry.metrics import Tally
 
 MODEL_PAGE = "/v1/models/"
@@ -37,7 +38,7 @@ class Gateway:
     """Everything that lives longer than a request; `serve` serves one.
 
     `engines` tells the state of each engine that the gateway runs, by the model's name; `ready` is every
-    state `ready`.
+    state `ready`. `weights` tells what arms weigh by now, by the config's hash and the route's name.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Gateway:
         tally: Tally,
         feedbacks: Feedbacks,
         engines: Callable[[], Mapping[str, str]] = dict,
+        weights: Callable[[], Mapping[tuple[str, str], Weights]] = dict,
     ) -> None:
         bounds = snapshot.config.gateway
         self.snapshot = snapshot
@@ -63,6 +65,7 @@ class Gateway:
         self.conversations = Conversations()
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False
+        self.weights = weights
         self._engines = engines
         self._registry = CollectorRegistry()
         self._registry.register(tally)

@@ -154,7 +154,7 @@ class Exchange:
             route.name,
             envelope.operation,
             label,
-            self._circumstances(standing.previous if standing is not None else None),
+            self._circumstances(route, standing.previous if standing is not None else None),
             hidden_label,
             purse is not None and route.thrift is not None and purse.spent(route.thrift.at),
         )
@@ -363,7 +363,7 @@ class Exchange:
         self._trail = conversations.trail(envelope, key.id if key else None, name)
         return conversations.standing(self._trail) if self._trail is not None else None
 
-    def _circumstances(self, previous: Previous | None) -> Circumstances:
+    def _circumstances(self, route: Route, previous: Previous | None) -> Circumstances:
         story, key = self._story, self._story.key
         return Circumstances(
             draw=random(),
@@ -371,6 +371,7 @@ class Exchange:
             user=story.user,
             previous=previous,
             revises=self._revises(),
+            weights=self._gateway.weights().get((self._snapshot.config.hash, route.name), ()),
         )
 
     def _revises(self) -> bool:

@@ -56,9 +56,7 @@ class Router:
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._pruned: dict[tuple[str, Operation, Label, Label | None, bool], Pruned] = {}
-        self._decisions: dict[
-            tuple[str, Operation, Label, Label | None, bool, Choice | None, Previous | None, bool], Decision
-        ] = {}
+        self._decisions: dict[tuple[Any, ...], Decision] = {}
 
     def decide(
         self,
@@ -82,12 +80,15 @@ class Router:
         keeps = self._facts.routes[route].continuity and operation == "chat"
         previous = circumstances.previous if keeps else None
         choice = choose(pruned, circumstances, previous)
-        revises = circumstances.revises
-        known = (route, operation, label, hidden, thrifty, choice, previous, revises)
+        revises, weights = circumstances.revises, circumstances.weights
+        known = (route, operation, label, hidden, thrifty, choice, previous, revises, weights)
         decision = self._decisions.get(known)
         if decision is None:
-            decision = settle(
-                route, operation, label, pruned, choice, self._facts, hidden, thrifty, previous, revises
+            decision = msgspec.structs.replace(
+                settle(route, operation, label, pruned, choice, self._facts, hidden, thrifty),
+                previous=previous,
+                revises=revises,
+                weights=weights,
             )
             _bound(self._decisions)
             self._decisions[known] = decision
@@ -165,8 +166,6 @@ def settle(
     facts: Facts,
     hidden: Label | None = None,
     thrifty: bool = False,
-    previous: Previous | None = None,
-    revises: bool = False,
 ) -> Decision:
     """The decision as a value, its reasons in words; its plan is None where no model is allowed."""
     if choice is None:
@@ -190,8 +189,6 @@ def settle(
         pseudonymised=pruned.pseudonymised,
         hidden_label=hidden,
         thrifty=thrifty,
-        previous=previous,
-        revises=revises,
     )
 
 

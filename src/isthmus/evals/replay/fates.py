@@ -34,7 +34,8 @@ class Question(msgspec.Struct, frozen=True):
     """What a router is asked: all that a decision depends on, but for the draw.
 
     `key` and `user` are said only where the route has a split that sticks to them. `previous` is who answered
-    the conversation before, then. `revises` says that the client takes back what it has seen, where told.
+    the conversation before, then. `revises` says that the client takes back what it has seen, where told;
+    `weights` are what arms weighed that had been stopped, or have learned.
     """
 
     route: str
@@ -46,6 +47,7 @@ class Question(msgspec.Struct, frozen=True):
     user: str | None
     previous: Previous | None = None
     revises: bool = False
+    weights: tuple[tuple[str, float], ...] = ()
 
 
 def chances(router: Router, question: Question) -> tuple[Chance, ...]:
@@ -62,6 +64,7 @@ def chances(router: Router, question: Question) -> tuple[Chance, ...]:
                 user=question.user,
                 previous=question.previous,
                 revises=question.revises,
+                weights=question.weights,
             ),
             question.hidden,
             question.thrifty,

@@ -294,10 +294,11 @@ class Replayer:
     ) -> tuple[Chance, ...]:
         assert case.route is not None
         operation: Operation = past.operation  # type: ignore[assignment]
-        previous = case.decided.previous if case.decided is not None else None
-        revises = case.decided.revises if case.decided is not None else False
-        name = case.route.name
-        question = Question(name, operation, label, hidden, thrifty, key, user, previous, revises)
+        question = Question(case.route.name, operation, label, hidden, thrifty, key, user)
+        if (then := case.decided) is not None:
+            question = msgspec.structs.replace(
+                question, previous=then.previous, revises=then.revises, weights=then.weights
+            )
         found = self._chances.get(question)
         if found is None:
             if len(self._chances) >= MOST_REMEMBERED:
@@ -382,6 +383,7 @@ def _group(decided: Decision) -> tuple[object, ...]:
         decided.thrifty,
         decided.previous,
         decided.revises,
+        decided.weights,
     )
 
 

@@ -363,13 +363,18 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
         return self == Acceptance(refuses=True, complete=False)
 
 
+Weights: TypeAlias = tuple[tuple[str, float], ...]
+"""What some arms of a split weigh, by name."""
+
+
 class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     """What a plan may depend on besides the config, handed in so that the same circumstances give the same
     plan.
 
     `draw` is a number in [0, 1) that is fresh for each request; `key` and `user` identify who asks, where
     known. `previous` is who answered the conversation before, where that is known. `revises` says that the
-    client takes back what it has seen, where it is told to.
+    client takes back what it has seen, where it is told to. `weights` are those of a split's arms, by name,
+    that have other ones by now than the config says.
     """
 
     draw: float
@@ -377,6 +382,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     previous: Previous | None = None
     revises: bool = False
+    weights: Weights = ()
 
 
 ALMOST_ONE = math.nextafter(1.0, 0.0)

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from isthmus.core.decision import Previous
+from isthmus.core.portfolio import SecretRef
 from isthmus.strategies.plan.node import ALMOST_ONE, Choice, Circumstances, Node, Steps, once_each
 
 
@@ -29,12 +30,46 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True):
         return self.name or ", ".join(self.plan.models())
 
 
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """When an arm is stopped by itself: when it is worse than another by more than `margin`, beyond what
+    chance explains.
+
+    It answers fewer requests, or its feedback is worse. With `seconds`, also when it answers fewer of them
+    within that time; with `usd`, when it answers fewer for no more than that. `margin` is in shares of
+    requests, or points of score. `alpha` is the chance that an arm is ever stopped that is no worse, over all
+    comparisons and all time. `webhook` is where the URL is found to which that is posted, `env:NAME` or
+    `file:PATH`.
+    """
+
+    shorthand: ClassVar[str] = "margin"
+
+    margin: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    seconds: Annotated[float, Meta(gt=0)] | None = None
+    usd: Annotated[float, Meta(gt=0)] | None = None
+    alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.05
+    webhook: SecretRef | None = None
+
+
+class Bandit(msgspec.Struct, frozen=True, kw_only=True):
+    """Shares that follow the feedback: each arm has as much as it is likely to be the best (Thompson
+    sampling).
+
+    The share `explore` of all requests is dealt to all arms alike, so that each is always tried, and what is
+    logged tells of any other policy.
+    """
+
+    shorthand: ClassVar[str] = "explore"
+
+    explore: Annotated[float, Meta(gt=0, le=1)] = 0.1
+
+
 class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
     """Send each request down one of `arms`, as often as its weight says.
 
     `sticky` keeps a `key` or a `user` on the same arm for as long as the weights stay; a caller who is not
     known is drawn afresh each time. `salt` separates experiments, so that two splits do not put the same
-    people together.
+    people together. `stop` stops an arm that is worse than another, and `bandit` lets the weights follow what
+    people think of the answers; both are for a split that is a route's whole strategy.
     """
 
     keyword: ClassVar[str] = "split"
@@ -43,6 +78,13 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
     arms: Annotated[tuple[Arm, ...], Meta(min_length=1)]
     sticky: Literal["key", "user"] | None = None
     salt: str = ""
+    stop: Stop | None = None
+    bandit: Bandit | None = None
+
+    @property
+    def learns(self) -> bool:
+        """True where what its arms weigh may change while it runs."""
+        return self.stop is not None or self.bandit is not None
 
     def models(self) -> tuple[str, ...]:
         return once_each([model for arm in self.arms for model in arm.plan.models()])
@@ -55,7 +97,7 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
         )
         if not left:
             return None
-        return left[0].plan if len(left) == 1 else Split(arms=left, sticky=self.sticky, salt=self.salt)
+        return left[0].plan if len(left) == 1 else msgspec.structs.replace(self, arms=left)
 
     def plain(self) -> Node:
         arms = tuple(msgspec.structs.replace(arm, plan=arm.plan.plain()) for arm in self.arms)
@@ -76,20 +118,18 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
 
     def choose(self, circumstances: Circumstances) -> Choice:
         draw, whose = self._draw(circumstances)
-        total = sum(arm.weight for arm in self.arms)
-        mark = draw * total
-        chosen = self.arms[-1]
-        for arm in self.arms:
-            if mark < arm.weight:
-                chosen = arm
-                break
-            mark -= arm.weight
+        own, now = self._weights(circumstances)
+        at, draw = _drawn(draw, own)
+        if not now[at]:
+            # Whom a stopped arm had goes elsewhere; all others stay where they are.
+            at, draw = _drawn(draw, now)
+        chosen = self.arms[at]
+        circumstances = msgspec.structs.replace(circumstances, weights=())
         if whose == "requests":
             # What is left of the draw is fresh again: a split inside would else always fall the same way.
-            left = min(mark / chosen.weight, ALMOST_ONE)
-            circumstances = msgspec.structs.replace(circumstances, draw=left)
+            circumstances = msgspec.structs.replace(circumstances, draw=draw)
         inner = chosen.plan.choose(circumstances)
-        share = chosen.weight / total
+        share = now[at] / sum(now)
         called = ", ".join(chosen.plan.models())
         named = called if chosen.name is None else f"{chosen.name} ({called})"
         reason = f"split: {share:.0%} of {whose} go to {named}"
@@ -99,6 +139,16 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
     def steps(self) -> Steps:
         raise AssertionError("a split is settled by choose() before it is run")
 
+    def _weights(self, circumstances: Circumstances) -> tuple[list[float], list[float]]:
+        """What the arms weigh before any is stopped, and what they weigh now."""
+        own = [arm.weight for arm in self.arms]
+        changed = dict(circumstances.weights) if self.learns else {}
+        now = [changed.get(arm.called, arm.weight) for arm in self.arms]
+        if not any(now):
+            # What is left of the arms was stopped in favour of others, which this request may not reach.
+            return own, own
+        return (own if self.bandit is None else now), now
+
     def _draw(self, circumstances: Circumstances) -> tuple[float, str]:
         """A number in [0, 1), and whose it is in words."""
         unit = {"key": circumstances.key, "user": circumstances.user, None: None}[self.sticky]
@@ -106,3 +156,15 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
             return circumstances.draw, "requests"
         digest = hashlib.blake2b(f"{self.salt}\0{unit}".encode(), digest_size=8).digest()
         return int.from_bytes(digest) / 2**64, f"{self.sticky}s"
+
+
+def _drawn(draw: float, weights: list[float]) -> tuple[int, float]:
+    """The place on which a draw falls by these weights, and what is left of the draw, which is fresh
+    again."""
+    mark = draw * sum(weights)
+    for at, weight in enumerate(weights):
+        if mark < weight:
+            return at, min(mark / weight, ALMOST_ONE)
+        mark -= weight
+    last = max(at for at, weight in enumerate(weights) if weight)
+    return last, ALMOST_ONE
