@@ -59,7 +59,7 @@ bench-perimeter: install ## Measure what is found of people beside Presidio (abo
 bench-strategies: install ## Measure routers, cascades and votes on known outcomes (DATA=DIR: on others)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench.strategies.run $(if $(DATA),--data $(DATA))
 
-bench-evals: install ## Judge intervals, tests and estimates by worlds whose truth is known (up to half an hour)
+bench-evals: install ## Judge intervals, tests and estimates by worlds whose truth is known (six minutes on idle cores)
 	$(BIN)/python -m bench.evals.run
 
 clean:             ## Remove what was built

@@ -120,29 +120,51 @@ def shifted(setting: Setting, max_risk: float) -> dict[str, Any] | None:
     }
 
 
-def cascade(table: Table, dataset: str, weak: str, strong: str) -> dict[str, Any] | None:
-    """The share of the strong model's cost at its own accuracy, by a threshold that half of the set tells."""
+def cascade(table: Table, dataset: str, weak: str, strong: str) -> dict[str, dict[str, list[float]]] | None:
+    """The share of the strong model's cost at its own accuracy, by a threshold that half of the set tells.
+
+    Answers are accepted in the order of their confidence, and in that of how little escalating helps for
+    what it costs: a request is dear to escalate by its length, which is known beforehand.
+    """
     if weak not in table.models or strong not in table.models:
         return None
     part = table.among(table.datasets == dataset)
     one, two = table.models.index(weak), table.models.index(strong)
     if len(part.scores) < FEWEST or not np.isfinite(part.costs[:, [one, two]]).all():
         return None
-    shares, gains, ups = [], [], []
+    found: dict[str, dict[str, list[float]]] = {}
     labels = len(part.scores) // 2
     for draw in range(DRAWS):
         order = np.random.default_rng(draw).permutation(len(part.scores))
         learned, judged = order[:labels], order[labels:]
-        threshold = thresholds.matching_threshold(
-            part.confidences[learned, one], part.scores[learned, one], part.scores[learned, two]
-        )
-        accepted = part.confidences[judged, one] >= (np.inf if threshold is None else threshold)
-        costs = part.costs[judged, one] + np.where(accepted, 0, part.costs[judged, two])
-        scores = np.where(accepted, part.scores[judged, one], part.scores[judged, two])
-        shares.append(costs.sum() / part.costs[judged, two].sum())
-        gains.append(100 * (scores - part.scores[judged, two]).mean())
-        ups.append(1 - accepted.mean())
-    return {"cost_share": shares, "gain_points": gains, "escalated": ups}
+        for how, sure in _ways(part, one, two, learned):
+            into = found.setdefault(how, {"cost_share": [], "gain_points": [], "escalated": []})
+            for name, value in _escalated(part, one, two, sure, learned, judged).items():
+                into[name].append(value)
+    return found
+
+
+def _ways(part: Table, one: int, two: int, learned: Any) -> Iterator[tuple[str, Floats]]:
+    """How answers are put in order: what of an answer speaks for accepting it."""
+    rows = [of_probability("confidence", it) for it in part.confidences[:, one]]
+    losses = thresholds.losses_of("added", part.scores[learned, one], part.scores[learned, two])
+    calibrator = fitting.fit([rows[at] for at in learned], losses, "helps")
+    yield "by confidence", part.confidences[:, one]
+    yield "by help for its cost", -fitting.probabilities(calibrator, rows) / part.costs[:, two]
+
+
+def _escalated(part: Table, one: int, two: int, sure: Floats, learned: Any, judged: Any) -> dict[str, float]:
+    threshold = thresholds.matching_threshold(
+        sure[learned], part.scores[learned, one], part.scores[learned, two]
+    )
+    accepted = sure[judged] >= (np.inf if threshold is None else threshold)
+    costs = part.costs[judged, one] + np.where(accepted, 0, part.costs[judged, two])
+    scores = np.where(accepted, part.scores[judged, one], part.scores[judged, two])
+    return {
+        "cost_share": float(costs.sum() / part.costs[judged, two].sum()),
+        "gain_points": float(100 * (scores - part.scores[judged, two]).mean()),
+        "escalated": float(1 - accepted.mean()),
+    }
 
 
 def votes(table: Table) -> dict[str, dict[str, float]]:

@@ -9,11 +9,18 @@ from typing import Any
 import numpy as np
 
 from bench.strategies.tables import Floats, Table
-from isthmus.routing.learned.choice import choose
+from isthmus.accounting.forecast import priced
+from isthmus.catalog.prices import OWN_ENGINE
+from isthmus.core.tie import Tie
 from isthmus.routing.learned.embedding import Embedding
+from isthmus.routing.learned.file import dump
+from isthmus.routing.learned.header import Origin
 from isthmus.routing.learned.parts import Neighbours, TaskMeans
+from isthmus.routing.learned.predictor import Predictor
 from isthmus.routing.learned.query import Outcomes, Query, query_of
-from isthmus.routing.learned.stack import FEWEST_ROWS, Stack, learn
+from isthmus.routing.learned.stack import FEWEST_ROWS, learn
+from isthmus.strategies.plan import Choose
+from isthmus.strategies.plan.node import Circumstances, Learned
 
 DRAWS = 5
 LABELS = 1_500
@@ -158,14 +165,18 @@ def unseen_tasks(
 
 
 def decision_ms(table: Table, embedding: Embedding | None) -> dict[str, float]:
-    """Quantiles of a whole decision, from the prompt to the model, in milliseconds: wall clock, and processor
+    """Quantiles of a whole decision, from the prompt to the plan, in milliseconds: wall clock, and processor
     time of the thread."""
     queries = queries_of(table, embedding)
     stack = learn(Outcomes(table.models, queries, table.scores), np.random.default_rng(0))
-    costs = np.linspace(1, 2, len(table.models))
+    stack = stack._replace(embedding=embedding.sha256 if embedding is not None else None)
+    tie = Tie(route="bench", models={}, template="", config="")
+    origin = Origin(tie=tie, made_at_us=0, outputs=dict.fromkeys(table.models, 100))
+    predictor = Predictor(dump(stack, origin), "bench", embedding)
+    choose = Choose(among=table.models, by=Learned(file="", sha256="bench"), quality_at_least=0.7)
     rng = np.random.default_rng(1)
     chosen = rng.integers(0, len(queries), DECISIONS)
-    took = np.array([_decide(table, int(at), stack, costs, embedding) for at in chosen])
+    took = np.array([_decide(table, int(at), predictor, choose) for at in chosen])
     wall, own = took[100:].T
     return {
         "p50_wall": float(np.quantile(wall, 0.5)),
@@ -177,12 +188,10 @@ def decision_ms(table: Table, embedding: Embedding | None) -> dict[str, float]:
     }
 
 
-def _decide(
-    table: Table, at: int, stack: Stack, costs: Floats, embedding: Embedding | None
-) -> tuple[float, float]:
+def _decide(table: Table, at: int, predictor: Predictor, choose: Choose) -> tuple[float, float]:
     # Another text each time: nothing of it may be in a cache for having been asked before.
-    text = f"{at} {table.prompts[at]}"
+    text, prices = f"{at} {table.prompts[at]}", dict.fromkeys(table.models, OWN_ENGINE)
     wall, own = time.perf_counter(), time.thread_time()
-    estimate = stack.estimate(query_of(text, str(table.datasets[at]), embedding))
-    choose(estimate, costs, quality_at_least=0.7)
+    foresight = priced(predictor.foresee(text, str(table.datasets[at]), len(text) // 4), prices, 0)
+    choose.choose(Circumstances(draw=0.0, foreseen=(foresight,)))
     return 1000 * (time.perf_counter() - wall), 1000 * (time.thread_time() - own)

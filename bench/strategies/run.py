@@ -38,6 +38,7 @@ PAIRS = (
     ("triviaqa", "llama3.1-70b", "gpt-4o"),
     ("triviaqa", "llama3.1-8b", "llama3.1-405b"),
 )
+WAYS = ("by help for its cost", "by confidence")
 PUBLISHED: Mapping[str, Sequence[tuple[str, float, float]]] = {
     "routellm_mmlu": (
         ("RouteLLM SW, published", 0.603, 35.40),
@@ -129,7 +130,8 @@ def _answers(tables: Mapping[str, Table | None]) -> dict[str, Any]:
                 found["shifted"][f"{setting.name} at {risk}"] = answers.shifted(setting, risk)
     cascades = tables["zellinger_cascade"]
     for pair in PAIRS:
-        found["cascades"][" ".join(pair)] = None if cascades is None else answers.cascade(cascades, *pair)
+        by_way = None if cascades is None else answers.cascade(cascades, *pair)
+        found["cascades"] |= {f"{' '.join(pair)}, {how}": it for how, it in (by_way or {}).items()}
     for name in ("zeroeval_gsm8k", "zellinger_cascade"):
         table = tables[name]
         _tell(f"votes: {name}")
@@ -145,7 +147,7 @@ def _headline(results: Mapping[str, Any]) -> dict[str, float | None]:
     unseen = results["unseen_tasks"]
     said = [it["fitted"] for name, it in results["calibration"].items() if not name.endswith(", said")]
     broken = [max(it["tested"], it["tested_rest"]) for it in results["violations"].values()]
-    cascade = results["cascades"][" ".join(PAIR)]
+    cascade, plain = (results["cascades"].get(f"{' '.join(PAIR)}, {how}") for how in WAYS)
     line = {
         "apgr_mmlu_1500": None if best is None else np.mean(best["apgr"]),
         "cpt50_mmlu_1500": None if best is None else np.mean(best["cpt50"]),
@@ -156,6 +158,7 @@ def _headline(results: Mapping[str, Any]) -> dict[str, float | None]:
         "ltt_violation_excess": max(broken) - answers.DELTA if broken else None,
         "cascade_cost_share": None if cascade is None else np.mean(cascade["cost_share"]),
         "cascade_gain_points": None if cascade is None else np.mean(cascade["gain_points"]),
+        "cascade_cost_share_by_confidence": None if plain is None else np.mean(plain["cost_share"]),
         "vote_gap_points": max((it["gap"] for it in results["votes"].values()), default=None),
         "decide_p95_ms": None if results["decision_ms"] is None else results["decision_ms"]["p95_wall"],
     }
@@ -248,18 +251,11 @@ def _shifted(rows: Mapping[str, Any]) -> str:
 
 def _cascades(rows: Mapping[str, Any]) -> str:
     what = "cascade at the accuracy of the strong"
-    lines = [f"{what:<44}{'cost share':>18}{'gain, points':>18}{'escalated':>18}"]
+    lines = [f"{what:<60}{'cost share':>18}{'gain, points':>18}{'escalated':>18}"]
     for name, it in rows.items():
-        values = (
-            "not measured"
-            if it is None
-            else "".join(
-                _mean(it[key], digits)
-                for key, digits in (("cost_share", 3), ("gain_points", 2), ("escalated", 2))
-            )
-        )
-        lines.append(f"{name:<44}{values}")
-    return "\n".join(lines)
+        keys = (("cost_share", 3), ("gain_points", 2), ("escalated", 2))
+        lines.append(f"{name:<60}" + "".join(_mean(it[key], digits) for key, digits in keys))
+    return "\n".join(lines if rows else [*lines, "not measured"])
 
 
 def _votes(rows: Mapping[str, Any]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -33,11 +34,13 @@ from isthmus.dialects.issuers import BOUND_WIRES
 from isthmus.evals.drift import standing
 from isthmus.evals.drift.standing import Drift
 from isthmus.evals.drift.watchman import Watchman
+from isthmus.evals.replay.boundary import Portfolio
 from isthmus.evals.replay.replayed import Ledger as PastLedger
 from isthmus.evals.replay.replayed import Replayer
 from isthmus.evals.trials.referee import Referee, Standing, experiment_of, standing_of
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.direct import Direct, LabelRing, route_to
+from isthmus.gateway.foresight import Foresights, routers_of
 from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.rescan import Rescanner
 from isthmus.gateway.snapshot import Snapshot
@@ -55,6 +58,7 @@ from isthmus.providers.http1 import Http1Transport
 from isthmus.providers.transport import Origin, Proxy, Transport, TransportError
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Facts, Router
+from isthmus.routing.learned.header import parted
 from isthmus.routing.route import Route
 from isthmus.store.configs import Configs, SqliteConfigs
 from isthmus.store.counters import Counters, SqliteCounters
@@ -74,8 +78,11 @@ from isthmus.telemetry.metrics import Tally
 
 if TYPE_CHECKING:
     from isthmus.routing.learned.embedding import Embedding
+    from isthmus.routing.learned.predictor import Predictor
 
 log = logging.getLogger("isthmus")
+
+_VECTORS = (STATIC_VECTORS, STATIC_VOCABULARY)
 
 ENGINE_GRACE_S = 10.0
 FORGET_EVERY_S = 3600.0
@@ -122,6 +129,7 @@ class Workshop:
                 name: self._upstream(model, config.providers[model.provider], prices, told_apart, number)
                 for name, model in config.models.items()
             }
+            foresights = foresights_of(config, prices)
             inspection = inspection_of(config.perimeter, self._secret)
             inspection.prepare()
         except BaseException:
@@ -132,7 +140,7 @@ class Workshop:
             inspection.close()
             self._release(number)
 
-        return Snapshot(config, router_of(config), upstreams, inspection, retire)
+        return Snapshot(config, router_of(config), upstreams, inspection, foresights, retire)
 
     def engines(self) -> dict[str, HostedEngine]:
         """The engines that run for any snapshot, by the name of their model."""
@@ -339,9 +347,9 @@ def price_of(model: Model, provider: Provider, prices: PriceBook) -> Price:
     return prices.price(provider.prices, model.id, model.price)
 
 
-def prices_of(config: Config) -> dict[str, Price]:
+def prices_of(config: Config, book: PriceBook | None = None) -> dict[str, Price]:
     """What the tokens of each model of a config cost."""
-    book = PriceBook()
+    book = book or PriceBook()
     return {
         name: price_of(model, config.providers[model.provider], book) for name, model in config.models.items()
     }
@@ -422,6 +430,72 @@ def _weights(engine: Engine) -> tuple[Path, str | None]:
     return installed(ENGLISH), ENGLISH.sha256
 
 
+def foresights_of(config: Config, book: PriceBook | None = None) -> Foresights:
+    """What asks the learned routers of a config.
+
+    Raises IsthmusError: `bad_router`, `router_changed`, `weights_unavailable`, `bad_embedding`.
+    """
+    wanted = {it for route in config.routes.values() for it in routers_of(route)}
+    files = {file.sha256: file.path for file in config.routers if file.sha256 in wanted}
+    predictors = {sha256: _predictor(path, sha256) for sha256, path in files.items()}
+    return Foresights(config.routes, predictors, prices_of(config, book) if predictors else {})
+
+
+# Read in tenths of a second: a reload finds them here again.
+@lru_cache(maxsize=8)
+def _predictor(path: str, sha256: str) -> Predictor:
+    from isthmus.routing.learned.predictor import Predictor
+
+    content = _router(path, sha256)
+    return Predictor(content, sha256, _vectors() if _needs_vectors(content) else None)
+
+
+def _router(path: str, sha256: str) -> bytes:
+    """The content of a learned router's file. Raises IsthmusError where it is another than it was."""
+    with suppress(OSError):
+        content = Path(path).read_bytes()
+        if hashlib.sha256(content).hexdigest() == sha256:
+            return content
+    raise IsthmusError(
+        Fault.INTERNAL,
+        f"The learned router {path} is not what it was with the config.",
+        code="router_changed",
+        hint="Run `isthmus check`.",
+    )
+
+
+def _needs_vectors(content: bytes) -> bool:
+    return parted(content)[0].embedding is not None
+
+
+def bring_vectors(config: Config, report: Callable[[Progress], None] = lambda _: None) -> None:
+    """Fetch the static vectors, where a learned router of the config needs them. It blocks.
+
+    Raises IsthmusError: `weights_unavailable`, `router_changed`, `bad_router`.
+    """
+    if any(_needs_vectors(_router(file.path, file.sha256)) for file in config.routers):
+        _fetched_vectors(report)
+
+
+@lru_cache(maxsize=1)
+def _vectors() -> Embedding:
+    folder = weights_folder(os.environ)
+    if not all((folder / it.file).exists() for it in _VECTORS):
+        # Nothing is fetched here: the event loop may be waiting.
+        raise IsthmusError(
+            Fault.UNAVAILABLE,
+            "The static vectors of the learned router are not on this machine.",
+            code="weights_unavailable",
+            hint="Start the gateway anew: it fetches them then.",
+        )
+    return static_embedding()
+
+
+def _fetched_vectors(report: Callable[[Progress], None]) -> list[Path]:
+    folder = weights_folder(os.environ)
+    return [fetch(it, folder, report) for it in _VECTORS]
+
+
 def static_embedding(report: Callable[[Progress], None] = lambda _: None) -> Embedding:
     """The static vectors of the learned router, fetched first where they are not there.
 
@@ -430,8 +504,7 @@ def static_embedding(report: Callable[[Progress], None] = lambda _: None) -> Emb
     # It needs numpy, which only the extra `evals` brings.
     from isthmus.routing.learned.embedding import Embedding
 
-    folder = weights_folder(os.environ)
-    table, vocabulary = (fetch(it, folder, report) for it in (STATIC_VECTORS, STATIC_VOCABULARY))
+    table, vocabulary = _fetched_vectors(report)
     return Embedding(table.read_bytes(), vocabulary.read_bytes(), STATIC_VECTORS.sha256)
 
 
@@ -486,11 +559,13 @@ def replayer_of(policy: Config, config: Config, config_path: Path | None, where:
     """
     path = ledger_path(config, config_path)
     kept = {hash: unarchive(body) for hash, body in SqliteConfigs(path).all().items()}
+    history = SqliteHistory(path)
     ledger = PastLedger(
-        decisions=SqliteHistory(path).decisions(where),
+        decisions=history.decisions(where),
+        newer=history.decision,
         configs={hash: it for hash, it in kept.items() if it is not None},
         keys={key.id: key for key in SqliteKeys(path).list()},
-        models=config.models,
+        today=Portfolio(config.models, config.providers),
     )
     return Replayer(policy, router_of(policy), prices_of(policy), ledger)
 
@@ -541,6 +616,7 @@ async def open_house(
         configs = SqliteConfigs(path)
         await _keep(config, configs)
         tally = _tally(ledger, workshop, ring)
+        await asyncio.to_thread(bring_vectors, config, report)
         snapshot = workshop.snapshot(config)
         gateway = Gateway(
             snapshot=snapshot,

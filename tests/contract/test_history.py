@@ -74,6 +74,17 @@ def test_shared_decisions_are_read_once(path: Path) -> None:
     assert reader.decisions(Where(route="nothing")) == {}
 
 
+def test_a_decision_is_found_by_the_record_that_refers_to_it(path: Path) -> None:
+    reader = SqliteHistory(path)
+    found = next(past for some in reader.requests() for past in some if past.decision is not None)
+    assert found.decision is not None
+    body = reader.decision(found.decision, found.at_us)
+    assert body is not None
+    assert msgspec.json.decode(body, type=type(DECISION)) == DECISION
+    assert reader.decision(found.decision, found.at_us + 9 * DAY_US) is None
+    assert reader.decision(b"nothing", found.at_us) is None
+
+
 def test_bodies_are_read_where_they_were_kept(path: Path) -> None:
     reader = SqliteHistory(path)
     some = [past for part in reader.requests() for past in part]

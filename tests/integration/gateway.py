@@ -52,7 +52,8 @@ def config_text(url: str, routes: Mapping[str, Any], *, provider: Json | None = 
 _HOLD_MODELS = frozenset(
     {
         *("model", "models", "plan", "plans", "arms", "steps", "among", "judge", "otherwise", "beside"),
-        *("fallback", "split", "cascade", "ensemble", "hedge", "burst", "shadow", "of"),
+        *("fallback", "split", "cascade", "choose", "from", "ensemble", "hedge", "burst"),
+        *("shadow", "grade", "of"),
     }
 )
 

@@ -225,7 +225,10 @@ async def test_a_ledger_that_cannot_be_read_is_said_and_ends_nothing(
     assert keeper.alarms() == {}
 
 
-async def test_scores_of_feedback_count_by_when_they_were_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("judge", "quantity"), [(None, "quality"), ("wise", "grades")])
+async def test_scores_count_by_when_they_were_given_and_by_whom(
+    tmp_path: Path, judge: str | None, quantity: str
+) -> None:
     path, chance = tmp_path / "ledger.db", random.Random(8)
     records = [even(chance, SINCE_US + nth * HOUR_US // 20) for nth in range(40 * 20)]
     file = LedgerFile(path, "NORMAL", wait_s=1.0)
@@ -236,6 +239,7 @@ async def test_scores_of_feedback_count_by_when_they_were_given(tmp_path: Path) 
             id=feedback_id(it.at_us + later, chance.getrandbits(80)),
             record_id=it.id,
             at_us=it.at_us + later,
+            judge=judge,
             score=float(chance.random() < (0.95 if it.at_us < SINCE_US + 26 * HOUR_US else 0.3)),
         )
         for it in records
@@ -247,9 +251,11 @@ async def test_scores_of_feedback_count_by_when_they_were_given(tmp_path: Path) 
         )
     keeper = watchman(path, Hook(), 40)
     await keeper.look()
-    assert [quantity for (_, quantity), alarm in keeper.alarms().items() if alarm] == ["quality"]
+    assert [quantity for (_, quantity), alarm in keeper.alarms().items() if alarm] == [quantity]
     # Of two opinions on one answer the last one counts.
-    assert len(SqliteDrifts(path).scores("support", SINCE_US, SINCE_US + HOUR_US, 1000)) == 20
+    hour = ("support", SINCE_US, SINCE_US + HOUR_US, 1000)
+    assert len(SqliteDrifts(path).scores(*hour, by_judges=judge is not None)) == 20
+    assert SqliteDrifts(path).scores(*hour, by_judges=judge is None) == []
 
 
 def test_a_judge_is_no_escalation_and_a_shadow_answers_nobody(tmp_path: Path) -> None:

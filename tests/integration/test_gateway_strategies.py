@@ -11,8 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from isthmus.cli.experiment import experiment
+from isthmus.core.feedback import Feedback
 from isthmus.core.record import Record
 from isthmus.gateway.story import clock
+from isthmus.store.feedback import SqliteFeedback
 from isthmus.store.history import SqliteHistory
 from isthmus.strategies.plan.cascade import SELF_CHECK, WITH_ATTEMPT
 from isthmus.testing import Fault, Refusal, Script, Simulator, ToolCall
@@ -845,6 +847,64 @@ async def test_a_shadow_changes_nothing_for_the_client(tmp_path: Path) -> None:
         sim.scripts["small"] = Script(fault=Fault(refuse=Refusal(status=500)))
         assert (await served.ask("seen")).status == 200
         assert (await _mirrored(served, 4))[-1].outcome == "error"
+
+
+GRADES: dict[str, Any] = {
+    "graded": {"grade": "openai/judge", "of": {"cascade": [SMALL, STRONG]}, "rubric": "5: it rhymes."},
+    "both": {"shadow": "openai/small", "of": {"grade": "openai/judge", "of": "openai/strong"}},
+    "rarely": {"grade": "openai/judge", "of": "openai/strong", "share": 1e-9},
+}
+
+
+async def _kept_grades(served: Served, count: int) -> list[Feedback]:
+    """The feedback that there is, when there is so much."""
+    store = SqliteFeedback(served.house.ledger_path)
+    async with asyncio.timeout(10):
+        while len(found := store.list()) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return found
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("verdict", "score"),
+    [("4", 0.75), ("Grade: 1.", 0.0), ("5/5", 1.0), ("3.5", None), ("I give it 4 or 5", None), ("6", None)],
+)
+async def test_a_grade_is_kept_as_feedback(
+    tmp_path: Path, verdict: str, score: float | None, stream: bool
+) -> None:
+    async with simulated(GRADES, tmp_path) as (sim, served):
+        sim.scripts |= {"small": said("forty", "-two"), "judge": said(verdict)}
+        answer = await served.ask("graded", stream=stream)
+        (aside,) = await _mirrored(served, 1)
+        original = await served.record(answer)
+        (judged,) = aside.attempts
+        assert (aside.mirrors, judged.purpose, judged.confidence) == (original.id, "judge", score)
+        (asked,) = [it.raw for it in sim.requests if (it.body or {}).get("model") == "judge"]
+        assert OPENAI.text(answer).encode() in asked
+        assert b"it rhymes" in asked
+        kept = await _kept_grades(served, 0 if score is None else 1)
+        assert [(it.record_id, it.judge, it.score) for it in kept] == (
+            [] if score is None else [(original.id, "openai/judge", score)]
+        )
+
+
+async def test_an_answer_is_graded_and_shadowed(tmp_path: Path) -> None:
+    async with simulated(GRADES, tmp_path) as (sim, served):
+        sim.scripts["judge"] = said("2")
+        assert (await served.ask("both")).status == 200
+        assert (await served.ask("rarely")).status == 200
+        found = await _mirrored(served, 2)
+        assert sorted(it.attempts[0].purpose for it in found) == ["judge", "shadow"]
+
+
+async def test_a_judge_that_fails_grades_nothing(tmp_path: Path) -> None:
+    async with simulated(GRADES, tmp_path) as (sim, served):
+        sim.scripts["judge"] = Script(fault=Fault(refuse=Refusal(status=500)))
+        assert (await served.ask("graded")).status == 200
+        (failed,) = await _mirrored(served, 1)
+        assert failed.outcome == "error"
+        assert await _kept_grades(served, 0) == []
 
 
 async def test_only_so_many_shadows_are_cast_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,10 @@ def test_a_judge_is_checked_and_nothing_is_asked_twice(home: Path, sim: Simulato
     assert "The judge openai/wise" in told.stdout
     assert "of one mind when places change" in told.stdout
     assert "NOT JUDGED: 1" in told.stdout
+    assert "Failed: 1 were not judged" in told.stderr
+    marks({"input": "q1", "answer": "please", "mark": 5}, {"input": "q2", "answer": "no", "mark": 1})
+    told = run(*CHECK, "--fail-under", "0.99")
+    assert told.exit_code == 1
     assert "Failed: kappa may be as low as" in told.stderr
     routes = {it.route for it in SqliteRecords(home / "ledger.db").scan()}
     assert routes == {"pilot/openai/wise"}

@@ -104,6 +104,8 @@ def _plan(shape: str, names: list[str], retries: int) -> Json:
             return {"hedge": names[0], "beside": names[1], "after": 0.01}
         case "shadow":
             return {"shadow": names[0], "of": two, "judge": names[2]}
+        case "grade":
+            return {"grade": names[2], "of": two}
         case "burst":
             return {"burst": names[:3], "at": 1}
         case combine:
@@ -121,7 +123,7 @@ plans = st.builds(
     st.sampled_from(
         (
             *("call", "fallback", "split", "split, then", "split of fallbacks"),
-            *("cascade", "cascade among", "hedge", "burst", "shadow"),
+            *("cascade", "cascade among", "hedge", "burst", "shadow", "grade"),
             *("vote", "judge", "fuse", "first_valid", "critique"),
         )
     ),

@@ -205,6 +205,7 @@ def test_a_judge_is_paid_once_and_sees_nothing_that_it_may_not(home: Path) -> No
         quality = json.loads(told.stdout)["standings"][0]["qualities"][0]
         assert (quality["mean"], quality["n"], quality["unscored"]) == (1.0, 1, 1)
         assert "Judges have cost USD" in told.stderr
+        assert "no known price" not in told.stderr
         judged = [text for model, text in texts(sim) if model == "judge"]
         assert len(judged) == 1
         assert not any("the plan" in text for text in judged)

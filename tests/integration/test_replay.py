@@ -10,16 +10,21 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner, Result
 
+from isthmus.bootstrap import replayer_of
 from isthmus.cli import main
+from isthmus.config.load import read
 from isthmus.core.evaluation import Answered, Sample, Score
 from isthmus.core.feedback import Feedback
 from isthmus.core.label import Label
 from isthmus.store.feedback import SqliteFeedback
+from isthmus.store.history import SqliteHistory
 from isthmus.store.keys import SqliteKeys
+from isthmus.store.records import Where
 from isthmus.store.runs import Candidate, Kept, Place, Run, SqliteRuns
 from isthmus.testing import Fault, Refusal, Script, Simulator
 
@@ -61,7 +66,8 @@ def config_text(inside: str, outside: str, **sections: Any) -> str:
 class Desk:
     """A gateway that has served, and a command line beside its ledger."""
 
-    def __init__(self, folder: Path, served: Served, inside: Simulator, outside: Simulator) -> None:
+    def __init__(self, folder: Path, served: Served, inside: Simulator, outside: Simulator, key: str) -> None:
+        self.key = key
         self.folder = folder
         self.served = served
         self.inside = inside
@@ -118,7 +124,7 @@ async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
             await ask("kept", "All about Project Canary")
         inside.script = Script(fault=Fault(refuse=Refusal(status=500)))
         await ask("safe", "This one falls back")
-        yield Desk(tmp_path, served, inside, outside)
+        yield Desk(tmp_path, served, inside, outside, plain.secret)
 
 
 REQUESTS = 24 + 2 * 9 + 1
@@ -132,6 +138,23 @@ async def test_the_same_config_replays_to_the_same_decisions(desk: Desk) -> None
     assert found["undecided"] == {"route_not_allowed": 2, "unknown_route": 2}
     assert found["cost"]["then_nanousd"] == found["cost"]["now_nanousd"] > 0
     assert (await desk.replay(lambda _: None, "--fail-on-crossing")).exit_code == 0
+
+
+async def test_decisions_made_while_it_reads_are_found(desk: Desk) -> None:
+    await desk.served.house.ledger.flush()
+    (desk.folder / "new.yaml").write_text(desk.text())
+    policy = read(desk.folder / "new.yaml")[0]
+    assert policy is not None
+    path = desk.served.house.ledger_path
+    with_path = msgspec.structs.replace(policy, ledger=msgspec.structs.replace(policy.ledger, path=str(path)))
+    replayer = replayer_of(policy, with_path, None, Where())
+    # Nobody had asked by this label before.
+    headers = {"x-isthmus-label": "restricted", "authorization": f"Bearer {desk.key}"}
+    await desk.served.ask("safe", headers=headers, messages=[{"role": "user", "content": "Hello"}])
+    await desk.served.house.ledger.flush()
+    *_, last = [past for some in SqliteHistory(path).requests() for past in some]
+    judgement = replayer.take(last)
+    assert (judgement.undecided, judgement.stays) == (None, 1.0)
 
 
 async def test_the_same_rules_under_another_hash_change_nothing_either(desk: Desk) -> None:
@@ -149,8 +172,8 @@ async def test_what_would_newly_cross_the_boundary_is_counted_first(desk: Desk) 
     out = [it for it in found["crossings"] if it["direction"] == "out"]
     # Two with an address in them, two with a key whose floor is confidential.
     assert {(it["route"], it["level"], tuple(it["categories"]), it["was"], it["goes"]) for it in out} == {
-        ("cheap", "confidential", ("pii.email",), "nowhere", "closed in us"),
-        ("cheap", "confidential", (), "nowhere", "closed in us"),
+        ("cheap", "confidential", ("pii.email",), "nowhere", "closed in us at 127.0.0.1"),
+        ("cheap", "confidential", (), "nowhere", "closed in us at 127.0.0.1"),
     }
     assert sum(it["requests"] for it in out) == 4
     assert {(it["change"], it["reason"]) for it in found["changes"]} == {
@@ -169,8 +192,8 @@ async def test_a_route_that_goes_elsewhere_is_priced_and_its_boundary_told(desk:
     found = await desk.data(outward)
     # Only the one that fell back would have gone out; the others may, except where an address forbids it.
     assert [(it["direction"], it["was"], it["goes"], it["requests"]) for it in found["crossings"]] == [
-        ("out", "local in on-prem, open in eu", "closed in us", 1),
-        ("perhaps out", "local in on-prem", "closed in us", 2),
+        ("out", "local in on-prem, open in eu at 127.0.0.1", "closed in us at 127.0.0.1", 1),
+        ("perhaps out", "local in on-prem", "closed in us at 127.0.0.1", 2),
     ]
 
 
@@ -211,9 +234,9 @@ async def test_where_a_config_was_not_kept_that_of_today_stands_for_it(desk: Des
     found = await desk.data(lambda it: it["models"]["inside"].update(provider="out"))
     # The model that is tried under the old name is not taken for the one that answered then.
     assert {(it["was"], it["goes"]) for it in found["crossings"]} == {
-        ("local in on-prem", "open in eu"),
-        ("local in on-prem", "closed in us"),
-        ("local in on-prem, open in eu", "closed in us"),
+        ("local in on-prem", "open in eu at 127.0.0.1"),
+        ("local in on-prem", "closed in us at 127.0.0.1"),
+        ("local in on-prem, open in eu at 127.0.0.1", "closed in us at 127.0.0.1"),
     }
 
 
@@ -267,7 +290,9 @@ async def test_a_route_that_is_new_may_let_out_what_nobody_looked_at(desk: Desk)
     found = await desk.data(new)
     assert found["undecided"] == {"route_not_allowed": 2}
     assert [(it["why"], it["requests"]) for it in found["unknown"]] == [("nobody looked for anything", 2)]
-    assert [(it["direction"], it["goes"]) for it in found["crossings"]] == [("perhaps out", "closed in us")]
+    assert [(it["direction"], it["goes"]) for it in found["crossings"]] == [
+        ("perhaps out", "closed in us at 127.0.0.1")
+    ]
 
 
 async def test_stored_runs_tell_how_good_the_models_are(desk: Desk) -> None:

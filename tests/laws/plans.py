@@ -8,8 +8,21 @@ import msgspec
 from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.foresight import Foresight, Outlook
 from isthmus.core.pieces import Finish, TextDelta
-from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Hedge, Node, Shadow, Split
+from isthmus.strategies.plan import (
+    Burst,
+    CallModel,
+    Cascade,
+    Choose,
+    Ensemble,
+    Fallback,
+    Grade,
+    Hedge,
+    Node,
+    Shadow,
+    Split,
+)
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import (
     Acceptance,
@@ -23,6 +36,7 @@ from isthmus.strategies.plan.node import (
     Early,
     Effect,
     Kept,
+    Learned,
     Load,
     Next,
     Race,
@@ -33,12 +47,52 @@ from isthmus.strategies.plan.node import (
 from isthmus.strategies.plan.split import Arm, Bandit, Stop
 
 NAMES = ("a", "b", "c", "d")
+ROUTERS = ("one", "two")
+"""The SHA-256 of learned routers, so to say."""
 
 names = st.sampled_from(NAMES)
 calls = st.builds(CallModel, model=names, retries=st.integers(0, 3))
 hedges = st.builds(Hedge, model=names, beside=names, after=st.floats(0.1, 3))
 bursts = st.builds(Burst, queue=st.lists(names, min_size=1, max_size=3).map(tuple), at=st.integers(1, 3))
 
+
+shares = st.floats(0, 1)
+overall = st.dictionaries(names, shares, max_size=3).map(lambda known: tuple(known.items()))
+routers = st.builds(
+    Learned,
+    file=st.just("r.router"),
+    sha256=st.sampled_from(ROUTERS),
+    overall=overall,
+    stale=st.sampled_from([(), ("a is another model than it was",)]),
+)
+choices = st.builds(
+    Choose,
+    among=st.lists(names, min_size=1, max_size=4).map(tuple),
+    by=st.none() | routers,
+    quality_at_least=st.none() | shares,
+    cost_at_most=st.none() | st.floats(1e-9, 1e-5),
+    on_stale=st.sampled_from(["best", "warn"]),
+)
+outlooks = st.builds(
+    Outlook, names, shares, output=st.none() | st.integers(0, 500), nanousd=st.none() | st.integers(0, 20_000)
+)
+
+
+def foresight_by(router: str) -> st.SearchStrategy[Foresight]:
+    """What a router may foresee of a request: each model once, some not at all."""
+    return st.builds(
+        Foresight,
+        by=st.just(router),
+        supported=st.booleans(),
+        why=st.just("so it is"),
+        input=st.integers(0, 10_000),
+        max_output=st.none() | st.integers(1, 100),
+        outlooks=st.lists(outlooks, max_size=4, unique_by=lambda it: it.model).map(tuple),
+    )
+
+
+foresights = st.tuples(*map(foresight_by, ROUTERS))
+"""What is foreseen of a request that any router is asked about."""
 
 calibrations = st.sampled_from(
     [None, Calibrated(file="c.json"), Calibrated(file="c.json", stale=("the config has changed",))]
@@ -82,6 +136,7 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
             stream=st.sampled_from(["buffered", "optimistic"]),
         ),
         st.builds(Shadow, candidate=names, of=inner, share=st.floats(0.1, 1), judge=st.none() | names),
+        st.builds(Grade, judge=names, of=inner, share=st.floats(0.1, 1)),
         st.builds(
             Ensemble,
             members=st.lists(names, min_size=1, max_size=3).map(tuple),
@@ -92,7 +147,7 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     )
 
 
-plans: st.SearchStrategy[Node] = st.recursive(st.one_of(calls, hedges, bursts), _wider, max_leaves=6)
+plans: st.SearchStrategy[Node] = st.recursive(st.one_of(calls, hedges, bursts, choices), _wider, max_leaves=6)
 
 faults = st.sampled_from(list(Fault))
 outcomes = st.one_of(

@@ -8,13 +8,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isthmus.confidence.artefact import Tie, load
+from isthmus.confidence.artefact import load
 from isthmus.confidence.assess import assess
 from isthmus.confidence.signals.answer import of_answer
 from isthmus.confidence.thresholds import risk_of
 from isthmus.core.calibrator import Calibrator, Weighing
 from isthmus.core.call import Call
 from isthmus.core.pieces import Finish, Piece, TextDelta, tokens_of
+from isthmus.core.tie import Tie
 from isthmus.evals.calibration import Labelled, Trial, calibrate
 from isthmus.strategies.plan import CallModel, Cascade
 from isthmus.strategies.plan.cascade import Step

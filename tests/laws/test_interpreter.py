@@ -25,7 +25,7 @@ from isthmus.strategies.plan.node import (
     Verdict,
 )
 from isthmus.strategies.run import run
-from tests.laws.plans import NAMES, plans
+from tests.laws.plans import NAMES, foresights, plans
 from tests.laws.plans import faults as fault_classes
 
 # An outcome: how many deltas an attempt yields, and the fault that ends it, if one does.
@@ -33,7 +33,11 @@ outcomes = st.tuples(
     st.integers(0, 3), st.one_of(st.none(), fault_classes), st.one_of(st.none(), st.floats(0, 20))
 )
 openings: st.SearchStrategy[Opening] = st.sampled_from(["short", "open", "hopeless", "sure"])
-settled = plans.map(lambda plan: plan.choose(Circumstances(draw=0.5, key="k", user="u", revises=True)).node)
+settled = st.tuples(plans, st.just(()) | foresights).map(
+    lambda both: (
+        both[0].choose(Circumstances(draw=0.5, key="k", user="u", revises=True, foreseen=both[1])).node
+    )
+)
 
 
 class Script:

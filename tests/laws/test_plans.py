@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from isthmus.core.decision import Previous
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Node, Shadow, Split
+from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Grade, Node, Shadow, Split
 from isthmus.strategies.plan.call import LONGEST_PAUSE_S
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import Attempt, Circumstances, Deliver, Race, Result, Wait
 from isthmus.strategies.plan.split import Arm, Bandit, Stop
-from tests.laws.plans import NAMES, asked, drive, names, outcomes, plans, result_of
+from tests.laws.plans import NAMES, asked, drive, foresights, names, outcomes, plans, result_of
 
 draws = st.floats(0, 1, exclude_max=True)
 circumstances = st.builds(
@@ -21,6 +21,7 @@ circumstances = st.builds(
     draw=draws,
     key=st.one_of(st.none(), st.text(max_size=8)),
     user=st.one_of(st.none(), st.text(max_size=8)),
+    foreseen=st.just(()) | foresights,
 )
 
 
@@ -51,7 +52,7 @@ def _answers(plan: Node) -> set[str]:
             return {name for stage in plan.stages for name in _answers(stage.plan)}
         case Fallback():
             return {name for inner in plan.plans for name in _answers(inner)}
-        case Shadow():
+        case Shadow() | Grade():
             return _answers(plan.of)
         case Split():
             return {name for arm in plan.arms for name in _answers(arm.plan)}

@@ -9,16 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isthmus.accounting.forecast import priced
 from isthmus.bootstrap import router_of
 from isthmus.catalog.prices import OWN_ENGINE
 from isthmus.config.archive import archive, unarchive
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings
+from isthmus.config.routers import routers_in
 from isthmus.core.errors import Fault
+from isthmus.core.foresight import Foresight
 from isthmus.core.label import BOTTOM, LEVELS, Label
 from isthmus.core.portfolio import Model, Provider
 from isthmus.core.record import Grounds
 from isthmus.core.usage import Usage
-from isthmus.evals.replay.boundary import Place, crossed
+from isthmus.evals.replay.boundary import Place, Portfolio, crossed
 from isthmus.evals.replay.changes import walk
 from isthmus.evals.replay.fates import Question, chances
 from isthmus.evals.replay.replayed import Ledger, Replayer
@@ -30,7 +33,7 @@ from isthmus.store.history import Past, Tried
 from isthmus.store.keys import Key
 from isthmus.strategies.plan import CallModel
 from isthmus.strategies.plan.node import Circumstances
-from tests.laws.plans import NAMES, plans
+from tests.laws.plans import NAMES, foresights, plans
 
 KINDS = ("pii.email", "pii.name", "secret.key", "term.projects")
 ZONES = ("eu", "us", None)
@@ -93,6 +96,7 @@ class Asked(msgspec.Struct, frozen=True):
     key: str | None
     user: str | None
     thrifty: bool
+    foreseen: tuple[Foresight, ...] = ()
 
 
 requests = st.builds(
@@ -109,7 +113,17 @@ requests = st.builds(
     key=names,
     user=names,
     thrifty=st.booleans(),
+    foreseen=foresights,
 )
+
+PRICES = dict.fromkeys(NAMES, OWN_ENGINE)
+
+
+def circumstances_of(config: Config, it: Asked, draw: float) -> Circumstances:
+    """Those in which this config decides the request: its routers are asked, at its prices."""
+    routers = routers_in(config.routes[it.route].plan_for(it.thrifty))
+    foreseen = tuple(priced(seen, PRICES, 0) for seen in it.foreseen if seen.by in routers)
+    return Circumstances(draw=draw, key=it.key, user=it.user, foreseen=foreseen)
 
 
 def served(config: Config, asked: list[Asked], hidden: Label | None = None) -> tuple[list[Past], Ledger]:
@@ -119,7 +133,7 @@ def served(config: Config, asked: list[Asked], hidden: Label | None = None) -> t
         route = config.routes[it.route]
         said = [config.perimeter.said(name) for name in it.grounds.said]
         label = config.perimeter.label_of(it.kinds, it.grounds.blind, (route.floor, it.grounds.floor, *said))
-        circumstances = Circumstances(draw=it.draw, key=it.key, user=it.user)
+        circumstances = circumstances_of(config, it, it.draw)
         decided = router.decide(it.route, "chat", label, circumstances, hidden, it.thrifty)
         _, digest, body = rows.decision_row(0, decided)
         decisions[digest] = body
@@ -153,7 +167,7 @@ def served(config: Config, asked: list[Asked], hidden: Label | None = None) -> t
 
 
 def replayed(config: Config, history: list[Past], ledger: Ledger) -> Replay:
-    replayer = Replayer(config, router_of(config), dict.fromkeys(NAMES, OWN_ENGINE), ledger)
+    replayer = Replayer(config, router_of(config), PRICES, ledger)
     for past in history:
         replayer.take(past)
     return summary(config.hash, replayer.judgements)
@@ -194,16 +208,16 @@ def test_what_is_said_to_stay_inside_does(one: Config, two: Config, asked: Asked
     found = replayed(two, history, ledger)
     if found.crossing("out", "perhaps out") or found.same == pytest.approx(1):
         return
-    had = [Place(one.models[it].kind, one.models[it].zone) for it in [history[0].model] if it]
+    had = [Portfolio(one.models, one.providers).place(it) for it in [history[0].model] if it]
     said = [two.perimeter.said(name) for name in asked.grounds.said]
     floors = (two.routes[asked.route].floor, asked.grounds.floor, *said)
     label = two.perimeter.label_of(asked.kinds, asked.grounds.blind, floors)
     router = router_of(two)
     for step in range(20):
-        circumstances = Circumstances(draw=step / 20, key=asked.key, user=asked.user)
+        circumstances = circumstances_of(two, asked, step / 20)
         plan = router.decide(asked.route, "chat", label, circumstances, None, asked.thrifty).plan
         asks = walk(plan, ())[0] if plan is not None else ()
-        assert crossed([Place(two.models[it].kind, two.models[it].zone) for it in asks], had) == []
+        assert crossed([Portfolio(two.models, two.providers).place(it) for it in asks], had) == []
 
 
 @few
@@ -252,7 +266,8 @@ def test_what_pseudonyms_stand_for_no_more_crosses_in_clear() -> None:
     assert (crossings(email, name), crossings(email)) == (0, 1)
 
 
-places = st.builds(Place, st.sampled_from(["local", "open", "closed"]), st.sampled_from(ZONES), st.booleans())
+kinds, hosts = st.sampled_from(["local", "open", "closed"]), st.sampled_from(["one.test", "two.test"])
+places = st.builds(Place, kinds, st.sampled_from(ZONES), hosts, st.booleans())
 
 
 @given(st.lists(places), st.lists(places), st.lists(places))

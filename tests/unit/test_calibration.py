@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from isthmus.confidence.artefact import Calibration, stale
-from isthmus.config.calibrations import cascades_in, tie_of
+from isthmus.confidence.artefact import Calibration
+from isthmus.config.calibrations import tie_of
 from isthmus.config.config import Config
 from isthmus.config.faults import Code
 from isthmus.config.load import parse
+from isthmus.config.nodes import nodes_in
 from isthmus.core.calibrator import Calibrator, Weighing
 from isthmus.core.evaluation import Answered, Score
 from isthmus.core.usage import Charge
@@ -44,7 +45,7 @@ def _config(folder: Path, plan: str, text: str = CONFIG) -> Config:
 
 def _written(folder: Path, **changes: Any) -> Calibration:
     config = _config(folder, "{cascade: [small, large]}")
-    (cascade,) = cascades_in(config.routes["r"].plan)
+    (cascade,) = nodes_in(config.routes["r"].plan, Cascade)
     made = Calibration(
         tie=tie_of("r", cascade, config.models, config.providers),
         made_at_us=1,
@@ -66,7 +67,7 @@ def _written(folder: Path, **changes: Any) -> Calibration:
 
 
 def _calibrated(config: Config) -> Cascade:
-    (cascade,) = cascades_in(config.routes["r"].plan)
+    (cascade,) = nodes_in(config.routes["r"].plan, Cascade)
     return cascade
 
 
@@ -99,7 +100,7 @@ def test_it_is_found_wherever_the_cascade_stands(tmp_path: Path, plan: str) -> N
     _written(tmp_path)
     config = _config(tmp_path, plan.replace("CALIBRATED", CALIBRATED))
     route = config.routes["r"]
-    found = cascades_in(route.plan_for(thrifty=True))[0].stages[0].accept.calibration
+    found = nodes_in(route.plan_for(thrifty=True), Cascade)[0].stages[0].accept.calibration
     assert found is not None
     assert found.calibrator is not None
 
@@ -156,8 +157,8 @@ routes: {r: {cascade: [small, large]}}
         config = _config(tmp_path, "", text)
         ties.append(tie_of("r", _calibrated(config), config.models, config.providers))
     then = _written(tmp_path, tie=ties[0])
-    assert stale(then, ties[0]) == ()
-    assert stale(then, ties[1]) == ("small is another model than it was",)
+    assert then.tie.changes(ties[0]) == ()
+    assert then.tie.changes(ties[1]) == ("small is another model than it was",)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from isthmus.confidence.artefact import Calibration, Tie, load, stale
+from isthmus.confidence.artefact import Calibration, load
 from isthmus.confidence.fitting import FEWEST, fit, probabilities
 from isthmus.confidence.reliability import calibration_error, discrimination, reliability, risk_coverage
 from isthmus.confidence.shift import shift, stability_index
@@ -18,6 +18,7 @@ from isthmus.confidence.signals.wording import of_wording
 from isthmus.core.answers import plain
 from isthmus.core.calibrator import Calibrator, Weighing
 from isthmus.core.errors import IsthmusError
+from isthmus.core.tie import Tie
 
 NAN = float("nan")
 
@@ -200,9 +201,9 @@ def test_another_version_is_refused_by_name() -> None:
 
 def test_a_calibration_says_what_has_changed_since() -> None:
     it = _calibration()
-    assert stale(it, it.tie) == ()
+    assert it.tie.changes(it.tie) == ()
     now = Tie(route="q", models={"small": "1", "large": "3", "new": "4"}, template="u", config="d")
-    assert stale(it, now) == (
+    assert it.tie.changes(now) == (
         "it was made for the route r",
         "large is another model than it was",
         "new is another model than it was",

@@ -11,14 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from isthmus.config.decode import fields_of
-from isthmus.config.document import (
-    PLANNED_SECTIONS,
-    PLANNED_STRATEGIES,
-    Document,
-    ModelEntry,
-    ProviderEntry,
-    RouteEntry,
-)
+from isthmus.config.document import PLANNED_SECTIONS, Document, ModelEntry, ProviderEntry, RouteEntry
 from isthmus.config.load import DEFAULT_FILE, parse
 from isthmus.config.reference import config_page, pages
 from isthmus.config.schema import describe, json_schema
@@ -126,5 +119,4 @@ def test_the_examples_of_the_reference_are_sound() -> None:
 
 
 def test_what_is_planned_is_not_there_yet() -> None:
-    assert not PLANNED_STRATEGIES & STRATEGIES.keys()
     assert not PLANNED_SECTIONS & fields_of(Document).keys()

@@ -195,3 +195,11 @@ def test_a_file_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [it.name for it in tmp_path.iterdir()] == ["a.jsonl"]
     assert save(tmp_path / "b.jsonl", [sample]) == 1
     assert (tmp_path / "b.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_repeats_under_ids_of_their_own_are_kept_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "work.jsonl"
+    path.write_text('{"id": "a", "input": "q", "target": "x"}\n{"id": "b", "input": "q", "target": "x"}\n')
+    found = open_dataset(path)
+    assert [sample.id for sample in found.samples] == ["a", "b"]
+    assert found.notes == ("kept, and counted each: they repeat others under ids of their own (1)",)

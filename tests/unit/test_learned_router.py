@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
 from isthmus.core.errors import IsthmusError
-from isthmus.routing.learned.choice import best_within, cheapest_above, choose
+from isthmus.core.foresight import Outlook
+from isthmus.core.tie import Tie
+from isthmus.routing.learned.choice import best_within, cheapest_above
 from isthmus.routing.learned.embedding import Embedding
-from isthmus.routing.learned.features import LOOKED_AT, buckets, surface
+from isthmus.routing.learned.features import LOOKED_AT, _counts, buckets, words_of
 from isthmus.routing.learned.file import dump, load
+from isthmus.routing.learned.header import Origin, joined, parted
 from isthmus.routing.learned.parts import TaskMeans, Words, _ridge_dual
+from isthmus.routing.learned.predictor import Predictor
 from isthmus.routing.learned.query import Outcomes, Query, query_of
-from isthmus.routing.learned.stack import FEWEST_ROWS, Estimate, Stack, learn
+from isthmus.routing.learned.stack import FEWEST_ROWS, Stack, learn
 
 MODELS = ("small", "large")
+ORIGIN = Origin(
+    tie=Tie(route="r", models={}, template="", config=""), made_at_us=1, outputs={"small": 20, "large": 50}
+)
 EASY = ("add two and two", "name a colour", "say hello to the cat", "spell the word tree")
 HARD = ("prove the theorem of fermat", "derive the field equations", "factor the polynomial over rings")
 
@@ -52,11 +60,21 @@ def stack(embedding: Embedding) -> Stack:
 
 def test_features_are_finite_for_any_text_and_look_at_its_beginning_alone() -> None:
     for text in ("", " ", "\ud800 \x00", "a" * 100_000, "1?\n" * 9):
-        assert np.isfinite(surface(text)).all()
-        assert len(surface(text)) == 11
-        assert (np.diff(buckets(text)) > 0).all()
-    assert (surface("ab " * LOOKED_AT) == surface("ab " * 2 * LOOKED_AT)).all()
-    assert (buckets("Two words") == buckets("two, WORDS!")).all()
+        seen = query_of(text, None, None)
+        assert np.isfinite(seen.surface).all()
+        assert len(seen.surface) == 11
+        assert (np.diff(seen.words) > 0).all()
+    one, two = (query_of("ab " * times * LOOKED_AT, None, None) for times in (1, 2))
+    assert (one.surface == two.surface).all()
+    assert (buckets(words_of("Two words")) == buckets(words_of("two, WORDS!"))).all()
+    assert not np.array_equal(buckets(["two", "words"]), buckets(["words", "two"]))
+
+
+@pytest.mark.parametrize("text", ["A b_C 1, 2;\x00\x1f\n? (Z)", "", "...", "x" * 50])
+def test_ascii_is_counted_as_any_other_text_is(text: str) -> None:
+    # A letter beyond ASCII takes the other way, and adds itself alone.
+    quick, slow = _counts(text), _counts(text + "\u4e2d")
+    assert slow == (*quick[:3], 1)
 
 
 def test_an_embedding_takes_the_longest_tokens_and_has_length_one(embedding: Embedding) -> None:
@@ -114,8 +132,6 @@ def test_texts_that_a_model_fails_at_are_told_from_the_others(stack: Stack, embe
     assert easy.qualities[0] > 0.8
     assert hard.qualities[0] < 0.3
     assert hard.qualities[1] > 0.8
-    assert choose(easy, (1, 10), quality_at_least=0.8).model == "small"
-    assert choose(hard, (1, 10), quality_at_least=0.8).model == "large"
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -133,9 +149,6 @@ def test_a_new_task_is_not_guessed_at(stack: Stack, embedding: Embedding) -> Non
     assert not found.supported
     assert "none of those" in found.why
     assert found.qualities == pytest.approx(tuple(stack.overall))
-    chosen = choose(found, (1, 10), quality_at_least=0.3)
-    assert chosen.model == "large"
-    assert "on the whole" in chosen.why
 
 
 def test_another_task_is_new_also_where_one_alone_was_learned_from() -> None:
@@ -167,7 +180,7 @@ def test_too_few_rows_are_refused(embedding: Embedding) -> None:
 
 
 def test_a_file_gives_the_same_decisions(stack: Stack, embedding: Embedding) -> None:
-    again = load(dump(stack))
+    again = load(dump(stack, ORIGIN))
     queries = _outcomes(50, embedding).queries
     assert np.allclose(again.estimates(queries)[0], stack.estimates(queries)[0], atol=1e-5)
     assert (again.estimates(queries)[1] == stack.estimates(queries)[1]).all()
@@ -177,7 +190,7 @@ def test_a_file_gives_the_same_decisions(stack: Stack, embedding: Embedding) -> 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "empty", "text", "longer"])
 def test_a_file_that_is_not_whole_is_refused(stack: Stack, harm: str) -> None:
-    content = dump(stack)
+    content = dump(stack, ORIGIN)
     harmed = {
         "cut": content[:-10],
         "changed": content[:-200] + bytes([content[-200] ^ 1]) + content[-199:],
@@ -209,16 +222,43 @@ def test_the_cheapest_above_a_floor_and_the_best_under_a_price() -> None:
     assert best_within(qualities, (2, 3, 1), 0.5).tolist() == [2, 2]
 
 
-def test_a_price_holds_also_where_nothing_is_known() -> None:
-    it = Estimate(models=("a", "b"), qualities=(0.9, 0.8), supported=False, why="new")
-    assert choose(it, (5, 1), cost_at_most=2).model == "b"
-    assert choose(it, (5, 1), quality_at_least=0.5).model == "a"
+def test_a_predictor_foresees_by_its_file_and_rounds(stack: Stack, embedding: Embedding) -> None:
+    predictor = Predictor(dump(stack, ORIGIN), "sha", embedding)
+    seen = predictor.foresee("name a colour number 7", "easy", 1234, 9)
+    assert (seen.by, seen.supported, seen.input, seen.max_output) == ("sha", True, 1200, 9)
+    assert [it.model for it in seen.outlooks] == ["small", "large"]
+    assert [it.output for it in seen.outlooks] == [20, 50]
+    assert all(it.quality == round(it.quality, 2) and it.nanousd is None for it in seen.outlooks)
+    wordless = predictor.foresee(None, None, 10)
+    assert (wordless.supported, wordless.why) == (False, "it has no words to go by")
+    assert wordless.outlooks[1] == Outlook("large", round(float(stack.overall[1]), 2), 50)
 
 
-def test_only_allowed_models_are_chosen() -> None:
-    it = Estimate(models=("a", "b"), qualities=(0.9, 0.2), supported=True, why="")
-    assert choose(it, (1, 1), quality_at_least=0.5, allowed=frozenset({"b"})).model == "b"
-    assert choose(it, (5, 1), cost_at_most=2).model == "b"
-    assert choose(it, (5, 1)).model == "a"
-    with pytest.raises(ValueError, match="allowed"):
-        choose(it, (1, 1), allowed=frozenset())
+def test_a_predictor_wants_the_vectors_that_its_file_was_learned_with(
+    stack: Stack, embedding: Embedding
+) -> None:
+    with pytest.raises(IsthmusError):
+        Predictor(dump(stack, ORIGIN), "sha", None)
+    with pytest.raises(IsthmusError):
+        Predictor(dump(stack._replace(embedding="another"), ORIGIN), "sha", embedding)
+
+
+def test_arrays_that_do_not_go_together_are_refused_when_they_are_read(
+    stack: Stack, embedding: Embedding
+) -> None:
+    narrow = stack._replace(by_text=stack.by_text._replace(mean=np.zeros(7)))
+    with pytest.raises(IsthmusError) as refusal:
+        Predictor(dump(narrow, ORIGIN), "sha", embedding)
+    assert refusal.value.code == "bad_router"
+
+
+def test_a_header_counts_its_models_alike(stack: Stack) -> None:
+    header, arrays = parted(dump(stack, ORIGIN))
+    for changes in ({"overall": (0.5,)}, {"best": 2}, {"version": 1}):
+        with pytest.raises(IsthmusError):
+            parted(joined(msgspec.structs.replace(header, **changes), arrays))
+
+
+def test_the_file_holds_no_words_of_its_samples(stack: Stack) -> None:
+    content = dump(stack, ORIGIN).lower()
+    assert not [word for word in (b"theorem", b"colour", b"fermat", b"polynomial") if word in content]

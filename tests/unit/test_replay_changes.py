@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from isthmus.core.decision import Decision
-from isthmus.core.portfolio import Model
-from isthmus.evals.replay.boundary import Place
+from isthmus.core.portfolio import Kind, Model, Provider
+from isthmus.evals.replay.boundary import Place, Portfolio
 from isthmus.evals.replay.changes import Outcome, Then, compare
 from isthmus.evals.replay.fates import Chance
 from isthmus.strategies.plan import CallModel, Cascade, Fallback, Hedge, Node, Shadow
@@ -18,7 +18,8 @@ MODELS = {
     "in": Model(name="in", provider="p", id="in", kind="local"),
     "out": Model(name="out", provider="p", id="out", kind="closed", zone="us"),
 }
-OUT = Place("closed", "us")
+HERE = Portfolio(MODELS, {})
+OUT = Place("closed", "us", "p")
 
 
 def decided(plan: Node, config_hash: str) -> Decision:
@@ -36,8 +37,8 @@ def decided(plan: Node, config_hash: str) -> Decision:
 
 def replayed(before: Node, after: Node) -> Outcome:
     """What becomes of a request that the model inside answered at once."""
-    then = Then(decided(before, "one"), "in", (), MODELS)
-    [found] = compare(then, [Chance(1.0, decided(after, "two"))], MODELS, {})
+    then = Then(decided(before, "one"), "in", (), HERE)
+    [found] = compare(then, [Chance(1.0, decided(after, "two"))], HERE, {})
     return found
 
 
@@ -72,3 +73,34 @@ def test_what_might_have_gone_out_if_a_model_had_failed_is_nothing_new() -> None
     found = replayed(SAFE, again)
     assert (found.change, found.lets_out, found.may_let_out) == ("adjusted", (), ())
     assert replayed(CallModel(model="in"), SAFE).may_let_out == (OUT,)
+
+
+def portfolio(url: str, kind: Kind = "closed") -> Portfolio:
+    model = Model(name="out", provider="p", id="out", kind=kind, zone="us")
+    return Portfolio({"out": model}, {"p": Provider(name="p", wires=("openai",), base_url=url)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "url", "crosses"),
+    [
+        ("closed", "https://one.test/v1", False),
+        ("closed", "https://one.test:8443/v2", False),
+        ("closed", "https://two.test/v1", True),
+        ("open", "https://two.test/v1", False),
+        ("local", "https://two.test/v1", False),
+    ],
+)
+def test_a_provider_that_moves_to_another_host_is_another_place(kind: Kind, url: str, crosses: bool) -> None:
+    plan = CallModel(model="out")
+    then = Then(decided(plan, "one"), "out", (), portfolio("https://one.test/v1"))
+    [found] = compare(then, [Chance(1.0, decided(plan, "two"))], portfolio(url, kind), {})
+    assert found.lets_out == ((Place("closed", "us", "two.test"),) if crosses else ())
+    assert found.change == ("same" if (kind, "one.test" in url) == ("closed", True) else "moved")
+
+
+def test_two_providers_of_one_zone_are_two_places() -> None:
+    first, second = (Model(name=name, provider=name, id="m", kind="closed") for name in ("one", "two"))
+    both = Portfolio({"one": first, "two": second}, {})
+    then = Then(decided(CallModel(model="one"), "one"), "one", (), both)
+    [found] = compare(then, [Chance(1.0, decided(CallModel(model="two"), "two"))], both, {})
+    assert found.lets_out == (Place("closed", None, "two"),)

@@ -1,31 +1,43 @@
-"""`isthmus calibrate`: learns from a run when a cascade may believe its first model, with a promise."""
+"""`isthmus calibrate`: learns from a run whom a route may believe, or choose, and what that is worth."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import msgspec
 
-from isthmus.bootstrap import open_runs
+from isthmus.bootstrap import open_runs, prices_of, static_embedding
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.pilot import carried_out, user_name
+from isthmus.cli.progress import ProgressLine
 from isthmus.cli.runs import Number, Usd, check_scorers, judges_of, require_cap, require_statistics
 from isthmus.cli.texts import replace
-from isthmus.config.calibrations import cascades_in, pair_of, tie_of
+from isthmus.config import routers
+from isthmus.config.calibrations import pair_of, tie_of
 from isthmus.config.config import Config
 from isthmus.config.load import locate
+from isthmus.config.nodes import nodes_in
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.evals.answers import candidate_of
 from isthmus.evals.datasets import open_dataset
 from isthmus.evals.pilot import new_run
+from isthmus.reports.document import Document
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 from isthmus.routing.route import unknown_route
 from isthmus.store.runs import Run, Runs
-from isthmus.strategies.plan import Cascade
+from isthmus.strategies.plan import Cascade, Choose
+
+if TYPE_CHECKING:
+    from isthmus.evals.calibration import Trial as CascadeTrial
+    from isthmus.evals.choosing import Trial as ChoiceTrial
+    from isthmus.evals.outcome import Scores
+    from isthmus.routing.learned.embedding import Embedding
 
 NOT_TO_BE = 3
 """The exit status where no cascade can be advised: nothing is promised, or nothing is saved."""
@@ -40,7 +52,7 @@ _SHARE = Number(0, 1, min_open=True, max_open=True)
 @click.option(
     "--dataset",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="In place of a run: ask these samples of both models first, and learn from that.",
+    help="In place of a run: ask these samples of the models first, and learn from that.",
 )
 @click.option("--scorer", help="Whose scores count. Default: the run's first. With --dataset: say one.")
 @click.option(
@@ -55,7 +67,7 @@ _SHARE = Number(0, 1, min_open=True, max_open=True)
     "--out",
     "-o",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the calibration goes. Default: calibrations/ROUTE.json beside the config.",
+    help="Where the file goes. Default: calibrations/ROUTE.json or learned/ROUTE.router beside the config.",
 )
 @click.option(
     "--html",
@@ -63,6 +75,12 @@ _SHARE = Number(0, 1, min_open=True, max_open=True)
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a page with charts, too.",
 )
+@click.option(
+    "--vectors/--no-vectors",
+    default=True,
+    help="Of a choice: learn from the nearest of the samples, too; the file holds a vector of each.",
+)
+@click.option("--named", is_flag=True, help="Of a choice: callers say their tasks by x-isthmus-task.")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @told
@@ -77,14 +95,18 @@ def calibrate(
     max_tokens: int | None,
     out: Path | None,
     html_path: Path | None,
+    vectors: bool,
+    named: bool,
     config_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Calibrate the cascade of ROUTE: from which confidence on its first model's answers may be taken.
+    """Calibrate the cascade of ROUTE: from which confidence on its first model's answers may be taken. Or
+    learn for the choice of ROUTE how good the answers of each of its models will be.
 
-    The run must have asked the cascade's first model and its last one the same samples, with --logprobs, and
-    scored the answers. Writes a calibration, to be named under the first step's `accept`. Ends with status 3,
-    and writes none, where the honest answer is not to cascade, or that nothing can be promised.
+    The run must have asked a cascade's first model and its last one the same samples, with --logprobs, or all
+    models of a choice, and scored the answers. Writes a calibration, to be named under the first step's
+    `accept`, or a learned router, to be named under `by`. Ends with status 3, and writes none, where the
+    honest answer is not to cascade or choose, or that nothing can be promised.
     """
     path = locate(config_path)
     config = load_or_exit(path)
@@ -93,21 +115,19 @@ def calibrate(
         raise click.UsageError("Say --run or --dataset, one of them.")
     if dataset is None and (max_usd is not None or max_tokens is not None):
         raise click.UsageError("--max-usd and --max-tokens go with --dataset; a run was asked already.")
-    cascade = _cascade_of(config, route)
-    pair = pair_of(cascade)
+    strategy = _strategy_of(config, route)
+    if named and isinstance(strategy, Cascade):
+        raise click.UsageError("--named is of a choice: a cascade goes by answers.")
+    models = pair_of(strategy) if isinstance(strategy, Cascade) else strategy.models()
+    logprobs = isinstance(strategy, Cascade)
     runs = open_runs(config, path)
     if dataset is not None:
-        run = _asked(dataset, pair, scorer, max_usd, max_tokens, config, path, runs)
+        run = _asked(dataset, models, logprobs, scorer, max_usd, max_tokens, config, path, runs)
     else:
         run = runs.find(prefix or "")
-    _require_same(run, pair, config)
+    _require_same(run, models, config, " --logprobs" if logprobs else "")
     if run.ended_us is None:
         click.echo(f"isthmus: {run.id} is not complete: what it has been told so far is used.", err=True)
-
-    from isthmus.evals.calibration import calibrate as calibrated
-    from isthmus.evals.calibration import labelled
-    from isthmus.evals.calibration_report import calibration_report
-
     marks = runs.scores(run.id)
     chosen = scorer if scorer is not None else next(iter(run.scorers), "")
     if chosen not in marks:
@@ -117,7 +137,52 @@ def calibrate(
             code="unknown_scorer",
             hint=f"It has those by: {', '.join(marks) or 'nobody'}. `isthmus eval score` adds others.",
         )
-    labels, left_out = labelled(*pair, runs.answers(run.id), marks[chosen])
+    promise = _Promise(max_risk, delta)
+    if isinstance(strategy, Cascade):
+        outcome = _calibrated(route, strategy, config, runs, run, marks[chosen], promise)
+    else:
+        outcome = _learned(
+            route, strategy, config, runs, run, marks[chosen], promise, vectors=vectors, named=named
+        )
+    click.echo(msgspec.json.encode(outcome.trial) if as_json else markdown(outcome.report), nl=as_json)
+    if html_path is not None:
+        html_path.write_text(html(outcome.report), encoding="utf-8")
+    if outcome.content is None:
+        click.echo(f"Nothing is written: {outcome.trial.verdict}, as {outcome.trial.why}.", err=True)
+        raise SystemExit(NOT_TO_BE)
+    place = out if out is not None else _default_place(outcome.place, path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    replace(place, outcome.content)
+    click.echo(f"Written: {place}. {outcome.next}", err=True)
+
+
+class _Promise(NamedTuple):
+    """At most so much may be lost, with so small a chance that it is more."""
+
+    max_risk: float
+    delta: float
+
+
+class _Outcome(NamedTuple):
+    """What came of it: what is told, the file to write, None for none, where it goes by default, and what to
+    do with it."""
+
+    trial: CascadeTrial | ChoiceTrial
+    report: Document
+    content: bytes | None
+    place: str
+    next: str
+
+
+def _calibrated(
+    route: str, cascade: Cascade, config: Config, runs: Runs, run: Run, marks: Scores, promise: _Promise
+) -> _Outcome:
+    from isthmus.evals.calibration import calibrate as calibrated
+    from isthmus.evals.calibration import labelled
+    from isthmus.evals.calibration_report import calibration_report
+
+    pair = pair_of(cascade)
+    labels, left_out = labelled(*pair, runs.answers(run.id), marks)
     _require_logprobs(run, pair[0], len(labels), left_out)
     style = config.routes[route].style
     if style is not None:
@@ -130,41 +195,89 @@ def calibrate(
         labels,
         tie_of(route, cascade, config.models, config.providers, card=style.card if style else ""),
         pair,
-        max_risk=max_risk,
-        delta=delta,
+        max_risk=promise.max_risk,
+        delta=promise.delta,
         made_at_us=time.time_ns() // 1000,
         left_out=left_out,
     )
-    report = calibration_report(route, trial)
-    click.echo(msgspec.json.encode(trial) if as_json else markdown(report), nl=as_json)
-    if html_path is not None:
-        html_path.write_text(html(report), encoding="utf-8")
-    if trial.calibration is None:
-        click.echo(f"Nothing is written: {trial.verdict}, as {trial.why}.", err=True)
-        raise SystemExit(NOT_TO_BE)
-    place = out if out is not None else _default_place(route, path)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    replace(place, trial.calibration.dump())
-    click.echo(f"Written: {place}. Name it under the first step: accept: {{calibration: ...}}.", err=True)
+    return _Outcome(
+        trial,
+        calibration_report(route, trial),
+        trial.calibration.dump() if trial.calibration is not None else None,
+        f"calibrations/{_file_name(route)}.json",
+        "Name it under the first step: accept: {calibration: ...}.",
+    )
 
 
-def _cascade_of(config: Config, route: str) -> Cascade:
+def _learned(
+    route: str,
+    choose: Choose,
+    config: Config,
+    runs: Runs,
+    run: Run,
+    marks: Scores,
+    promise: _Promise,
+    *,
+    vectors: bool,
+    named: bool,
+) -> _Outcome:
+    from isthmus.evals.choosing import lessons, teach
+    from isthmus.evals.choosing_report import choosing_report
+
+    learned_from, left_out = lessons(
+        choose.models(), runs.samples(run), runs.answers(run.id), marks, run.request
+    )
+    trial, content = teach(
+        learned_from,
+        choose,
+        routers.tie_of(route, choose, config.models, config.providers),
+        prices_of(config),
+        embedding=_embedding() if vectors else None,
+        named=named,
+        max_risk=promise.max_risk,
+        delta=promise.delta,
+        made_at_us=time.time_ns() // 1000,
+        left_out=left_out,
+    )
+    return _Outcome(
+        trial,
+        choosing_report(route, trial),
+        content,
+        f"learned/{_file_name(route)}.router",
+        "Name it in the choice: by: ...",
+    )
+
+
+def _embedding() -> Embedding | None:
+    line = ProgressLine()
+    try:
+        return static_embedding(line)
+    except IsthmusError as error:
+        click.echo(f"isthmus: {error.message} It is learned by words alone.", err=True)
+        return None
+    finally:
+        line.end()
+
+
+def _strategy_of(config: Config, route: str) -> Cascade | Choose:
     if route not in config.routes:
         raise unknown_route(route, list(config.routes))
-    found = cascades_in(config.routes[route].plan)
+    plan = config.routes[route].plan
+    found: list[Cascade | Choose] = [*nodes_in(plan, Cascade), *nodes_in(plan, Choose)]
     if len(found) == 1:
         return found[0]
     raise IsthmusError(
         Fault.INVALID_REQUEST,
-        f"The route {route} has {'several cascades' if found else 'no cascade'}.",
+        f"The route {route} has {'several cascades or choices' if found else 'no cascade and no choice'}.",
         code="not_calibratable",
-        hint="Calibrate a route with one cascade, from one model to another.",
+        hint="Calibrate a route with one cascade, from one model to another, or with one choice.",
     )
 
 
 def _asked(
     dataset: Path,
-    pair: tuple[str, str],
+    models: Sequence[str],
+    logprobs: bool,
     scorer: str | None,
     max_usd: int | None,
     max_tokens: int | None,
@@ -172,33 +285,33 @@ def _asked(
     path: Path | None,
     runs: Runs,
 ) -> Run:
-    """The run that asks both models, with log-probabilities: as `isthmus pilot --logprobs` would."""
+    """The run that asks all these models: as `isthmus pilot` would, with --logprobs or not."""
     if scorer is None:
         raise click.UsageError("Say --scorer: how answers to the dataset are scored.")
     check_scorers([scorer])
     judges = judges_of([scorer], config)
-    require_cap(config, [*pair, *judges], max_usd)
+    require_cap(config, [*models, *judges], max_usd)
     opened = open_dataset(dataset)
     for note in opened.notes:
         click.echo(f"isthmus: {opened.name}: {note}", err=True)
-    request = {"logprobs": True} if max_tokens is None else {"max_tokens": max_tokens, "logprobs": True}
+    asked_for: dict[str, Any] = {"max_tokens": max_tokens, "logprobs": logprobs or None}
     run = new_run(
         opened,
         opened.samples,
-        [candidate_of(config, name) for name in pair],
+        [candidate_of(config, name) for name in models],
         [scorer],
         config.hash,
-        request=request,
+        request={name: it for name, it in asked_for.items() if it is not None},
         cap_nanousd=max_usd,
         who=user_name(),
     )
     return runs.find(carried_out(run, opened, config, path, runs, judges, _AT_ONCE).id)
 
 
-def _require_same(run: Run, pair: tuple[str, str], config: Config) -> None:
-    """Refuse a run that asked other models than the cascade has."""
+def _require_same(run: Run, models: Sequence[str], config: Config, options: str) -> None:
+    """Refuse a run that asked other models than the strategy has."""
     asked = {it.name: it for it in run.models}
-    for name in pair:
+    for name in models:
         if name not in asked:
             message = f"The run {run.id} did not ask {name}."
         elif asked[name] != candidate_of(config, name):
@@ -209,7 +322,7 @@ def _require_same(run: Run, pair: tuple[str, str], config: Config) -> None:
             Fault.INVALID_REQUEST,
             message,
             code="run_does_not_fit",
-            hint=f"Run: isthmus pilot DATASET --models {','.join(pair)} --scorer SCORER --logprobs",
+            hint=f"Run: isthmus pilot DATASET --models {','.join(models)} --scorer SCORER{options}",
         )
 
 
@@ -228,6 +341,9 @@ def _require_logprobs(run: Run, weak: str, labels: int, left_out: dict[str, int]
     )
 
 
-def _default_place(route: str, path: Path | None) -> Path:
-    folder = path.parent if path is not None else Path()
-    return folder / "calibrations" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', route)}.json"
+def _file_name(route: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", route)
+
+
+def _default_place(place: str, path: Path | None) -> Path:
+    return (path.parent if path is not None else Path()) / place

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from isthmus.bootstrap import experiment_on, inspection_of, router_of
+from isthmus.bootstrap import bring_vectors, experiment_on, foresights_of, inspection_of, router_of
 from isthmus.cli.keys import now_us, opened
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.why import Because, Why, why
@@ -18,8 +18,10 @@ from isthmus.config.config import Config
 from isthmus.config.load import lines_of, locate
 from isthmus.core.decision import Decision, Previous
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.foresight import Foresight
 from isthmus.core.label import BOTTOM, Label
 from isthmus.dialects import CLIENT_WIRES
+from isthmus.dialects.openai import OpenAIChat
 from isthmus.dialects.style import body_of, styled
 from isthmus.gateway.inspection import Inspected
 from isthmus.perimeter.grounds import Ground
@@ -40,6 +42,7 @@ from isthmus.strategies.plan.node import Circumstances
     "--after", metavar="MODEL", help="Explain for a conversation that this model has answered so far."
 )
 @click.option("--revisions", is_flag=True, help="Explain for a client that takes back what it has seen.")
+@click.option("--task", help="Explain for a caller who sends this name in x-isthmus-task.")
 @click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
@@ -53,6 +56,7 @@ def explain(
     said: str | None,
     after: str | None,
     revisions: bool,
+    task: str | None,
     thrifty: bool,
     embeddings: bool,
     as_json: bool,
@@ -76,7 +80,14 @@ def explain(
         return any(policy.refuses(model, label) for model in models)
 
     inspection = inspection_of(policy, secrets.token_bytes(32))
-    known = inspection.look(_body(found, prompt, embeddings), floors, talks=not embeddings, barred=barred)
+    body = _body(found, prompt, embeddings)
+    known = inspection.look(body, floors, talks=not embeddings, barred=barred)
+    foreseen: tuple[Foresight, ...] = ()
+    if not embeddings:
+        bring_vectors(config)
+        foresights = foresights_of(config)
+        asked = OpenAIChat().peek(_plain_body(found.name, prompt, embeddings))
+        foreseen = foresights.of(found.name, asked, task, now_us(), thrifty=thrifty)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",
@@ -88,6 +99,7 @@ def explain(
             previous=_previous(after, config, found),
             revises=revisions,
             weights=experiment_on(found.name, config, path).weights,
+            foreseen=foreseen,
         ),
         known.hidden.label if known.hidden else None,
         thrifty,
@@ -135,9 +147,14 @@ def _as_data(known: Inspected, because: Why) -> dict[str, Any]:
     return {"found": found, "blind": known.seen.blind, "hidden": hidden, "why": msgspec.to_builtins(because)}
 
 
-def _body(route: Route, prompt: str, embeddings: bool) -> bytes:
+def _plain_body(route: str, prompt: str, embeddings: bool) -> bytes:
     asked = {"input": prompt} if embeddings else {"messages": [{"role": "user", "content": prompt}]}
-    body = msgspec.json.encode({"model": route.name, **asked})
+    return msgspec.json.encode({"model": route, **asked})
+
+
+def _body(route: Route, prompt: str, embeddings: bool) -> bytes:
+    """The request as models get it: with the route's style card."""
+    body = _plain_body(route.name, prompt, embeddings)
     if route.style is None or embeddings:
         return body
     return body_of(styled(CLIENT_WIRES["openai"].peek(body), route.style.card))

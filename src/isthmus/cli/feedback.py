@@ -99,7 +99,7 @@ def _row(one: Feedback) -> tuple[str, ...]:
     return (
         dt.datetime.fromtimestamp(one.at_us / 1_000_000, dt.UTC).strftime("%Y-%m-%d %H:%M"),
         one.record_id,
-        one.key_id or "-",
+        one.judge or one.key_id or "-",
         "-" if one.score is None else f"{one.score:g}",
         "yes" if one.correction else "-",
         comment if len(comment) <= _SHOWN else f"{comment[: _SHOWN - 1]}…",

@@ -45,7 +45,7 @@ def judge() -> None:
 @click.option(
     "--fail-under",
     type=click.FloatRange(-1, 1),
-    help="End with status 1 where the low end of kappa's interval is lower.",
+    help="End with status 1 where the low end of kappa's interval is lower, or some were not judged.",
 )
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -76,10 +76,21 @@ def check(
     name = _name(model, rubric, marked)
     found = asyncio.run(_checked(marked, model, rubric, scale, config, path, name, max_usd))
     click.echo(msgspec.json.encode(found) if as_json else markdown(_report(found, len(marked))), nl=as_json)
-    low = [it.agreement.interval.low for it in (found.graded, found.compared) if it is not None]
-    if fail_under is not None and min(low) < fail_under:
-        click.echo(f"Failed: kappa may be as low as {min(low):.2f}.", err=True)
-        raise SystemExit(1)
+    if fail_under is not None:
+        _require(found, fail_under)
+
+
+def _require(found: Checked, least: float) -> None:
+    """End with status 1 where kappa may be lower, or some was not judged: of that kappa says nothing."""
+    told = [it for it in (found.graded, found.compared) if it is not None]
+    low = min(it.agreement.interval.low for it in told)
+    if unscored := sum(it.unscored for it in told):
+        click.echo(f"Failed: {unscored:,} were not judged; the report says why.", err=True)
+    elif low < least:
+        click.echo(f"Failed: kappa may be as low as {low:.2f}.", err=True)
+    else:
+        return
+    raise SystemExit(1)
 
 
 async def _checked(

@@ -190,11 +190,14 @@ async def _carry_out(
             tally = await carried.ask_all()
         finally:
             line.end()
-        asked_nanousd = remembering.spent_nanousd
+        asked_nanousd, asked_unpriced = remembering.spent_nanousd, remembering.unpriced
         await score_by(run.scorers, run, samples, runs, remembering, ask.embed)
-        if remembering.spent_nanousd > asked_nanousd:
-            judged = format_usd(remembering.spent_nanousd - asked_nanousd)
-            click.echo(f"Judges have cost USD {judged} besides.", err=True)
+        judged_nanousd = remembering.spent_nanousd - asked_nanousd
+        if unpriced := remembering.unpriced - asked_unpriced:
+            known = f", and USD {format_usd(judged_nanousd)} is known" if judged_nanousd else ""
+            click.echo(f"{unpriced:,} judgements have no known price{known}.", err=True)
+        elif judged_nanousd:
+            click.echo(f"Judges have cost USD {format_usd(judged_nanousd)} besides.", err=True)
     if tally.complete:
         await asyncio.to_thread(runs.end, run.id, time.time_ns() // 1000)
     return tally

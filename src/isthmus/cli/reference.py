@@ -75,6 +75,10 @@ _HTTP_REQUEST_HEADERS = (
         "x-isthmus-revisions",
         "`accept`: a stream of Chat Completions may be begun before it is judged, and be taken back.",
     ),
+    (
+        "x-isthmus-task",
+        "The name of the request's task, as the samples call it of which its route has learned to choose.",
+    ),
     ("anthropic-version", "On `/v1/models`: the answer is in Anthropic's form."),
 )
 

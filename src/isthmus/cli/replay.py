@@ -225,7 +225,9 @@ async def _call(draw: Draw, policy: Config, path: Path | None, cap: int | None) 
 
 def _in_words(since: float, left_out: int) -> str:
     own = f" {left_out:,} requests of evaluations are left out." if left_out else ""
+    days = since / 86_400
+    span = "day" if days == 1 else f"{days:,.3g} days"
     return (
-        f"The traffic of the last {since / 86_400:,.3g} days.{own} Where a config draws between plans, each "
+        f"The traffic of the last {span}.{own} Where a config draws between plans, each "
         "counts by its odds, so requests may be fractions."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -10,22 +9,9 @@ from msgspec import Meta
 
 from isthmus.core.calibrator import Calibrator
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.tie import Tie
 
 VERSION = 1
-
-
-class Tie(msgspec.Struct, frozen=True, kw_only=True):
-    """What a calibration holds for, and for nothing else.
-
-    `models` has the digest of each model's weights, or its provider's id where nobody can know more.
-    `template` is the hash of the route's prompt template, `config` that of what the config
-    says of them.
-    """
-
-    route: str
-    models: Mapping[str, str]
-    template: str
-    config: str
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, tag="calibration", tag_field="isthmus"):
@@ -63,22 +49,6 @@ def load(content: bytes) -> Calibration:
     if found.version != VERSION:
         raise _bad(f"This calibration is of version {found.version}, and {VERSION} is read here.")
     return found
-
-
-def stale(calibration: Calibration, now: Tie) -> tuple[str, ...]:
-    """What has changed since, in words; nothing while the calibration holds."""
-    then = calibration.tie
-    reasons = []
-    if then.route != now.route:
-        reasons.append(f"it was made for the route {then.route}")
-    for name in sorted({*then.models, *now.models}):
-        if then.models.get(name) != now.models.get(name):
-            reasons.append(f"{name} is another model than it was")
-    if then.template != now.template:
-        reasons.append("the prompt's template has changed")
-    if then.config != now.config:
-        reasons.append("the config has changed")
-    return tuple(reasons)
 
 
 def _bad(message: str) -> IsthmusError:

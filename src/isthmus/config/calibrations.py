@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
 
 import msgspec
 
-from isthmus.confidence.artefact import Tie, load, stale
+from isthmus.confidence.artefact import load
+from isthmus.config.artefacts import UnusableError, content_of, identity, spoken_to
 from isthmus.config.config import CalibrationFile
 from isthmus.config.decode import DecodedPlan
-from isthmus.config.digests import weights_sha256
 from isthmus.config.faults import Code
 from isthmus.config.findings import Findings
-from isthmus.config.paths import absolute
+from isthmus.config.nodes import changed
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Model, Provider
+from isthmus.core.tie import Tie
 from isthmus.strategies.plan import Cascade, Node
 from isthmus.strategies.plan.cascade import WITH_ATTEMPT
 from isthmus.strategies.plan.node import Calibrated
 
 MOST_BYTES = 1_000_000
 """No calibration is so long."""
-
-T = TypeVar("T")
-
-_canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Calibrations:
@@ -42,9 +38,9 @@ class Calibrations:
         plans: Sequence[DecodedPlan],
         models: Mapping[str, Model],
         providers: Mapping[str, Provider],
-        cards: Mapping[str, str],
         folder: FilePath,
         findings: Findings,
+        cards: Mapping[str, str],
     ) -> None:
         self.files: list[CalibrationFile] = []
         self._models, self._providers = models, providers
@@ -58,7 +54,7 @@ class Calibrations:
 
     def filled(self, plan: Node) -> Node:
         """The plan with every calibration that it names in it."""
-        return changed(plan, lambda was, now: _with_calibration(self._filled.get(id(was)), now))
+        return changed(plan, Cascade, lambda was, now: _with_calibration(self._filled.get(id(was)), now))
 
     def _read(self, plan: DecodedPlan, cascade: Cascade) -> None:
         def note(code: Code, message: str, hint: str) -> None:
@@ -73,9 +69,9 @@ class Calibrations:
             return
         try:
             now = self._tie(str(plan.path[1]), cascade)
-            content = self._content(named.file)
+            content = content_of(named.file, self._folder, most=MOST_BYTES, word="calibration")
             calibrated = _calibrated(named.file, content, now)
-        except _UnusableError as fault:
+        except UnusableError as fault:
             note(*fault.args)
             return
         if calibrated.stale:
@@ -94,28 +90,10 @@ class Calibrations:
             card = self._cards.get(route, "")
             return tie_of(route, cascade, self._models, self._providers, self._folder, card)
         except IsthmusError as error:
-            raise _UnusableError(Code.CONFLICT, error.message, error.hint) from None
+            raise UnusableError(Code.CONFLICT, error.message, error.hint) from None
         except OSError as error:
             message = f"The weights of the cascade cannot be read: {error.strerror or 'unknown error'}."
-            raise _UnusableError(Code.UNUSABLE_FILE, message, "") from None
-
-    def _content(self, file: str) -> bytes:
-        try:
-            with FilePath(absolute(file, self._folder)).open("rb") as opened:
-                content = opened.read(MOST_BYTES + 1)
-        except FileNotFoundError:
-            hint = "Leave `calibration` out, run `isthmus calibrate` for this route, and say it then."
-            raise _UnusableError(Code.FILE_NOT_FOUND, f"There is no file {file}.", hint) from None
-        except OSError as error:
-            message = f"{file} cannot be read: {error.strerror or 'unknown error'}."
-            raise _UnusableError(Code.UNUSABLE_FILE, message, "") from None
-        if len(content) > MOST_BYTES:
-            raise _UnusableError(Code.UNUSABLE_FILE, f"{file} is too long for a calibration.", "")
-        return content
-
-
-class _UnusableError(Exception):
-    """Why a calibration cannot be used: the code, the message and the hint of a fault."""
+            raise UnusableError(Code.UNUSABLE_FILE, message, "") from None
 
 
 def _with_calibration(calibration: Calibrated | None, cascade: Cascade) -> Cascade:
@@ -131,17 +109,17 @@ def _calibrated(file: str, content: bytes, now: Tie) -> Calibrated:
         calibration = load(content)
     except IsthmusError as error:
         message = f"{file} cannot be used. {error.message}"
-        raise _UnusableError(Code.UNUSABLE_FILE, message, error.hint) from None
+        raise UnusableError(Code.UNUSABLE_FILE, message, error.hint) from None
     if calibration.threshold is None:
         hint = "Leave the cascade out: its last step alone does the same for less."
         message = f"{file} promises nothing, and accepts no answer."
-        raise _UnusableError(Code.UNUSABLE_FILE, message, hint)
+        raise UnusableError(Code.UNUSABLE_FILE, message, hint)
     return Calibrated(
         file=file,
         sha256=hashlib.sha256(content).hexdigest(),
         calibrator=calibration.calibrator,
         threshold=calibration.threshold,
-        stale=stale(calibration, now),
+        stale=calibration.tie.changes(now),
     )
 
 
@@ -179,49 +157,7 @@ def tie_of(
     shown = WITH_ATTEMPT if cascade.stages[-1].context == "with_attempt" else ""
     return Tie(
         route=route,
-        models={it: weights_sha256(models[it], folder) or models[it].id for it in pair},
+        models={it: identity(models[it], folder) for it in pair},
         template=hashlib.sha256((card + shown).encode()).hexdigest(),
-        config=hashlib.sha256(
-            _canonical([pair, *(_speech(providers[models[it].provider]) for it in pair)])
-        ).hexdigest(),
+        config=spoken_to(pair, models, providers),
     )
-
-
-def cascades_in(plan: Node) -> list[Cascade]:
-    """Every cascade in a plan, inner ones first."""
-    found: list[Cascade] = []
-
-    def look(cascade: Cascade, _: Cascade) -> Cascade:
-        found.append(cascade)
-        return cascade
-
-    changed(plan, look)
-    return found
-
-
-def changed(value: T, change: Callable[[Cascade, Cascade], Cascade]) -> T:
-    """The value with every cascade in it changed: `change` gets it as it was, and with its parts changed."""
-    return _changed(value, change)  # type: ignore[no-any-return]
-
-
-def _changed(value: Any, change: Callable[[Cascade, Cascade], Cascade]) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_changed(it, change) for it in value)
-    if not isinstance(value, msgspec.Struct):
-        return value
-    now = msgspec.structs.replace(value, **dict(_changes(value, change)))
-    return change(value, now) if isinstance(value, Cascade) and isinstance(now, Cascade) else now
-
-
-def _changes(
-    value: msgspec.Struct, change: Callable[[Cascade, Cascade], Cascade]
-) -> Iterator[tuple[str, Any]]:
-    for name in value.__struct_fields__:
-        was = getattr(value, name)
-        now = _changed(was, change)
-        if now is not was:
-            yield name, now
-
-
-def _speech(provider: Provider) -> list[Any]:
-    return [provider.wires, provider.base_url, provider.query, sorted(provider.quirks), provider.engine]

@@ -25,6 +25,7 @@ from isthmus.config.findings import Findings
 from isthmus.config.paths import absolute, is_file
 from isthmus.config.perimeter import compile_policy, warn_of_unheeded
 from isthmus.config.plans import check_plans
+from isthmus.config.routers import Routers
 from isthmus.config.secrets import resolve
 from isthmus.config.styles import compile_style
 from isthmus.config.tree import Mapping, Mark, Path, Sequence, Tree, sounds_secret
@@ -34,7 +35,7 @@ from isthmus.core.money import nanousd
 from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
 from isthmus.providers.transport import OWNED_HEADERS
 from isthmus.routing.route import OF_EVALUATIONS, Route
-from isthmus.strategies.plan import Split
+from isthmus.strategies.plan import Node, Split
 
 MODES: frozenset[Capability] = frozenset({"chat", "embeddings"})
 """Capabilities of which an answer needs exactly one."""
@@ -100,17 +101,20 @@ class _Compiler:
             for name, entry in self._sections.routes.items()
         }
         cards = {name: style.card for name, style in styles.items() if style is not None}
-        calibrations = Calibrations(
-            self._sections.plans, models, providers, cards, self._folder, self._findings
-        )
+        known = (self._sections.plans, models, providers, self._folder, self._findings)
+        calibrations, routers = Calibrations(*known, cards), Routers(*known)
+
+        def filled(plan: Node) -> Node:
+            # A choice inside of a cascade is the same object until it is filled itself.
+            return routers.filled(calibrations.filled(plan))
+
         routes = {
             name: Route(
                 name=name,
-                plan=calibrations.filled(entry.plan),
+                plan=filled(entry.plan),
                 record_bodies=entry.record_bodies,
                 floor=Label(entry.floor) if entry.floor else BOTTOM,
-                thrift=entry.thrift
-                and msgspec.structs.replace(entry.thrift, plan=calibrations.filled(entry.thrift.plan)),
+                thrift=entry.thrift and msgspec.structs.replace(entry.thrift, plan=filled(entry.thrift.plan)),
                 continuity=entry.continuity,
                 style=styles[name],
             )
@@ -141,7 +145,7 @@ class _Compiler:
             perimeter=policy,
             budgets=budgets,
             drift=self._sections.drift,
-            calibrations=tuple(calibrations.files),
+            calibrations=(*calibrations.files, *routers.files),
             hash="",
         )
         return _anchored(msgspec.structs.replace(config, hash=_meaning_hash(config)), self._folder)

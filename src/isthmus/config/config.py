@@ -49,7 +49,7 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Quantity: TypeAlias = Literal[
-    "quality", "label", "task", "refusals", "failures", "length", "latency", "escalation"
+    "quality", "grades", "label", "task", "refusals", "failures", "length", "latency", "escalation"
 ]
 """What may be watched of a route's traffic."""
 
@@ -60,9 +60,10 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     `route` is its name. `since` is the first day (UTC) of the time that was good, its baseline. `days` is how
     many days that lasts. `per` is what is looked at once it is over: an `hour`, a `day` or a `week`; what
     changes within it and comes back is no drift. `quantities` are what is watched, by default all that can
-    be: `quality` (the scores of feedback), `label`, `task`, `refusals`, `failures`, `length`, `latency` and
-    `escalation`. `alpha` is the chance that there is ever a false alarm, over all quantities and all time.
-    `webhook` is where the URL is found to which an alarm is posted, `env:NAME` or `file:PATH`.
+    be: `quality` (the scores that people give), `grades` (those that judges give), `label`, `task`,
+    `refusals`, `failures`, `length`, `latency` and `escalation`. `alpha` is the chance that there is ever a
+    false alarm, over all quantities and all time. `webhook` is where the URL is found to which an alarm is
+    posted, `env:NAME` or `file:PATH`.
     """
 
     route: str
@@ -75,13 +76,15 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CalibrationFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A calibration that a route's cascade goes by: where it stands, the SHA-256 of what stood there when the
-    config was read, and whether it was made for another state of things."""
+    """A calibration that a route's cascade goes by, or the router of its `choose`: where it stands, the
+    SHA-256 of what stood there when the config was read, and whether it was made for another state of
+    things."""
 
     route: str
     path: str
     sha256: str
     stale: bool
+    kind: Literal["calibration", "router"] = "calibration"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +113,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             *(card for card in cards if card is not None),
         )
         return tuple(map(Path, paths))
+
+    @property
+    def routers(self) -> tuple[CalibrationFile, ...]:
+        """The files of learned routers."""
+        return tuple(file for file in self.calibrations if file.kind == "router")
 
     @property
     def stale_calibrations(self) -> dict[tuple[str, ...], float]:

@@ -22,13 +22,13 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 from msgspec import inspect as mi
 
-from isthmus.config.document import PLANNED_SECTIONS, PLANNED_STRATEGIES, Document, RouteEntry
+from isthmus.config.document import PLANNED_SECTIONS, Document, RouteEntry
 from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
 from isthmus.config.tree import Mapping, Path, Scalar, Sequence, Tree
 from isthmus.core.portfolio import SecretRef
 from isthmus.strategies.plan import STRATEGIES, CallModel, Node
-from isthmus.strategies.plan.node import Calibrated
+from isthmus.strategies.plan.node import Calibrated, Learned
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}"
 ROUTE_PATTERN: Final = r"[A-Za-z0-9*?\[][A-Za-z0-9._:/@+*?\[\]!-]{0,127}"
@@ -239,9 +239,9 @@ class Decoder:
     def _struct(self, tree: Tree, cls: Any, path: Path) -> Any:
         if cls is SecretRef:
             return self._secret(tree, path)
-        if cls is Calibrated:
+        if cls is Calibrated or cls is Learned:
             file = self._scalar(tree, mi.StrType(), path)
-            return INVALID if file is INVALID else Calibrated(file=file)
+            return INVALID if file is INVALID else cls(file=file)
         if cls is Node:
             return self._plan(tree, path)
         if holds_plan(cls):
@@ -338,14 +338,7 @@ class Decoder:
             hint = f"Name a model, or one of: {', '.join(STRATEGIES)}."
             return self._add(Code.MISSING, "A strategy is missing.", hint, tree, path)
         for name, (key, _, place) in entries_of(tree, path).items():
-            if name in PLANNED_STRATEGIES:
-                message, hint = (
-                    f"The strategy `{name}` is not in this version.",
-                    f"Known here: {', '.join(STRATEGIES)}.",
-                )
-                self._add(Code.NOT_IN_THIS_VERSION, message, hint, key, place)
-            else:
-                self._unknown_key(name, key, {*STRATEGIES, CallModel.shorthand, *beside}, place)
+            self._unknown_key(name, key, {*STRATEGIES, CallModel.shorthand, *beside}, place)
         return INVALID
 
     # Faults

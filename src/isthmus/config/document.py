@@ -212,6 +212,3 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
 PLANNED_SECTIONS = frozenset({"limits", "keys", "audit", "evals"})
 """Sections of later versions: whoever writes one expects something of it, so it is refused by name."""
-
-PLANNED_STRATEGIES = frozenset({"choose"})
-"""Strategies of later versions."""

@@ -38,6 +38,7 @@ class Code(StrEnum):
     UNUSED = "C101"
     KEY_IN_THE_OPEN = "C102"
     STALE_CALIBRATION = "C103"
+    NOT_LEARNED = "C104"
 
     @property
     def warns(self) -> bool:
@@ -74,7 +75,8 @@ _MEANINGS = {
     Code.NOT_INSTALLED: "Something that the config chooses comes in a package that is not installed.",
     Code.UNUSED: "A model that no route calls, a provider that no model uses, a file that no label is about.",
     Code.KEY_IN_THE_OPEN: "A key would travel over the network unencrypted.",
-    Code.STALE_CALIBRATION: "What a cascade was calibrated for has changed; `on_stale` says what it does.",
+    Code.STALE_CALIBRATION: "What a route was calibrated for has changed; `on_stale` says what it does.",
+    Code.NOT_LEARNED: "A choice without a learned router: it asks the first of its models.",
 }
 
 

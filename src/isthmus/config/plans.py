@@ -14,7 +14,18 @@ from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
 from isthmus.config.tree import Mapping, Mark, Path, Scalar, Tree
 from isthmus.config.tree import Sequence as Listed
-from isthmus.strategies.plan import Burst, CallModel, Cascade, Ensemble, Fallback, Node, Shadow, Split
+from isthmus.strategies.plan import (
+    Burst,
+    CallModel,
+    Cascade,
+    Choose,
+    Ensemble,
+    Fallback,
+    Grade,
+    Node,
+    Shadow,
+    Split,
+)
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import Acceptance, Early
 
@@ -39,9 +50,10 @@ def _dangling(plan: DecodedPlan, models: set[str]) -> Iterator[_Fault]:
 
 def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fault]:
     for inner in _parts(plan.node):
-        if isinstance(inner, Shadow) and (origin := origins.get(id(inner))) is not None:
-            message = f"Inside of `{plan.node.keyword}` no shadow is cast: only of a whole answer."
-            hint = "Write `shadow` around it, with this strategy under `of`."
+        aside = isinstance(inner, Shadow | Grade) and not isinstance(plan.node, Shadow | Grade)
+        if aside and (origin := origins.get(id(inner))) is not None:
+            message = f"Inside of `{plan.node.keyword}` there is no {inner.keyword}: only of a whole answer."
+            hint = f"Write `{inner.keyword}` around it, with this strategy under `of`."
             yield Code.UNREACHABLE, message, hint, origin.tree.start, origin.path
     match plan.node:
         case Fallback(plans=plans):
@@ -57,6 +69,8 @@ def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fa
         case Cascade(stages=stages):
             yield from _cascade(stages, origins)
             yield from _seen_at_once(plan, plan.node)
+        case Choose():
+            yield from _choose(plan, plan.node)
 
 
 def _learning(plan: DecodedPlan, split: Split) -> Iterator[_Fault]:
@@ -82,7 +96,7 @@ def _parts(node: Node) -> tuple[Node, ...]:
             return tuple(stage.plan for stage in stages)
         case Ensemble(otherwise=Node() as otherwise):
             return (otherwise,)
-        case Shadow(of=of):
+        case Shadow(of=of) | Grade(of=of):
             return (of,)
     return ()
 
@@ -94,6 +108,21 @@ def _failed_just_now(plans: Sequence[Node], origins: dict[int, DecodedPlan]) -> 
             hint = "Remove it, and raise `retries` of the one before if it should be asked again."
             origin = origins[id(after)]
             yield Code.UNREACHABLE, message, hint, origin.tree.start, origin.path
+
+
+def _choose(plan: DecodedPlan, choose: Choose) -> Iterator[_Fault]:
+    if len(choose.models()) < 2:
+        hint = "Name another model under `from`, or write it as a call."
+        yield _unheeded(plan, "from", "There is nothing to choose from.", hint)
+    floor, price = choose.quality_at_least, choose.cost_at_most
+    words = ("quality_at_least", "cost_at_most")
+    if all(_mark(plan, word) == plan.tree.start for word in words):
+        hint = "Say `quality_at_least: 0.9`, or `cost_at_most:` and US dollars for a request."
+        yield Code.MISSING, "What to choose by is missing.", hint, _mark(plan, "from"), plan.path
+    for other, word in ((floor, "quality_at_least"), (choose.minimise, "minimise")):
+        if price is not None and other is not None:
+            message = f"`{word}` and `cost_at_most` exclude each other."
+            yield Code.CONFLICT, message, "Keep one of them.", _mark(plan, word), plan.path
 
 
 def _ensemble(plan: DecodedPlan, ensemble: Ensemble) -> Iterator[_Fault]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from isthmus.core.foresight import Foresight
 from isthmus.core.label import BOTTOM, Label
 
 
@@ -34,10 +35,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     left of the strategy after pruning and drawing (a strategies.plan Node), None where nothing is left;
     `propensity` is the probability with which this plan was chosen among the route's alternatives (1.0 where
     nothing was drawn), kept so that other policies can be estimated from logged traffic. `arms` are the names
-    of the arms that were drawn, outer ones first. `previous` is who answered the conversation before, None
-    where it begins, or is not known, or the route does not heed it. `revises` says that the client takes back
-    what it has seen of a stream, where it is told to. `weights` are those of arms that had other
-    ones by then than the config says.
+    of the arms that were drawn, outer ones first. `foreseen` is what learned routers said of the request,
+    where the route asks any. `previous` is who answered the conversation before, None where it begins, or is
+    not known, or the route does not heed it. `revises` says that the client takes back what it has seen of a
+    stream, where it is told to. `weights` are those of arms that had other ones by then than the config says.
     """
 
     route: str
@@ -57,3 +58,4 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     previous: Previous | None = None
     revises: bool = False
     weights: tuple[tuple[str, float], ...] = ()
+    foreseen: tuple[Foresight, ...] = ()

@@ -29,13 +29,15 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
 
     `score` is from 0 (worthless) to 1 (as good as can be), None where none was given. `correction` is the
     answer as it should have been, `comment` says what one likes. `key_id` is the key by which it came, None
-    from the gateway's own machine. Both texts may be as sensitive as the request: they never reach a log.
+    from the gateway's own machine; `judge` is the model that gave the score, None where people did. Both
+    texts may be as sensitive as the request: they never reach a log.
     """
 
     id: str
     record_id: str
     at_us: int
     key_id: str | None = None
+    judge: str | None = None
     score: float | None = None
     correction: str | None = None
     comment: str | None = None
@@ -43,7 +45,7 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What all feedback on one answer comes to: of each thing the last that was said."""
+    """What all feedback on one answer comes to: of each thing the last that was said, by people first."""
 
     score: float | None = None
     correction: str | None = None
@@ -53,7 +55,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def verdict(of: Iterable[Feedback]) -> Verdict:
     """The verdict of one answer's feedback, whatever its order."""
     said: dict[str, str | float] = {}
-    for one in sorted(of, key=lambda it: (it.at_us, it.id)):
+    for one in sorted(of, key=lambda it: (it.judge is None, it.at_us, it.id)):
         known = {"score": one.score, "correction": one.correction, "comment": one.comment}
         said |= {name: value for name, value in known.items() if value is not None}
     return msgspec.convert(said, Verdict)

@@ -67,8 +67,8 @@ class Remembering:
     """An `Ask` for a run: it looks first whether it is known what the model said, and keeps what it says.
 
     `bases` are those of the models, see `basis_of`; answers from before `since_us` do not count.
-    `spent_nanousd` is what was asked now has cost, as far as prices are known. Whoever leaves while an answer
-    is being written down does not lose it: `close` waits for that.
+    `spent_nanousd` is what was asked now has cost, but for the `unpriced` answers of unknown price. Whoever
+    leaves while an answer is being written down does not lose it: `close` waits for that.
     """
 
     def __init__(self, ask: Ask, runs: Runs, run: str, bases: Mapping[str, bytes], since_us: int = 0) -> None:
@@ -78,6 +78,7 @@ class Remembering:
         self._bases = bases
         self._since_us = since_us
         self.spent_nanousd = 0
+        self.unpriced = 0
         self._pen = asyncio.Lock()
         self._writing: set[asyncio.Task[None]] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -108,6 +109,7 @@ class Remembering:
             answered = await self._ask(model, request, label)
             if answered.charge is not None:
                 self.spent_nanousd += answered.charge.nanousd or 0
+                self.unpriced += answered.charge.nanousd is None
             kept = Kept(
                 id=answered.record_id or uuid4().hex,
                 key=None if answered.code else key,

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from isthmus.confidence import fitting, thresholds
-from isthmus.confidence.artefact import Calibration, Tie
+from isthmus.confidence.artefact import Calibration
 from isthmus.confidence.reliability import (
     Bin,
     Coverage,
@@ -30,6 +30,7 @@ from isthmus.confidence.signals.answer import of_answer
 from isthmus.core.calibrator import Calibrator
 from isthmus.core.evaluation import Answered
 from isthmus.core.money import NANO_PER_USD
+from isthmus.core.tie import Tie
 from isthmus.evals.outcome import Scores
 from isthmus.statistics import intervals
 from isthmus.statistics.intervals import Interval
@@ -39,6 +40,14 @@ _QUANTILES = 101
 
 Verdict: TypeAlias = Literal["cascade", "do not cascade", "no guarantee"]
 _Floats = NDArray[np.float64]
+
+
+class _OfSample(Protocol):
+    @property
+    def sample(self) -> str: ...
+
+
+S = TypeVar("S", bound=_OfSample)
 
 
 class Labelled(NamedTuple):
@@ -131,7 +140,7 @@ def calibrate(
 
     Which label goes to which half is decided by a hash of its sample, so that it is the same every time.
     """
-    fits, tests = _halves(labels)
+    fits, tests = halves(labels)
     # Below that, so few are tested that nothing is promised, whatever their confidences.
     calibrator = _fitted(fits) if len(fits) >= fitting.FEWEST else None
     sure = (
@@ -184,18 +193,19 @@ def calibrate(
     )
 
 
+def halves(labels: Iterable[S]) -> tuple[list[S], list[S]]:
+    """Those that teach and those that judge, parted by a hash of their samples: the same every time."""
+    ordered = sorted(labels, key=lambda it: hashlib.sha256(it.sample.encode()).digest())
+    cut = len(ordered) // 2
+    return ordered[:cut], ordered[cut:]
+
+
 def in_words(promise: thresholds.Promise) -> str:
     """What is promised, in a sentence."""
     return (
         f"With a chance of at least {1 - promise.delta:g}, accepting these answers loses at most "
         f"{promise.max_risk:g} of a score, on the mean over all requests like those that were labelled."
     )
-
-
-def _halves(labels: Iterable[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
-    ordered = sorted(labels, key=lambda it: hashlib.sha256(it.sample.encode()).digest())
-    cut = len(ordered) // 2
-    return ordered[:cut], ordered[cut:]
 
 
 def _fitted(labels: list[Labelled]) -> Calibrator:

@@ -61,7 +61,7 @@ class Gateway:
         self.treasury = treasury
         self.tally = tally
         self._feedback = FeedbackDesk(feedbacks, ledger, ring)
-        self.mirrors = Mirrors(ledger, tally)
+        self.mirrors = Mirrors(ledger, tally, self._feedback)
         self.conversations = Conversations()
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False

@@ -24,6 +24,7 @@ from isthmus.dialects.style import body_of, styled
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
 from isthmus.gateway.conversations import NAME_HEADER, Standing, Trail
+from isthmus.gateway.foresight import TASK_HEADER
 from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.mirrors import Overheard
 from isthmus.gateway.request import Request
@@ -33,7 +34,6 @@ from isthmus.gateway.treasury import Purse
 from isthmus.perimeter.policy import by_kind
 from isthmus.providers.attempts import Attempts, Question
 from isthmus.routing.route import Route
-from isthmus.strategies.plan import Shadow
 from isthmus.strategies.plan.node import Attempt, Circumstances, Draft
 from isthmus.strategies.run import run
 
@@ -150,13 +150,14 @@ class Exchange:
             label = label.join(standing.label)
             hidden_label = hidden_label and hidden_label.join(standing.hidden or standing.label)
         purse = await self._purse(route) if snapshot.config.budgets else None
+        thrifty = purse is not None and route.thrift is not None and purse.spent(route.thrift.at)
         decision = story.decision = snapshot.router.decide(
             route.name,
             envelope.operation,
             label,
-            self._circumstances(route, standing.previous if standing is not None else None),
+            self._circumstances(route, thrifty, standing.previous if standing is not None else None),
             hidden_label,
-            purse is not None and route.thrift is not None and purse.spent(route.thrift.at),
+            thrifty,
         )
         if self._trail is not None:
             # Its label counts from now on, whatever comes of this request.
@@ -181,7 +182,7 @@ class Exchange:
         else:
             attempts = story.attempts = Attempts(question, snapshot.upstreams, purse=purse)
         listen = self._listen
-        if type(decision.plan) is Shadow and decision.plan.judge is not None:
+        if decision.plan.hears:
             self._heard, listen = Overheard(), self._overhear
         await run(decision.plan, attempts, self._permits, self._pause, listen)
 
@@ -248,9 +249,9 @@ class Exchange:
         if error is None and decision is not None and self._trail is not None:
             standing = Standing.of(decision, self._story.answered_by)
             self._gateway.conversations.keep(self._trail, standing)
-        if error is None and decision is not None and type(decision.plan) is Shadow:
-            mirrors, plan = self._gateway.mirrors, decision.plan
-            mirrors.cast(self._story, self._snapshot, plan, self._heard, self._permits)
+        if error is None and decision is not None and decision.plan.casts:
+            mirrors = self._gateway.mirrors
+            mirrors.cast(self._story, self._snapshot, decision.plan, self._heard, self._permits)
 
     async def _refuse(self, error: IsthmusError) -> None:
         """Answer with an error in the caller's dialect; or, once an answer has begun, end it as broken."""
@@ -363,12 +364,18 @@ class Exchange:
         self._trail = conversations.trail(envelope, key.id if key else None, name)
         return conversations.standing(self._trail) if self._trail is not None else None
 
-    def _circumstances(self, route: Route, previous: Previous | None) -> Circumstances:
-        story, key = self._story, self._story.key
+    def _circumstances(self, route: Route, thrifty: bool, previous: Previous | None) -> Circumstances:
+        story, key, task = self._story, self._story.key, self._request.headers.get(TASK_HEADER)
+        assert story.envelope is not None
+        # What the client asks, without the card that all requests of the route have.
+        foreseen = self._snapshot.foresights.of(
+            route.name, story.envelope, task.decode("latin-1") if task else None, story.at_us, thrifty=thrifty
+        )
         return Circumstances(
             draw=random(),
             key=key.id if key else None,
             user=story.user,
+            foreseen=foreseen,
             previous=previous,
             revises=self._revises(),
             weights=self._gateway.weights().get((self._snapshot.config.hash, route.name), ()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from random import getrandbits
 from typing import Any
 
@@ -13,7 +14,7 @@ from isthmus.core.feedback import THUMBS, Feedback, require_sound
 from isthmus.core.ids import feedback_id
 from isthmus.dialects.fields import Fields, decode_raw, invalid, open_body
 from isthmus.gateway.auth import Ring
-from isthmus.store.feedback import Feedbacks
+from isthmus.store.feedback import Allowed, Feedbacks, everybody
 from isthmus.store.keys import Key
 from isthmus.store.ledger import Ledger
 
@@ -80,18 +81,26 @@ class FeedbackDesk:
         Raises IsthmusError as `read` and `Feedbacks.add` do.
         """
         feedback = read(body, key, at_us)
+        await self._keep(feedback, lambda key_id: self._may_judge(key, key_id))
+        return msgspec.json.encode(_receipt(feedback))
+
+    async def grade(self, record_id: str, judge: str, score: float) -> None:
+        """Keep the grade, from 0 to 1, that a model has given an answer. Raises IsthmusError as `take`."""
+        at_us = time.time_ns() // 1000
+        identity = feedback_id(at_us, getrandbits(80))
+        await self._keep(
+            Feedback(id=identity, record_id=record_id, at_us=at_us, judge=judge, score=score), everybody
+        )
+
+    async def _keep(self, feedback: Feedback, allowed: Allowed) -> None:
         async with self._places:
             try:
-                await self._add(feedback, key)
+                await asyncio.to_thread(self._store.add, feedback, allowed)
             except IsthmusError as error:
                 if error.code != "unknown_request":
                     raise
                 await self._ledger.flush()
-                await self._add(feedback, key)
-        return msgspec.json.encode(_receipt(feedback))
-
-    async def _add(self, feedback: Feedback, key: Key | None) -> None:
-        await asyncio.to_thread(self._store.add, feedback, lambda key_id: self._may_judge(key, key_id))
+                await asyncio.to_thread(self._store.add, feedback, allowed)
 
     def _may_judge(self, key: Key | None, key_id: str | None) -> bool:
         """Whether a key's bearer may judge the requests of the key with that id: its own, and others of its

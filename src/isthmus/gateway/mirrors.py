@@ -1,4 +1,6 @@
-"""Copies of requests, asked of candidates when their clients have been answered; see `plan.shadow`."""
+"""What is done with requests aside, once their clients have been answered: copies that candidates are asked,
+grades that judges give; see `plan.aside`.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +9,30 @@ import logging
 
 from isthmus.core.codec import Wire
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import Delta, Event, Finished
+from isthmus.core.events import Delta, Event, Finished, Judged
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Outcome
+from isthmus.gateway.feedback import FeedbackDesk
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import Story
 from isthmus.store.ledger import Ledger
-from isthmus.strategies.plan import Shadow
-from isthmus.strategies.plan.node import Kept
-from isthmus.strategies.plan.shadow import Mirrored
+from isthmus.strategies.plan.aside import Aside
+from isthmus.strategies.plan.grade import Graded
+from isthmus.strategies.plan.node import Kept, Node
 from isthmus.strategies.run import Permit, run
 from isthmus.telemetry.metrics import Tally
 
 log = logging.getLogger("isthmus.gateway")
 
 MOST_AT_ONCE = 16
-"""So many copies are asked at once; of what comes while there are as many, no copy is made."""
+"""So many are carried out at once; what comes while there are as many is left out."""
 
 LONGEST_HEARD = 4_000_000
-"""Bytes, or pieces, of an answer that are kept to be compared; a longer one is not."""
+"""Bytes, or pieces, of an answer that are kept to be judged; a longer one is not."""
 
 
 class Overheard:
-    """An answer as it goes to the client, kept to be compared."""
+    """An answer as it goes to the client, kept to be judged."""
 
     __slots__ = ("_data", "_pieces", "_room")
 
@@ -63,27 +66,33 @@ class Overheard:
 
 
 class Mirrors:
-    """Asks candidates, beside all else that the gateway does. It is for one event loop."""
+    """Carries out what is done aside, beside all else that the gateway does. It is for one event loop."""
 
-    def __init__(self, ledger: Ledger, tally: Tally) -> None:
+    def __init__(self, ledger: Ledger, tally: Tally, desk: FeedbackDesk) -> None:
         self._ledger = ledger
         self._tally = tally
+        self._desk = desk
         self._running: set[asyncio.Task[None]] = set()
 
     def cast(
-        self, story: Story, snapshot: Snapshot, shadow: Shadow, heard: Overheard | None, permits: Permit
+        self, story: Story, snapshot: Snapshot, plan: Node, heard: Overheard | None, permits: Permit
     ) -> None:
-        """Ask the candidate what the story's client was answered; not where too many are asked already."""
-        if len(self._running) >= MOST_AT_ONCE:
-            self._tally.mirrors["left out"] += 1
-            return
-        self._tally.mirrors["asked"] += 1
-        snapshot.hold()
-        plan = Mirrored(candidate=shadow.candidate, judge=shadow.judge, answer=_answer(story, heard))
-        task = asyncio.create_task(self._ask(story.mirror(shadow.candidate), plan, permits))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        task.add_done_callback(lambda _: snapshot.release())
+        """Begin what the plan does aside, now that the story's client was answered; not where too much is
+        under way already."""
+        for aside in plan.asides(_answer(story, heard)):
+            assert isinstance(aside, Aside)
+            if isinstance(aside, Graded) and aside.answer is None:
+                # Nobody knows what it was.
+                continue
+            if len(self._running) >= MOST_AT_ONCE:
+                self._tally.mirrors["left out"] += 1
+                continue
+            self._tally.mirrors["asked"] += 1
+            snapshot.hold()
+            task = asyncio.create_task(self._ask(story.mirror(aside), aside, permits))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            task.add_done_callback(lambda _: snapshot.release())
 
     async def close(self) -> None:
         """Ask no more: what is under way is recorded as interrupted."""
@@ -91,15 +100,18 @@ class Mirrors:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _ask(self, story: Story, plan: Mirrored, permits: Permit) -> None:
+    async def _ask(self, story: Story, aside: Aside, permits: Permit) -> None:
         told: list[IsthmusError | None] = []
+        grades: list[float] = []
 
         def listen(event: Event) -> None:
             if type(event) is Finished:
                 story.answered_by = event.model
                 told.append(event.error)
-            else:
-                story.take(event)
+                return
+            story.take(event)
+            if type(event) is Judged and type(aside) is Graded and event.confidence is not None:
+                grades.append(event.confidence)
 
         assert story.attempts is not None
         outcome: Outcome = "error"
@@ -107,7 +119,7 @@ class Mirrors:
             Fault.INTERNAL, "The gateway failed at this request; its log says where."
         )
         try:
-            await run(plan, story.attempts, permits, asyncio.sleep, listen)
+            await run(aside, story.attempts, permits, asyncio.sleep, listen)
             (error,) = told
             outcome = "ok" if error is None else "error"
         except asyncio.CancelledError:
@@ -123,6 +135,15 @@ class Mirrors:
             record = story.record(outcome, 0, error)
             self._tally.count(record)
             self._ledger.append(record)
+        for grade in grades:
+            await self._keep(story, aside.asked, grade)
+
+    async def _keep(self, story: Story, judge: str, grade: float) -> None:
+        assert story.mirrors is not None
+        try:
+            await self._desk.grade(story.mirrors, judge, grade)
+        except IsthmusError as error:
+            log.error("a grade of the request %s was not kept: %s", story.mirrors, error.text)
 
 
 def _answer(story: Story, heard: Overheard | None) -> Kept | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from isthmus.config.config import Config
+from isthmus.gateway.foresight import Foresights
 from isthmus.gateway.inspection import Inspection
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Router
@@ -13,7 +14,7 @@ from isthmus.store.keys import Key
 
 
 class Snapshot:
-    """The config, its router, what looks into requests, and every model ready to be called.
+    """The config, its router, what looks into requests and ahead, and every model ready to be called.
 
     `retire` is called once, when a newer snapshot has taken over and the last request of this one has ended.
     """
@@ -24,12 +25,14 @@ class Snapshot:
         router: Router,
         upstreams: Mapping[str, Upstream],
         inspection: Inspection,
+        foresights: Foresights,
         retire: Callable[[], None],
     ) -> None:
         self.config = config
         self.router = router
         self.upstreams = upstreams
         self.inspection = inspection
+        self.foresights = foresights
         self.max_body = int(config.gateway.max_body_mb * 1_000_000)
         self.forwarded = frozenset(
             name.lower().encode("ascii")

@@ -33,6 +33,7 @@ from isthmus.providers.attempts import Attempts
 from isthmus.routing.route import LONGEST_NAME, Route
 from isthmus.store.keys import Key
 from isthmus.strategies.plan import CallModel
+from isthmus.strategies.plan.aside import Aside
 
 LONGEST_USER = 256
 """How much of the end user's name is recorded and counted: it is a name, and no place for texts."""
@@ -135,8 +136,8 @@ class Story:
         elif kind is Delivered:
             self._amend(event.number, committed=True)  # type: ignore[union-attr]
 
-    def mirror(self, candidate: str) -> Story:
-        """The story of a copy of this request, which begins now and is for no client."""
+    def mirror(self, aside: Aside) -> Story:
+        """The story of what is done with this request aside, which begins now and is for no client."""
         assert self.attempts is not None
         assert self.decision is not None
         copy = Story(self.wire, self.config_hash)
@@ -146,8 +147,8 @@ class Story:
         copy.attempts = self.attempts.again(copy.arrived)
         copy.decision = msgspec.structs.replace(
             self.decision,
-            plan=CallModel(model=candidate, retries=0),
-            reasons=(f"{candidate} is asked in the shadow of {self.id}",),
+            plan=CallModel(model=aside.asked, retries=0),
+            reasons=(aside.reason(self.id),),
             propensity=1.0,
         )
         return copy

@@ -79,19 +79,20 @@ class Router:
             self._pruned[route, operation, label, hidden, thrifty] = pruned
         keeps = self._facts.routes[route].continuity and operation == "chat"
         previous = circumstances.previous if keeps else None
+        rest: dict[str, Any] = {
+            "previous": previous,
+            "revises": circumstances.revises,
+            "weights": circumstances.weights,
+            "foreseen": circumstances.foreseen,
+        }
         choice = choose(pruned, circumstances, previous)
-        revises, weights = circumstances.revises, circumstances.weights
-        known = (route, operation, label, hidden, thrifty, choice, previous, revises, weights)
-        decision = self._decisions.get(known)
+        index = (route, operation, label, hidden, thrifty, choice, *rest.values())
+        decision = self._decisions.get(index)
         if decision is None:
-            decision = msgspec.structs.replace(
-                settle(route, operation, label, pruned, choice, self._facts, hidden, thrifty),
-                previous=previous,
-                revises=revises,
-                weights=weights,
-            )
+            decision = settle(route, operation, label, pruned, choice, self._facts, hidden, thrifty)
+            decision = msgspec.structs.replace(decision, **rest)
             _bound(self._decisions)
-            self._decisions[known] = decision
+            self._decisions[index] = decision
         return decision
 
 

@@ -59,8 +59,11 @@ class Drifts(Protocol):
     def observed(self, route: str, since_us: int, until_us: int, most: int) -> Sequence[Observed]:
         """The requests of a route in that time, at most so many of them, in an order that chance made."""
 
-    def scores(self, route: str, since_us: int, until_us: int, most: int) -> Sequence[float]:
-        """The scores that were given in that time to answers of a route, the last one of each answer alone.
+    def scores(
+        self, route: str, since_us: int, until_us: int, most: int, *, by_judges: bool
+    ) -> Sequence[float]:
+        """The scores that people, or judges, gave in that time to answers of a route, the last one of each
+        answer alone.
 
         At most so many of them, in an order that chance made.
         """
@@ -159,7 +162,9 @@ class SqliteDrifts:
             for row in found
         ]
 
-    def scores(self, route: str, since_us: int, until_us: int, most: int) -> Sequence[float]:
+    def scores(
+        self, route: str, since_us: int, until_us: int, most: int, *, by_judges: bool
+    ) -> Sequence[float]:
         """See `Drifts.scores`. The ids of feedback sort by time, too, and end at random."""
         last = (
             select(func.max(feedback.c.id).label("id"))
@@ -168,6 +173,7 @@ class SqliteDrifts:
                 feedback.c.at_us >= since_us,
                 feedback.c.at_us < until_us,
                 feedback.c.score.is_not(None),
+                feedback.c.judge.is_not(None) if by_judges else feedback.c.judge.is_(None),
                 records.c.route == route,
             )
             .group_by(feedback.c.record_id)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import Select, and_, exists, func, or_, select, tuple_
 
 from isthmus.core.label import Label
-from isthmus.store import schema
-from isthmus.store.records import EVERYTHING, Where, of_callers
+from isthmus.store import rows, schema
+from isthmus.store.records import EVERYTHING, Cursor, Where, of_callers
 from isthmus.store.schema import attempts, bodies, decisions, records
 
 AT_ONCE = 10_000
@@ -121,6 +121,10 @@ class History(Protocol):
         """The JSON of each decision of those requests, by its hash."""
         ...
 
+    def decision(self, digest: bytes, at_us: int) -> bytes | None:
+        """The JSON of the decision of this hash that a record of that time refers to, None without one."""
+        ...
+
     def bodies(self, some: Sequence[Past]) -> dict[str, bytes]:
         """The bodies of those of these requests whose texts were kept, by their ids."""
         ...
@@ -142,7 +146,7 @@ class SqliteHistory:
 
     def requests(self, where: Where = EVERYTHING) -> Iterator[list[Past]]:
         """See `History.requests`."""
-        after: tuple[int, str] | None = None
+        after: Cursor | None = None
         while True:
             # A transaction for each part: one long one would keep the write-ahead log from being emptied.
             found = self._part(where, after)
@@ -150,7 +154,7 @@ class SqliteHistory:
                 yield found
             if len(found) < AT_ONCE:
                 return
-            after = (found[-1].at_us, found[-1].id)
+            after = Cursor(found[-1].at_us, found[-1].id)
 
     def decisions(self, where: Where = EVERYTHING) -> dict[bytes, bytes]:
         """See `History.decisions`."""
@@ -168,6 +172,12 @@ class SqliteHistory:
                 }
         return found
 
+    def decision(self, digest: bytes, at_us: int) -> bytes | None:
+        """See `History.decision`."""
+        same = and_(decisions.c.day == at_us // rows.DAY_US, decisions.c.hash == digest)
+        with self._database.reading() as connection:
+            return connection.scalar(select(decisions.c.body).where(same))
+
     def bodies(self, some: Sequence[Past]) -> dict[str, bytes]:
         """See `History.bodies`."""
         found: dict[str, bytes] = {}
@@ -179,11 +189,9 @@ class SqliteHistory:
                     found[identity] = zlib.decompress(body)
         return found
 
-    def _part(self, where: Where, after: tuple[int, str] | None) -> list[Past]:
+    def _part(self, where: Where, after: Cursor | None) -> list[Past]:
         place = tuple_(records.c.at_us, records.c.id)
-        meant = list(of_callers(where))
-        if after is not None:
-            meant.append(place > after)
+        meant = of_callers(where, after=after)
         query = select(*_COLUMNS).where(*meant).order_by(records.c.at_us, records.c.id).limit(AT_ONCE)
         with self._database.reading() as connection:
             found = [Past._make((*row, (), None)) for row in connection.execute(query).all()]

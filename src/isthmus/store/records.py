@@ -92,11 +92,9 @@ class SqliteRecords:
 
     def page(self, where: Where = EVERYTHING, limit: int = 50, after: Cursor | None = None) -> Page:
         """See `Records.page`."""
-        query = _meant(where).order_by(records.c.at_us.desc(), records.c.id.desc()).limit(limit + 1)
-        if after is not None:
-            query = query.where(_place() < _place_of(after))
+        query = _meant(where, before=after).order_by(records.c.at_us.desc(), records.c.id.desc())
         with self._database.reading() as connection:
-            found = _read(connection, query, with_bodies=False)
+            found = _read(connection, query.limit(limit + 1), with_bodies=False)
         return page_of(found, limit)
 
     def find(self, prefix: str) -> Record:
@@ -112,13 +110,12 @@ class SqliteRecords:
 
     def scan(self, where: Where = EVERYTHING, *, bodies: bool = False) -> Iterator[Record]:
         """See `Records.scan`."""
-        query = _meant(where).order_by(records.c.at_us, records.c.id).limit(_AT_ONCE)
         after: Cursor | None = None
         while True:
             # A transaction for each part: one long one would keep the write-ahead log from being emptied.
-            part = query if after is None else query.where(_place() > _place_of(after))
+            part = _meant(where, after=after).order_by(records.c.at_us, records.c.id)
             with self._database.reading() as connection:
-                found = _read(connection, part, with_bodies=bodies)
+                found = _read(connection, part.limit(_AT_ONCE), with_bodies=bodies)
             yield from found
             if len(found) < _AT_ONCE:
                 return
@@ -189,21 +186,33 @@ def conditions(where: Where) -> list[ColumnElement[bool]]:
     return wanted
 
 
-def of_callers(where: Where) -> list[ColumnElement[bool]]:
+def of_callers(where: Where, *, after: Cursor | None = None) -> list[ColumnElement[bool]]:
     """What must hold of a row of `records` that is meant and was somebody's request, and no copy of one."""
-    return [*conditions(where), records.c.mirrors.is_(None)]
+    return [*_beyond(where, after=after), records.c.mirrors.is_(None)]
 
 
-def _meant(where: Where) -> Select[Any]:
-    return select(records).where(*conditions(where))
+def _meant(where: Where, *, after: Cursor | None = None, before: Cursor | None = None) -> Select[Any]:
+    return select(records).where(*_beyond(where, after=after, before=before))
 
 
-def _place() -> ColumnElement[Any]:
-    return tuple_(records.c.at_us, records.c.id)
+def _beyond(
+    where: Where, *, after: Cursor | None = None, before: Cursor | None = None
+) -> list[ColumnElement[bool]]:
+    """The conditions, for the rest of a listing.
 
-
-def _place_of(cursor: Cursor) -> ColumnElement[Any]:
-    return tuple_(literal(cursor.at_us), literal(cursor.id))
+    The bounds of time are moved along: by those SQLite finds the first row in the index, and it would read
+    all rows that were listed already to come to the place.
+    """
+    place = tuple_(records.c.at_us, records.c.id)
+    if after is not None:
+        since = after.at_us if where.since_us is None else max(where.since_us, after.at_us)
+        rest = msgspec.structs.replace(where, since_us=since)
+        return [*conditions(rest), place > tuple_(literal(after.at_us), literal(after.id))]
+    if before is not None:
+        until = before.at_us + 1 if where.until_us is None else min(where.until_us, before.at_us + 1)
+        rest = msgspec.structs.replace(where, until_us=until)
+        return [*conditions(rest), place < tuple_(literal(before.at_us), literal(before.id))]
+    return conditions(where)
 
 
 def _read(connection: Connection, query: Select[Any], *, with_bodies: bool) -> list[Record]:

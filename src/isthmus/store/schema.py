@@ -133,7 +133,7 @@ STEPS: Mapping[int, Sequence[str]] = {
         )""",
         """CREATE TABLE IF NOT EXISTS feedback (
             id TEXT NOT NULL PRIMARY KEY, record_id TEXT NOT NULL, at_us BIGINT NOT NULL, key_id TEXT,
-            score DOUBLE, correction TEXT, comment TEXT, metadata TEXT
+            judge TEXT, score DOUBLE, correction TEXT, comment TEXT, metadata TEXT
         )""",
         "CREATE INDEX IF NOT EXISTS feedback_record ON feedback (record_id)",
         "ALTER TABLE records ADD COLUMN mirrors TEXT",
@@ -469,6 +469,7 @@ feedback = Table(
     Column("record_id", Text, nullable=False),
     Column("at_us", BigInteger, nullable=False),
     Column("key_id", Text),
+    Column("judge", Text),
     Column("score", Double),
     Column("correction", Text),
     Column("comment", Text),

@@ -158,7 +158,7 @@ class Tally(Collector):
         mirrors = {(what,): count for what, count in self.mirrors.items()}
         yield self._counter(
             "mirrored_requests",
-            "Requests that were, or should have been, asked in a shadow.",
+            "Requests that were, or should have been, copied to a candidate or graded by a judge, aside.",
             ("what",),
             mirrors,
         )

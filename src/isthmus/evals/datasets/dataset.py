@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -53,7 +53,8 @@ def dataset_of(
         raise refused(
             name, "There is no sample in it.", 'Write one JSON object a line, such as {"input": ...}.'
         )
-    notes = tuple(f"{what} ({count:,})" for what, count in left_out.items())
+    left_out["kept, and counted each: they repeat others under ids of their own"] += _repeats(samples)
+    notes = tuple(f"{what} ({count:,})" for what, count in left_out.items() if count)
     return Dataset(name=name, samples=samples, hash=hash_of(samples), notes=notes)
 
 
@@ -63,6 +64,11 @@ def hash_of(samples: Iterable[Sample]) -> str:
     for line in sorted(line_of(sample) for sample in samples):
         whole.update(line)
     return whole.hexdigest()
+
+
+def _repeats(samples: Sequence[Sample]) -> int:
+    """How many samples beyond the first ask for the same and want the same as another."""
+    return len(samples) - len({made_id(it.request, it.target, it.choices) for it in samples})
 
 
 def _is_made(sample: Sample) -> bool:

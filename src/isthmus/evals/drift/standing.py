@@ -12,7 +12,7 @@ import datetime as dt
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -33,6 +33,7 @@ _to_json = msgspec.json.Encoder(order="deterministic").encode
 
 _UNITS: dict[Quantity, str] = {
     "quality": "mean score",
+    "grades": "mean score",
     "label": "share",
     "task": "share",
     "refusals": "share",
@@ -41,6 +42,9 @@ _UNITS: dict[Quantity, str] = {
     "latency": "median ms",
     "escalation": "share",
 }
+
+SCORED: dict[Quantity, bool] = {"quality": False, "grades": True}
+"""What is watched by scores that others have given later, and whether these are judges."""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -127,7 +131,7 @@ def advance(
     watch: Watch,
     route: Route,
     seen: Sequence[Observed],
-    scores: Sequence[float],
+    scores: Mapping[Quantity, Sequence[float]],
     until_us: int,
     draw: Callable[[], float],
 ) -> None:
@@ -176,9 +180,11 @@ def drifts(watch: Watch, route: Route) -> Iterator[Drift]:
         )
 
 
-def values_of(quantity: Quantity, seen: Sequence[Observed], scores: Sequence[float]) -> list[Value]:
+def values_of(
+    quantity: Quantity, seen: Sequence[Observed], scores: Mapping[Quantity, Sequence[float]]
+) -> list[Value]:
     """What a piece says of a quantity, in the order of the piece."""
-    said = scores if quantity == "quality" else (_value(quantity, it) for it in seen)
+    said = scores.get(quantity, ()) if quantity in SCORED else (_value(quantity, it) for it in seen)
     return [value for value in said if value is not None]
 
 
@@ -201,7 +207,7 @@ def _value(quantity: Quantity, seen: Observed) -> Value | None:
             return seen.total_ms if seen.outcome == "ok" else None
         case "escalation":
             return float(seen.models > 1) if seen.models else None
-        case "quality":
+        case "quality" | "grades":
             # It is said of the answer, by others, and later.
             return None
 

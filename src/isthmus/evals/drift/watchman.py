@@ -103,7 +103,10 @@ class Watchman:
         if until_us + SETTLED_US > self._now_us():
             return False
         seen = self._drifts.observed(watch.route, since_us, until_us, most)
-        scores = self._drifts.scores(watch.route, since_us, until_us, most)
+        scores = {
+            quantity: self._drifts.scores(watch.route, since_us, until_us, most, by_judges=by_judges)
+            for quantity, by_judges in standing.SCORED.items()
+        }
         standing.advance(watch, route, seen, scores, until_us, self._draws(f"{watch.route} {since_us}"))
         self._write(watch, route)
         return True

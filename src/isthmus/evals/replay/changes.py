@@ -9,12 +9,10 @@ import msgspec
 
 from isthmus.core.decision import Decision, Refused
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.portfolio import Model
-from isthmus.evals.replay.boundary import Place, crossed
+from isthmus.evals.replay.boundary import Place, Portfolio, crossed
 from isthmus.evals.replay.fates import Chance
 from isthmus.store.history import Tried
 from isthmus.strategies.plan.node import Attempt, Begin, Draft, Node, Race, Result, Wait
-from isthmus.strategies.plan.shadow import Mirrored, Shadow
 
 Change: TypeAlias = Literal["same", "adjusted", "moved", "newly refused", "newly allowed", "still refused"]
 """What becomes of a request: `adjusted` asks the same models in the same order in another way (retries,
@@ -26,14 +24,14 @@ _MOST_ATTEMPTS = 1_000
 class Then(NamedTuple):
     """What was decided and done: `decided` None where nothing was, `model` who answered.
 
-    `tried` are the attempts where there was more than one, or one that failed. `models` are the facts of the
+    `tried` are the attempts where there was more than one, or one that failed. `portfolio` is that of the
     config that was in force.
     """
 
     decided: Decision | None
     model: str | None
     tried: tuple[Tried, ...]
-    models: Mapping[str, Model]
+    portfolio: Portfolio
 
 
 class Outcome(NamedTuple):
@@ -59,7 +57,7 @@ class Outcome(NamedTuple):
 def compare(
     then: Then,
     now: Sequence[Chance],
-    models: Mapping[str, Model],
+    portfolio: Portfolio,
     odds_then: Mapping[bytes, float],
 ) -> tuple[Outcome, ...]:
     """What becomes of a request that was decided, where the config `now` leaves these chances.
@@ -70,20 +68,22 @@ def compare(
     assert then.decided is not None
     plan_then = as_data(then.decided.plan)
     staying, moving = _settled(then.decided, plan_then, now, odds_then)
-    outcomes = [_going(then, chance, models) for chance in moving]
+    outcomes = [_going(then, chance, portfolio) for chance in moving]
     if staying is not None:
-        outcomes.append(_staying(then, staying, models))
+        outcomes.append(_staying(then, staying, portfolio))
     return tuple(outcome for outcome in outcomes if outcome.odds > 0)
 
 
-def possible(then: Then, now: Sequence[Chance], models: Mapping[str, Model]) -> Outcome:
+def possible(then: Then, now: Sequence[Chance], portfolio: Portfolio) -> Outcome:
     """What may become of a request whose label is at least the one by which `now` was decided.
 
     A higher label allows fewer models, so only these can get it; but it may be one that would not be asked
     first by this label.
     """
     had = _places_then(then)
-    gets = [place for it in now for place in places(it.decision.allowed, models, it.decision.pseudonymised)]
+    gets = [
+        place for it in now for place in places(it.decision.allowed, portfolio, it.decision.pseudonymised)
+    ]
     perhaps = tuple(dict.fromkeys(crossed(gets, had)))
     return Outcome(1.0, "moved", "not known", None, had=tuple(had), may_let_out=perhaps)
 
@@ -136,38 +136,27 @@ def _settled(
     return (Chance(stays, alike[0].decision) if alike else None), moving
 
 
-def _staying(then: Then, chance: Chance, models: Mapping[str, Model]) -> Outcome:
+def _staying(then: Then, chance: Chance, portfolio: Portfolio) -> Outcome:
     """What becomes of a request whose plan stays: its models may have become others under their names."""
     decided, now = then.decided, chance.decision
     assert decided is not None
     if now.plan is None:
         return Outcome(chance.odds, "still refused", _why_refused(now.refused), None, keeps=True)
     names = models_of(now)
-    others = sorted(name for name in names if not _is_as_it_was(then, models[name]))
+    others = sorted(name for name in names if not _is_as_it_was(then, portfolio, name))
     if others:
-        return _placed(then, chance, models, "moved", f"{', '.join(others)} is another model now")
+        return _placed(then, chance, portfolio, "moved", f"{', '.join(others)} is another model now")
     if set(decided.pseudonymised) & set(names) != set(now.pseudonymised) & set(names):
-        return _placed(then, chance, models, "adjusted", "pseudonyms go to other models")
+        return _placed(then, chance, portfolio, "adjusted", "pseudonyms go to other models")
     return Outcome(chance.odds, "same", "", then.model, keeps=True)
 
 
-def _is_as_it_was(then: Then, model: Model) -> bool:
-    """True where this is the model that bore its name then, as far as that is known."""
-    return model.name not in then.models or _is(then.models[model.name], model)
+def _is_as_it_was(then: Then, now: Portfolio, name: str) -> bool:
+    """True where the model of that name is the one that bore it then, as far as that is known."""
+    return name not in then.portfolio.models or now.is_the_same(name, then.portfolio)
 
 
-def _is(one: Model, other: Model) -> bool:
-    """True where both are the same model in the same place."""
-    return (one.provider, one.id, one.kind, one.zone, one.weights) == (
-        other.provider,
-        other.id,
-        other.kind,
-        other.zone,
-        other.weights,
-    )
-
-
-def _going(then: Then, chance: Chance, models: Mapping[str, Model]) -> Outcome:
+def _going(then: Then, chance: Chance, portfolio: Portfolio) -> Outcome:
     """What becomes of a request that gets another plan, or none."""
     decided, now = then.decided, chance.decision
     assert decided is not None
@@ -176,32 +165,32 @@ def _going(then: Then, chance: Chance, models: Mapping[str, Model]) -> Outcome:
         had = _places_then(then)
         return outcome._replace(had=tuple(had), brings_in=tuple(crossed(had, ())))
     if decided.plan is None:
-        return _placed(then, chance, models, "newly allowed", _why_allowed(decided, now))
+        return _placed(then, chance, portfolio, "newly allowed", _why_allowed(decided, now))
     names_then, names_now = models_of(decided), models_of(now)
     if names_then == names_now:
-        return _placed(then, chance, models, "adjusted", "other settings of the plan")
-    return _placed(then, chance, models, "moved", _why_moved(decided, now, names_then, names_now))
+        return _placed(then, chance, portfolio, "adjusted", "other settings of the plan")
+    return _placed(then, chance, portfolio, "moved", _why_moved(decided, now, names_then, names_now))
 
 
-def _placed(then: Then, chance: Chance, models: Mapping[str, Model], change: Change, reason: str) -> Outcome:
+def _placed(then: Then, chance: Chance, portfolio: Portfolio, change: Change, reason: str) -> Outcome:
     plan: Node = chance.decision.plan
     asked, answers, untold = walk(plan, then.tried)
     veiled = frozenset(chance.decision.pseudonymised)
     had = _places_then(then)
     had_perhaps = had | _planned_then(then)
-    gets = places(asked, models, veiled)
+    gets = places(asked, portfolio, veiled)
     lets_out = crossed(gets, had)
     # That a model might have been asked where another fails is nothing new where it might have been then.
     perhaps = [
-        *crossed(places(untold, models, veiled), had),
-        *crossed(places(plan.models(), models, veiled), had_perhaps),
+        *crossed(places(untold, portfolio, veiled), had),
+        *crossed(places(plan.models(), portfolio, veiled), had_perhaps),
     ]
     return Outcome(
         chance.odds,
         change,
         reason,
         answers,
-        keeps=answers is not None and answers == then.model and _is_as_it_was(then, models[answers]),
+        keeps=answers is not None and answers == then.model and _is_as_it_was(then, portfolio, answers),
         had=tuple(had),
         lets_out=tuple(lets_out),
         may_let_out=tuple(it for it in dict.fromkeys(perhaps) if it not in lets_out),
@@ -227,10 +216,7 @@ def walk(plan: Node, tried: Sequence[Tried]) -> Walked:
     how soon they begin is not recorded: what a plan does by it cannot be told.
     """
     failed = {attempt.model: attempt.fault for attempt in tried}
-    # Who answers is copied to whoever stands in the shadow.
-    asked: dict[str, None] = {}
-    if isinstance(plan, Shadow):
-        asked.update(dict.fromkeys(Mirrored(candidate=plan.candidate, judge=plan.judge).models()))
+    asked = dict.fromkeys(name for aside in plan.asides(None) for name in aside.models())
     untold: dict[str, None] = {}
     steps = plan.steps()
     reply: Result | None = None
@@ -270,14 +256,9 @@ def _result(model: str, fault: str | None) -> Result:
     return Result(model, IsthmusError(Fault(fault), "as it was recorded"))
 
 
-def places(names: Collection[str], models: Mapping[str, Model], veiled: Collection[str]) -> frozenset[Place]:
-    """Where these models run; those that nobody knows any more are taken to be a provider's, anywhere."""
-    found = []
-    for name in names:
-        model = models.get(name)
-        kind, zone = ("closed", None) if model is None else (model.kind, model.zone)
-        found.append(Place(kind, zone, name in veiled))
-    return frozenset(found)
+def places(names: Collection[str], portfolio: Portfolio, veiled: Collection[str]) -> frozenset[Place]:
+    """Where these models run."""
+    return frozenset(portfolio.place(name, name in veiled) for name in names)
 
 
 def models_of(decided: Decision) -> tuple[str, ...]:
@@ -302,14 +283,14 @@ def _names(data: Any, models: frozenset[str]) -> Iterator[str]:
 def _places_then(then: Then) -> frozenset[Place]:
     assert then.decided is not None
     asked = {attempt.model for attempt in then.tried} or ({then.model} if then.model else set())
-    return places(asked, then.models, then.decided.pseudonymised)
+    return places(asked, then.portfolio, then.decided.pseudonymised)
 
 
 def _planned_then(then: Then) -> frozenset[Place]:
     decided = then.decided
     if decided is None or decided.plan is None:
         return frozenset()
-    return places(models_of(decided), then.models, decided.pseudonymised)
+    return places(models_of(decided), then.portfolio, decided.pseudonymised)
 
 
 def _why_refused(refused: Collection[Refused]) -> str:

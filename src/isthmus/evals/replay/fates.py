@@ -13,6 +13,7 @@ import msgspec
 
 from isthmus.core.call import Operation
 from isthmus.core.decision import Decision, Previous
+from isthmus.core.foresight import Foresight
 from isthmus.core.label import Label
 from isthmus.routing.decide import Router
 from isthmus.strategies.plan.node import Circumstances
@@ -33,9 +34,8 @@ class Chance(NamedTuple):
 class Question(msgspec.Struct, frozen=True):
     """What a router is asked: all that a decision depends on, but for the draw.
 
-    `key` and `user` are said only where the route has a split that sticks to them. `previous` is who answered
-    the conversation before, then. `revises` says that the client takes back what it has seen, where told;
-    `weights` are what arms weighed that had been stopped, or have learned.
+    `key` and `user` are said only where the route has a split that sticks to them, `foreseen` where it
+    chooses by a learned router. `previous`, `revises` and `weights` are as in the `Decision`.
     """
 
     route: str
@@ -45,6 +45,7 @@ class Question(msgspec.Struct, frozen=True):
     thrifty: bool
     key: str | None
     user: str | None
+    foreseen: tuple[Foresight, ...] = ()
     previous: Previous | None = None
     revises: bool = False
     weights: tuple[tuple[str, float], ...] = ()
@@ -62,6 +63,7 @@ def chances(router: Router, question: Question) -> tuple[Chance, ...]:
                 draw=draw,
                 key=question.key,
                 user=question.user,
+                foreseen=question.foreseen,
                 previous=question.previous,
                 revises=question.revises,
                 weights=question.weights,

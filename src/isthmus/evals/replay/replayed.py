@@ -7,23 +7,25 @@ longer than it takes to read them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from isthmus.accounting.charge import charge
+from isthmus.accounting.forecast import priced
 from isthmus.catalog.prices import Price
 from isthmus.config.archive import Archived
 from isthmus.config.config import Config
+from isthmus.config.routers import routers_in
 from isthmus.core.call import Operation
 from isthmus.core.decision import Decision
 from isthmus.core.errors import IsthmusError
+from isthmus.core.foresight import Foresight
 from isthmus.core.label import Label
-from isthmus.core.portfolio import Model
 from isthmus.core.record import Grounds
 from isthmus.core.usage import Usage
-from isthmus.evals.replay.boundary import crossed
+from isthmus.evals.replay.boundary import Portfolio, crossed
 from isthmus.evals.replay.changes import Outcome, Overlap, Then, as_data, compare, overlap, places, possible
 from isthmus.evals.replay.fates import Chance, Question, chances
 from isthmus.evals.replay.labels import Relabelled, Seen, relabel
@@ -46,13 +48,15 @@ _to_decision = msgspec.json.Decoder(Decision).decode
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     """What records refer to: `decisions` by their hash, `configs` by theirs, `keys` by their id.
 
-    `models` are those of the config in force today: they stand for those of a config that was not kept.
+    `newer` finds a decision that was made after the others were read, while a gateway goes on writing.
+    `today` is the portfolio of the config in force today: it stands for that of a config that was not kept.
     """
 
     decisions: Mapping[bytes, bytes]
     configs: Mapping[str, Archived]
     keys: Mapping[str, Key]
-    models: Mapping[str, Model] = {}
+    today: Portfolio = Portfolio({}, {})
+    newer: Callable[[bytes, int], bytes | None] = lambda *_: None
 
 
 class Judgement(msgspec.Struct, kw_only=True):
@@ -95,7 +99,7 @@ class _Case(NamedTuple):
     route: Route | None
     code: str | None
     label: Relabelled | None
-    models_then: Mapping[str, Model]
+    portfolio_then: Portfolio
     by_key: bool
     by_user: bool
     looked: bool
@@ -107,12 +111,18 @@ class Replayer:
 
     def __init__(self, config: Config, router: Router, prices: Mapping[str, Price], ledger: Ledger) -> None:
         self._config = config
+        self._portfolio = Portfolio(config.models, config.providers)
         self._router = router
         self._prices = prices
         self._ledger = ledger
         self._decisions: dict[bytes, Decision] = {}
         self._odds_then = _odds_by_group(ledger.decisions)
         self._sticks = {name: _sticks(route) for name, route in config.routes.items()}
+        self._routers = {
+            (name, thrifty): frozenset(routers_in(route.plan_for(thrifty)))
+            for name, route in config.routes.items()
+            for thrifty in (False, True)
+        }
         self._kinds: dict[str, frozenset[str]] = {}
         self._cases: dict[tuple[object, ...], _Case] = {}
         self._chances: dict[Question, tuple[Chance, ...]] = {}
@@ -138,6 +148,7 @@ class Replayer:
             past.code,
             past.tried,
             past.again,
+            self._foreseen(past),
         )
         judgement = self._known.get(alike)
         if judgement is None:
@@ -165,6 +176,8 @@ class Replayer:
         if not case.label.known:
             strict = self._ask(case, case.label.most, None, thrifty, past, key, user)
             unknown = case.label.why if _plans(lenient) != _plans(strict) else None
+        if unknown is None and past.operation == "chat" and not self._foresees(case.route, thrifty, past):
+            unknown = "what its learned router would foresee is not recorded"
         if case.unveiled:
             # What is read in clear now has to count, whatever else is hidden still.
             lenient = tuple(
@@ -186,13 +199,13 @@ class Replayer:
             undecided = past.code or "undecided"
             unknown = unknown or "it was refused before anybody looked at it"
             decided = _nothing(past)
-        then = Then(decided, past.model, past.tried, case.models_then)
-        models = self._config.models
+        then = Then(decided, past.model, past.tried, case.portfolio_then)
+        portfolio = self._portfolio
         odds_then = self._odds_then.get(_group(decided), {})
         if unknown is not None:
-            outcomes: tuple[Outcome, ...] = (possible(then, now, models),)
+            outcomes: tuple[Outcome, ...] = (possible(then, now, portfolio),)
         else:
-            outcomes = compare(then, now, models, odds_then)
+            outcomes = compare(then, now, portfolio, odds_then)
         # A split that sticks is drawn for everybody once: its odds are those over all.
         anybody = self._ask(case, label.least, label.hidden, decided.thrifty, past, None, None)
         return Judgement(
@@ -222,7 +235,7 @@ class Replayer:
             outcomes: tuple[Outcome, ...] = ()
             if case.decided is not None and case.decided.plan is not None:
                 asked = {it.model for it in past.tried} or ({past.model} if past.model else set())
-                had = tuple(places(asked, case.models_then, case.decided.pseudonymised))
+                had = tuple(places(asked, case.portfolio_then, case.decided.pseudonymised))
                 reason = f"the gateway would answer {case.code}"
                 back = tuple(crossed(had, ()))
                 outcomes = (Outcome(1.0, "newly refused", reason, None, had=had, brings_in=back),)
@@ -250,11 +263,11 @@ class Replayer:
         return case
 
     def _new_case(self, past: Past, kinds: frozenset[str] | None) -> _Case:
-        decided = self._decided(past.decision)
+        decided = self._decided(past)
         grounds = None if past.grounds is None else _to_grounds(past.grounds)
         kept = self._ledger.configs.get(past.config_hash)
-        models_then = kept.models if kept is not None else self._ledger.models
-        nothing = _Case(decided, None, past.code, None, models_then, False, False, False, False)
+        then = Portfolio(kept.models, kept.providers) if kept is not None else self._ledger.today
+        nothing = _Case(decided, None, past.code, None, then, False, False, False, False)
         if decided is None and (past.code not in _DECIDED_LATER or grounds is None):
             return nothing
         key = self._ledger.keys.get(past.key_id) if past.key_id is not None else None
@@ -280,7 +293,7 @@ class Replayer:
         hid = kept.perimeter.hides if kept is not None else hides
         unveiled = any(hid(kind) and not hides(kind) for kind in kinds or ())
         looked = past.again is not None
-        return _Case(decided, route, None, label, models_then, by_key, by_user, looked, unveiled)
+        return _Case(decided, route, None, label, then, by_key, by_user, looked, unveiled)
 
     def _ask(
         self,
@@ -294,7 +307,8 @@ class Replayer:
     ) -> tuple[Chance, ...]:
         assert case.route is not None
         operation: Operation = past.operation  # type: ignore[assignment]
-        question = Question(case.route.name, operation, label, hidden, thrifty, key, user)
+        foreseen = self._foreseen(past)
+        question = Question(case.route.name, operation, label, hidden, thrifty, key, user, foreseen)
         if (then := case.decided) is not None:
             question = msgspec.structs.replace(
                 question, previous=then.previous, revises=then.revises, weights=then.weights
@@ -305,6 +319,17 @@ class Replayer:
                 self._chances.clear()
             found = self._chances[question] = chances(self._router, question)
         return found
+
+    def _foreseen(self, past: Past) -> tuple[Foresight, ...]:
+        """What was foreseen of a request, at the prices that the new config would have had then."""
+        decided = self._decided(past)
+        if decided is None or not decided.foreseen:
+            return ()
+        return tuple(priced(it, self._prices, past.at_us) for it in decided.foreseen)
+
+    def _foresees(self, route: Route, thrifty: bool, past: Past) -> bool:
+        """True where all is recorded that the choices of the route depend on."""
+        return self._routers[route.name, thrifty] <= {it.by for it in self._foreseen(past)}
 
     def _charge(self, past: Past, judgement: Judgement) -> None:
         """Add what the request cost, and what it would cost."""
@@ -326,12 +351,13 @@ class Replayer:
                 judgement.then_nanousd += outcome.odds * then
                 judgement.now_nanousd += outcome.odds * now
 
-    def _decided(self, digest: bytes | None) -> Decision | None:
+    def _decided(self, past: Past) -> Decision | None:
+        digest = past.decision
         if digest is None:
             return None
         decided = self._decisions.get(digest)
         if decided is None:
-            body = self._ledger.decisions.get(digest)
+            body = self._ledger.decisions.get(digest) or self._ledger.newer(digest, past.at_us)
             if body is None:
                 return None
             decided = self._decisions[digest] = _to_decision(body)
@@ -384,6 +410,7 @@ def _group(decided: Decision) -> tuple[object, ...]:
         decided.previous,
         decided.revises,
         decided.weights,
+        decided.foreseen,
     )
 
 

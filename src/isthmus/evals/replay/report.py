@@ -48,7 +48,8 @@ def _boundary(replay: Replay) -> Iterator[Block]:
         yield Prose(f"{_number(back)} requests that went out would stay inside.")
     yield Prose(
         "A request crosses where a model beyond your own walls would have it: farther out than any that had "
-        "it then (local, open, closed), in another zone, or in clear where there were pseudonyms."
+        "it then (local, open, closed), with another host, in another zone, or in clear where there were "
+        "pseudonyms."
     )
     if replay.crossings:
         heads = ("how", "route", "level", "found in it", "was", "goes", "requests")

@@ -11,6 +11,7 @@ from msgspec import Meta
 from isthmus.core.evaluation import Answered, Ask, Sample, Score
 from isthmus.evals.scorers.answers import unscorable
 from isthmus.evals.scorers.judging import NoVerdictError, in_words, material, rubric_of, verdict
+from isthmus.strategies.plan.grade import RUBRIC
 
 Scale = Annotated[int, Meta(ge=2, le=100)]
 
@@ -77,12 +78,4 @@ def _usual(scale: int) -> str:
         return (
             f"{scale}: right, complete, and as the task asks for it.\n1: wrong, useless, or no answer at all."
         )
-    return _FIVE
-
-
-_FIVE = """\
-5: right, complete, and as the task asks for it.
-4: right, with a blemish that does no harm.
-3: useful, but something that matters is missing or wrong.
-2: mostly wrong, or most of it is missing.
-1: wrong, useless, or no answer at all."""
+    return RUBRIC

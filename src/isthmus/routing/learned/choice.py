@@ -1,61 +1,11 @@
-"""Which model is asked, by what its answer will be worth and what it costs."""
+"""Which model is asked, for many requests at once: the rule of `strategies.plan.Choose`, by arrays."""
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from isthmus.routing.learned.stack import Estimate
-
 _Places = NDArray[np.intp]
-
-
-class Chosen(msgspec.Struct, frozen=True, kw_only=True):
-    """The model to be asked, and why, in words."""
-
-    model: str
-    why: str
-
-
-def choose(
-    estimate: Estimate,
-    costs: ArrayLike,
-    *,
-    quality_at_least: float | None = None,
-    cost_at_most: float | None = None,
-    allowed: frozenset[str] | None = None,
-) -> Chosen:
-    """The cheapest model above a floor of quality, or the best under a price; `costs` are of the estimate's
-    models, in their order.
-
-    Of a request that is like nothing that was learned from, the model that is best on the whole is asked, or
-    the best of those under the price. Only `allowed` models count. Raises ValueError where none is.
-    """
-    places = [at for at, model in enumerate(estimate.models) if allowed is None or model in allowed]
-    if not places:
-        raise ValueError("no model is allowed")
-    qualities = np.array(estimate.qualities)[places][None, :]
-    at = int(
-        picks(
-            qualities,
-            np.array([estimate.supported]),
-            np.asarray(costs, float)[places],
-            quality_at_least=quality_at_least,
-            cost_at_most=cost_at_most,
-        )[0]
-    )
-    if cost_at_most is not None:
-        reason = f"the best for at most {cost_at_most:g}"
-    elif not estimate.supported or quality_at_least is None:
-        reason = "the best"
-    elif qualities[0, at] >= quality_at_least:
-        reason = f"the cheapest above {quality_at_least:g}"
-    else:
-        reason = f"none is above {quality_at_least:g}"
-    known = "" if estimate.supported else f", on the whole: {estimate.why}"
-    model = estimate.models[places[at]]
-    return Chosen(model=model, why=f"{model} will score {qualities[0, at]:.2f}, {reason}{known}")
 
 
 def picks(
@@ -66,7 +16,10 @@ def picks(
     quality_at_least: float | None = None,
     cost_at_most: float | None = None,
 ) -> _Places:
-    """For each row the model that is asked; see `choose`."""
+    """For each row the model that is asked: the cheapest above a floor of quality, or the best under a price.
+
+    Of a request that is like nothing that was learned from, it is the one that is best on the whole.
+    """
     if cost_at_most is not None:
         return best_within(qualities, costs, cost_at_most)
     best = qualities.argmax(1)

@@ -6,7 +6,7 @@ Feature hashing: K. Weinberger et al., "Feature Hashing for Large Scale Multitas
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from collections.abc import Sequence
 from math import log1p
 from zlib import crc32
 
@@ -23,15 +23,26 @@ LOOKED_AT = 2_000
 
 _WORD = re.compile(r"\w+")
 _MARK = re.compile(r"[^\w\s]")
+_ASCII = "".join(map(chr, range(128)))
+_DIGITS, _CAPITALS, _MARKS = (
+    np.array([bool(is_one(sign)) for sign in _ASCII])
+    for is_one in (str.isdigit, str.isupper, _MARK.fullmatch)
+)
+_PAIRING = 0x9E3779B1
+"""An odd number without a pattern in its bits (2^32 over the golden ratio): it keeps "a b" from "b a"."""
 
 
-def surface(text: str) -> Vector:
-    """Lengths, and shares of digits, signs, capitals, distinct words and letters beyond ASCII."""
+def words_of(text: str) -> list[str]:
+    """The words of the beginning of a text, in lower case."""
+    return _WORD.findall(text[:LOOKED_AT].lower())
+
+
+def surface(text: str, words: Sequence[str]) -> Vector:
+    """Lengths, and shares of digits, signs, capitals, distinct words and letters beyond ASCII; `words` are
+    those of the text."""
     text = text[:LOOKED_AT]
-    words = _WORD.findall(text)
     size, many = len(text) + 1, len(words) + 1
-    digits = sum(map(str.isdigit, text))
-    marks = len(_MARK.findall(text))
+    digits, capitals, marks, beyond = _counts(text)
     return np.array(
         (
             log1p(len(text)),
@@ -41,17 +52,26 @@ def surface(text: str) -> Vector:
             log1p(digits),
             marks / size,
             log1p(text.count("\n")),
-            sum(map(str.isupper, text)) / size,
-            len({word.lower() for word in words}) / many,
-            (0 if text.isascii() else sum(not it.isascii() for it in text)) / size,
+            capitals / size,
+            len(set(words)) / many,
+            beyond / size,
             log1p(text.count("?")),
         ),
         np.float32,
     )
 
 
-def buckets(text: str) -> NDArray[np.intp]:
-    """The buckets of its words and pairs of words, each once, in order."""
-    words = _WORD.findall(text[:LOOKED_AT].lower())
-    grams = {*words, *(f"{one} {two}" for one, two in pairwise(words))}
-    return np.array(sorted({crc32(gram.encode("utf-8", "replace")) % BUCKETS for gram in grams}), np.intp)
+def _counts(text: str) -> tuple[int, int, int, int]:
+    """How many of its characters are digits, capitals, marks, and beyond ASCII."""
+    if text.isascii():
+        signs = np.bincount(np.frombuffer(text.encode(), np.uint8), minlength=128)
+        return int(signs @ _DIGITS), int(signs @ _CAPITALS), int(signs @ _MARKS), 0
+    digits, capitals = (sum(map(is_one, text)) for is_one in (str.isdigit, str.isupper))
+    return digits, capitals, len(_MARK.findall(text)), sum(not sign.isascii() for sign in text)
+
+
+def buckets(words: Sequence[str]) -> NDArray[np.intp]:
+    """The buckets of the words and of their pairs, each once, in order."""
+    hashes = np.array([crc32(word.encode("utf-8", "replace")) for word in words], np.uint64)
+    pairs = (hashes[:-1] * _PAIRING + hashes[1:]) >> 16
+    return np.unique(np.concatenate((hashes, pairs)) % BUCKETS).astype(np.intp)

@@ -145,12 +145,13 @@ class Neighbours:
     def _cosines(self, queries: Sequence[Query]) -> Iterator[NDArray[np.float32]]:
         for at in range(0, len(queries), _AT_ONCE):
             vectors = np.array([query.vector for query in queries[at : at + _AT_ONCE]], np.float32)
-            yield vectors @ self._vectors.T
+            # For one request a product of matrices would wake threads, and wait for them.
+            yield vectors @ self._vectors.T if len(vectors) > 1 else np.vecdot(self._vectors, vectors)[None]
 
     def _heard(self, cosines: NDArray[np.float32]) -> Matrix:
         heard = min(NEIGHBOURS, cosines.shape[1])
         near = np.argpartition(cosines, cosines.shape[1] - heard, axis=1)[:, -heard:]
-        weights = np.exp(SHARPNESS * (np.take_along_axis(cosines, near, 1) - 1))
+        weights = np.exp(SHARPNESS * (cosines[np.arange(len(near))[:, None], near] - 1))
         sums = np.einsum("qn,qnt->qt", weights, self._targets[near])
         return np.asarray(sums / weights.sum(1, keepdims=True), np.float64)
 

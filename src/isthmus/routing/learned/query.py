@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isthmus.routing.learned.embedding import Embedding
-from isthmus.routing.learned.features import Vector, buckets, surface
+from isthmus.routing.learned.features import Vector, buckets, surface, words_of
 
 Matrix = NDArray[np.float64]
 
@@ -36,4 +36,5 @@ class Outcomes(NamedTuple):
 def query_of(text: str, task: str | None, embedding: Embedding | None) -> Query:
     """What is seen of a request."""
     vector = embedding.embed(text) if embedding is not None else None
-    return Query(task, surface(text), buckets(text), vector)
+    words = words_of(text)
+    return Query(task, surface(text, words), buckets(words), vector)

@@ -7,15 +7,18 @@ from __future__ import annotations
 from isthmus.strategies.plan.burst import Burst
 from isthmus.strategies.plan.call import CallModel
 from isthmus.strategies.plan.cascade import Cascade
+from isthmus.strategies.plan.choose import Choose
 from isthmus.strategies.plan.ensemble import Ensemble
 from isthmus.strategies.plan.fallback import Fallback
+from isthmus.strategies.plan.grade import Grade
 from isthmus.strategies.plan.hedge import Hedge
 from isthmus.strategies.plan.node import Node
 from isthmus.strategies.plan.shadow import Shadow
 from isthmus.strategies.plan.split import Split
 
 STRATEGIES: dict[str, type[Node]] = {
-    node.keyword: node for node in (CallModel, Fallback, Split, Cascade, Ensemble, Hedge, Burst, Shadow)
+    node.keyword: node
+    for node in (CallModel, Fallback, Split, Cascade, Choose, Ensemble, Hedge, Burst, Shadow, Grade)
 }
 """Every strategy by its keyword in the config."""
 
@@ -24,8 +27,10 @@ __all__ = [
     "Burst",
     "CallModel",
     "Cascade",
+    "Choose",
     "Ensemble",
     "Fallback",
+    "Grade",
     "Hedge",
     "Node",
     "Shadow",

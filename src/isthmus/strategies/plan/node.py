@@ -18,6 +18,7 @@ from isthmus.core.amendment import Amendment
 from isthmus.core.calibrator import Calibrator
 from isthmus.core.decision import Previous
 from isthmus.core.errors import IsthmusError
+from isthmus.core.foresight import Foresight
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Purpose
 
@@ -318,6 +319,20 @@ class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
         return hash((self.file, self.sha256, self.stale))
 
 
+class Learned(msgspec.Struct, frozen=True, kw_only=True):
+    """What a `choose` knows of its learned router besides what that foresees of a request.
+
+    `file` is its path, as the config says it, and `sha256` that of what stood there. `overall` has the mean
+    score of each model that it was learned for, the best one first. `stale` says what has changed since, so
+    that what it foresees is no longer known to be true; it is empty while it holds.
+    """
+
+    file: str
+    sha256: str = ""
+    overall: tuple[tuple[str, float], ...] = ()
+    stale: tuple[str, ...] = ()
+
+
 class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     """What is demanded of an answer; all of it must hold, and something must be said.
 
@@ -372,14 +387,15 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     plan.
 
     `draw` is a number in [0, 1) that is fresh for each request; `key` and `user` identify who asks, where
-    known. `previous` is who answered the conversation before, where that is known. `revises` says that the
-    client takes back what it has seen, where it is told to. `weights` are those of a split's arms, by name,
-    that have other ones by now than the config says.
+    known. `foreseen` is what learned routers say of the request. `previous` is who answered the conversation
+    before, where that is known. `revises` says that the client takes back what it has seen, where it is told
+    to. `weights` are those of a split's arms, by name, that have other ones by now than the config says.
     """
 
     draw: float
     key: str | None = None
     user: str | None = None
+    foreseen: tuple[Foresight, ...] = ()
     previous: Previous | None = None
     revises: bool = False
     weights: Weights = ()
@@ -419,6 +435,9 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     keyword: ClassVar[str]
     shorthand: ClassVar[str]
 
+    casts: ClassVar[bool] = False
+    """True where something is done aside; see `asides`."""
+
     def models(self) -> tuple[str, ...]:
         """Every model that this plan may call, in order, each once."""
         raise NotImplementedError
@@ -443,6 +462,16 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> str:
         """What this plan does, in a few words, once its draws are made."""
         raise NotImplementedError
+
+    @property
+    def hears(self) -> bool:
+        """True where what is done aside needs the client's answer."""
+        return False
+
+    def asides(self, answer: Kept | None) -> tuple[Node, ...]:
+        """What is done aside once the client has this answer, or one that nobody has heard; see
+        `plan.aside`."""
+        return ()
 
     def steps(self) -> Steps:
         """The effects to perform, one after the other; returns the last result."""

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from isthmus.core.decision import Previous
+from isthmus.strategies.plan.aside import Aside
 from isthmus.strategies.plan.comparison import compared, preferred
 from isthmus.strategies.plan.node import (
     Choice,
@@ -36,6 +37,7 @@ class Shadow(Node, frozen=True, kw_only=True, tag_field="strategy", tag="shadow"
 
     keyword: ClassVar[str] = "shadow"
     shorthand: ClassVar[str] = "candidate"
+    casts: ClassVar[bool] = True
 
     candidate: str
     of: Node
@@ -74,13 +76,29 @@ class Shadow(Node, frozen=True, kw_only=True, tag_field="strategy", tag="shadow"
     def steps(self) -> Steps:
         return (yield from self.of.steps())
 
+    @property
+    def hears(self) -> bool:
+        return self.judge is not None or self.of.hears
 
-class Mirrored(Node, frozen=True, kw_only=True):
+    def asides(self, answer: Kept | None) -> tuple[Node, ...]:
+        return (
+            Mirrored(candidate=self.candidate, judge=self.judge, answer=answer),
+            *self.of.asides(answer),
+        )
+
+
+class Mirrored(Aside, frozen=True, kw_only=True):
     """What is done in a shadow: ask the candidate, and have its answer compared with the client's."""
 
     candidate: str
     judge: str | None = None
-    answer: Kept | None = None
+
+    @property
+    def asked(self) -> str:
+        return self.candidate
+
+    def reason(self, of: str) -> str:
+        return f"{self.candidate} is asked in the shadow of {of}"
 
     def models(self) -> tuple[str, ...]:
         return once_each([self.candidate, *([self.judge] if self.judge else [])])

@@ -1,0 +1,61 @@
+"""What is foreseen of a request, for the choices of its route: by whoever decides it, live or explained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from isthmus.accounting.forecast import priced
+from isthmus.catalog.prices import Price
+from isthmus.config.routers import routers_in
+from isthmus.core.call import Envelope
+from isthmus.core.foresight import Foresight
+from isthmus.dialects.asked import about_tokens, asked
+from isthmus.dialects.features import features_of
+from isthmus.routing.route import Route
+
+if TYPE_CHECKING:
+    # It needs numpy, which only a config with a learned router does.
+    from isthmus.routing.learned.predictor import Predictor
+
+TASK_HEADER = b"x-isthmus-task"
+"""By this header a caller names the task that a request belongs to, as the samples of its route do."""
+
+LONGEST_TASK = 128
+"""Characters of a task's name that are looked at."""
+
+
+class Foresights:
+    """Asks the learned routers of a config, by the SHA-256 of their files."""
+
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        predictors: Mapping[str, Predictor],
+        prices: Mapping[str, Price],
+    ) -> None:
+        self._predictors = predictors
+        self._prices = prices
+        self._asked = {
+            (name, thrifty): routers_in(route.plan_for(thrifty))
+            for name, route in routes.items()
+            for thrifty in (False, True)
+        }
+
+    def of(
+        self, route: str, envelope: Envelope, task: str | None, at_us: int, *, thrifty: bool = False
+    ) -> tuple[Foresight, ...]:
+        """What each router of the route foresees of a chat, at the prices of that time."""
+        routers = self._asked[route, thrifty]
+        if not routers or envelope.operation != "chat":
+            return ()
+        words, tokens = asked(envelope), about_tokens(envelope)
+        most = features_of(envelope, 0).max_output
+        name = task[:LONGEST_TASK] if task else None
+        seen = (self._predictors[it].foresee(words, name, tokens, most) for it in routers)
+        return tuple(priced(it, self._prices, at_us) for it in seen)
+
+
+def routers_of(route: Route) -> tuple[str, ...]:
+    """The SHA-256 of each learned router that the route may go by, thrifty or not."""
+    return (*routers_in(route.plan_for(False)), *routers_in(route.plan_for(True)))
