@@ -935,3 +935,40 @@ async def test_the_arms_of_a_split_are_compared_by_what_became_of_their_requests
         assert sum(arm["requests"] for arm in told["arms"]) == 120
         none = await asyncio.to_thread(CliRunner().invoke, experiment, ["other", *options])
         assert "No request of the route other was drawn" in none.stderr
+
+
+async def test_the_near_model_answers_while_the_far_one_is_gone_and_while_it_comes_back(
+    tmp_path: Path,
+) -> None:
+    far, near = {"model": "openai/far", "retries": 0}, {"model": "anthropic/near", "retries": 0}
+    breaker = {"failures": 1, "cooldown": 0.1, "max_cooldown": 0.1, "recovery": 3600}
+    routes = {"edge": {"edge": far, "near": near}}
+    async with simulated(routes, tmp_path, provider={"breaker": breaker}) as (sim, served):
+        sim.scripts |= {"far": Script(fault=Fault(disconnect=True)), "near": said("here")}
+        gone = await served.ask("edge")
+        assert gone.headers["x-isthmus-model"] == "anthropic/near"
+        first, last = (await served.record(gone)).attempts
+        assert (first.model, first.outcome, last.outcome) == ("openai/far", "error", "ok")
+
+        state = served.house.workshop.breakers()["openai/far"].state
+        sim.scripts["far"] = Script(text=("the", "re"), fault=Fault(stall_after=1))
+        await eventually(lambda: state(clock()) == "half-open")
+        trial = await Caller.ask(served, "edge")
+        assert b'"the"' in await trial.until(b'"the"')
+        # One tries whether it is back: all others stay.
+        meanwhile = await served.ask("edge")
+        assert meanwhile.headers["x-isthmus-model"] == "anthropic/near"
+        left_alone = (await served.record(meanwhile)).attempts[0]
+        assert (left_alone.model, left_alone.code) == ("openai/far", "breaker_open")
+        sim.release()
+        assert b"[DONE]" in await trial.until(b"[DONE]")
+        await trial.leave()
+
+        # It is coming back, by few requests at a time; a failure ends that.
+        sim.scripts["far"] = said("there")
+        back = await served.ask("edge")
+        assert back.headers["x-isthmus-model"] == "openai/far"
+        assert state(clock()) == "half-open"
+        sim.scripts["far"] = Script(fault=Fault(disconnect=True))
+        assert (await served.ask("edge")).headers["x-isthmus-model"] == "anthropic/near"
+        assert state(clock()) == "open"

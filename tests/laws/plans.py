@@ -15,6 +15,7 @@ from isthmus.strategies.plan import (
     CallModel,
     Cascade,
     Choose,
+    Edge,
     Ensemble,
     Fallback,
     Grade,
@@ -102,6 +103,7 @@ calibrations = st.sampled_from(
 def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     arms = st.lists(st.builds(Arm, plan=inner, weight=st.floats(0.01, 100)), min_size=1, max_size=3)
     return st.one_of(
+        st.builds(Edge, far=inner, near=inner),
         st.builds(Fallback, plans=st.lists(inner, min_size=1, max_size=3).map(tuple)),
         st.builds(
             Split,

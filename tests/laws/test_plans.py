@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from isthmus.core.decision import Previous
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Grade, Node, Shadow, Split
+from isthmus.strategies.plan import CallModel, Cascade, Edge, Ensemble, Fallback, Grade, Node, Shadow, Split
 from isthmus.strategies.plan.call import LONGEST_PAUSE_S
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import Attempt, Circumstances, Deliver, Race, Result, Wait
@@ -50,6 +50,8 @@ def _answers(plan: Node) -> set[str]:
             return {*plan.members, *otherwise}
         case Cascade():
             return {name for stage in plan.stages for name in _answers(stage.plan)}
+        case Edge():
+            return _answers(plan.far) | _answers(plan.near)
         case Fallback():
             return {name for inner in plan.plans for name in _answers(inner)}
         case Shadow() | Grade():

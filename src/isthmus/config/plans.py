@@ -19,6 +19,7 @@ from isthmus.strategies.plan import (
     CallModel,
     Cascade,
     Choose,
+    Edge,
     Ensemble,
     Fallback,
     Grade,
@@ -92,6 +93,8 @@ def _parts(node: Node) -> tuple[Node, ...]:
     match node:
         case Fallback(plans=plans):
             return plans
+        case Edge(far=far, near=near):
+            return (far, near)
         case Cascade(stages=stages):
             return tuple(stage.plan for stage in stages)
         case Ensemble(otherwise=Node() as otherwise):
