@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from isthmus.core.record import Record
 from isthmus.gateway.story import clock
 from isthmus.store.feedback import SqliteFeedback
 from isthmus.store.history import SqliteHistory
+from isthmus.store.keys import SqliteKeys
 from isthmus.strategies.plan.cascade import SELF_CHECK, WITH_ATTEMPT
 from isthmus.testing import Fault, Refusal, Script, Simulator, ToolCall
 
@@ -674,10 +676,13 @@ async def test_whatever_fails_there_is_one_answer_or_one_error_and_the_sums_agre
                     for name in names
                 }
                 asking = [served.ask(route, stream=stream) for route in EVERY]
+                asking += [
+                    served.ask(route, stream=stream, headers=REVISES) for route in ("optimistic", "patient")
+                ]
                 for answer in await asyncio.gather(*asking):
                     _is_one_answer_or_one_error(answer, stream)
         records = await served.records()
-        assert len(records) == len(FAULTS) * len(names) * len(EVERY)
+        assert len(records) == len(FAULTS) * len(names) * (len(EVERY) + 2)
         for record in records:
             _agrees_with_itself(record)
         assert served.house.gateway.tally.in_flight == 0
@@ -776,6 +781,35 @@ async def test_a_budget_holds_for_all_that_a_strategy_asks_at_once(tmp_path: Pat
             if it.charge is not None
         )
         assert 0 < spent <= 10_000_000
+
+
+async def test_who_pushes_all_to_the_strong_model_spends_a_cap_of_their_own_and_no_more(
+    tmp_path: Path,
+) -> None:
+    names = ("plain", "optimistic", "judge", "fuse", "critique", "hedge")
+    routes = {name: {**EVERY[name], "continuity": True} for name in names}
+    budgets = [{"each": "key", "usd": 0.01, "per": "month"}]
+    async with simulated(routes, tmp_path, budgets=budgets) as (sim, served):
+        keys = SqliteKeys(served.house.ledger_path)
+        made = {name: keys.create(name, (), 0) for name in ("mallory", "alice")}
+        served.house.gateway.ring.refresh()
+
+        async def ask(name: str, route: str) -> int:
+            headers = {"authorization": f"Bearer {made[name].secret}", **REVISES}
+            return (await served.ask(route, stream=True, max_tokens=20, headers=headers)).status
+
+        sim.script = REFUSES
+        sim.scripts["strong"] = said("forty", "-two")
+        statuses: set[int] = set()
+        for _ in range(3):
+            statuses |= {*await asyncio.gather(*(ask("mallory", route) for route in names))}
+        assert statuses == {200, 429}
+        assert await ask("alice", "plain") == 200, "another's cap is another's"
+        spent: Counter[str | None] = Counter()
+        for record in await served.records():
+            spent[record.key_id] += record.charge.nanousd or 0 if record.charge else 0
+        assert sorted(amount <= 10_000_000 for amount in spent.values()) == [True, True]
+        assert len(spent) == 2
 
 
 async def test_after_the_first_byte_nothing_is_tried_and_a_broken_stream_says_so(tmp_path: Path) -> None:
