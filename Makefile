@@ -21,7 +21,7 @@ install: .venv/.installed ## Build .venv from hash-locked requirements; touches 
 	@touch $@
 
 test: install      ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 search: install    ## Try the laws on a thousand new inputs each (minutes to an hour)
 	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest tests/laws
 
@@ -40,7 +40,7 @@ format: install    ## Format the code
 
 lock:              ## Resolve the requirements anew (needs the network)
 	$(COMPILE) --extra dev --no-emit-package isthmus --output-file requirements/dev.lock
-	$(COMPILE) --extra evals --extra parquet --no-emit-package isthmus --output-file requirements/runtime.lock
+	$(COMPILE) --extra evals --extra parquet --extra signing --no-emit-package isthmus --output-file requirements/runtime.lock
 
 docs: install      ## Make the reference pages anew from the code
 	$(BIN)/python -m isthmus.config.reference docs/reference

@@ -183,6 +183,7 @@ class Workshop:
                 breaker=breaker,
                 price=price_of(model, provider, prices),
                 unready=engine.unready,
+                weights=lambda: engine.verified,
             )
         if provider.client == "anyllm":
             anyllm.require(model.id)
@@ -202,12 +203,13 @@ class Workshop:
         settings = provider.engine
         assert settings is not None
         return self._lease(
-            ("engine", model.name, model.weights, settings),
+            ("engine", model.name, model.weights, model.base, model.signers, settings),
             lambda: HostedEngine(
                 model,
                 settings,
                 weights_dir=weights_folder(os.environ),
                 log_dir=self._state_dir / "logs",
+                private_dir=self._state_dir / "private",
                 report=self._report,
             ),
             lambda engine: self._end(engine.stop(ENGINE_GRACE_S)),
@@ -626,7 +628,10 @@ async def open_house(
             tally=tally,
             feedbacks=SqliteFeedback(path),
             engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
-            weights=lambda: referee.weights,
+            weights=lambda: {
+                name: engine.verified for name, engine in workshop.engines().items() if engine.verified
+            },
+            arm_weights=lambda: referee.weights,
         )
         referee = Referee(
             SqliteTrials(path),

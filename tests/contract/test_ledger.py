@@ -85,7 +85,11 @@ def make_record(
         dropped=("seed", "logit_bias"),
     )
     # Newer than the first version, which wrote records 1 and 2.
-    judged = {"purpose": "draft", "confidence": 0.25, "verdict": "accepted"} if number > 2 else {}
+    judged = (
+        {"purpose": "draft", "confidence": 0.25, "verdict": "accepted", "weights": "ab" * 32}
+        if number > 2
+        else {}
+    )
     won = AttemptRecord(
         **judged,
         number=2,

@@ -37,6 +37,8 @@ HEAVY = (
     "httptools",
     "uvloop",
     "genai_prices",
+    "cryptography",
+    "jinja2",
     "asyncio",
     "ruamel",
     "openai",

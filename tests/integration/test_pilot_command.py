@@ -265,7 +265,9 @@ def test_failures_are_shown_and_asked_again_by_the_next_run() -> None:
 @asynccontextmanager
 async def process(*more: str) -> AsyncIterator[asyncio.subprocess.Process]:
     arguments = ["pilot", "work.jsonl", "--models", ",".join(MODELS), "--scorer", "exact", *CAP, *more]
-    command = [sys.executable, "-c", "from isthmus.cli import main; main()", *arguments]
+    # Whoever runs the tests in the background of a shell has them, and their children, ignore Ctrl-C.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heeding}; from isthmus.cli import main; main()", *arguments]
     started = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ}
     )

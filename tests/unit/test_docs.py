@@ -11,8 +11,10 @@ from urllib.parse import unquote
 
 import pytest
 from ruamel.yaml import YAML
+from tests import artefacts
 
 from isthmus.catalog.prices import PriceBook
+from isthmus.catalog.weights import WEIGHTS
 from isthmus.cli.reference import CODES, pages
 from isthmus.confidence.artefact import Calibration
 from isthmus.config.document import Document
@@ -138,6 +140,10 @@ def test_configs_in_the_documents_work(page: Path, text: str, tmp_path: Path) ->
     for named in re.findall(r"by: ([\w./-]+\.router)", text):
         (tmp_path / named).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / named).write_bytes(joined(_ROUTER_OF_ANOTHER_TIME, b""))
+    for artefact, key in re.findall(r"weights: ([\w./-]+/), signers: \[([\w./-]+)\]", text):
+        artefacts.write(tmp_path / artefact, artefacts.tiny_weights(), base=WEIGHTS[0].sha256)
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_text(artefacts.pair()[1].pem)
     config, faults = parse(_completed(text), str(tmp_path / "isthmus.yaml"), check_secrets=False)
     assert config is not None, [f"{fault.line}: {fault.message}" for fault in faults]
     harmless = {Code.UNUSED, Code.KEY_IN_THE_OPEN, Code.STALE_CALIBRATION, Code.NOT_LEARNED}

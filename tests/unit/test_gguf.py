@@ -9,7 +9,9 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from isthmus.providers.engines.gguf import MalformedWeightsError, check_gguf, pack_bert
+from isthmus.artefacts.faults import MalformedWeightsError
+from isthmus.artefacts.gguf import check_gguf
+from isthmus.providers.engines.bert import pack_bert
 
 WIDTH, INNER, CONTEXT, HEADS = 8, 12, 16, 2
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", "un", "##known", "é"]
@@ -156,7 +158,8 @@ def test_the_same_encoder_gives_the_same_bytes_in_whatever_order_it_came(pack: A
 
 
 def test_what_was_packed_passes_as_gguf(pack: Any) -> None:
-    check_gguf(pack(safetensors(SHAPES)))
+    with pack(safetensors(SHAPES)).open("rb") as file:
+        check_gguf(file)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,7 @@ def test_what_was_packed_passes_as_gguf(pack: Any) -> None:
     [
         (b"", WORDS, "not a safetensors file"),
         (b"\xff" * 64, WORDS, "header would be longer"),
-        (safetensors(SHAPES, dtype="F16"), WORDS, "is F16, not F32"),
+        (safetensors(SHAPES, dtype="I32"), WORDS, "is I32, not F32"),
         (safetensors(SHAPES, cut=2000), WORDS, "cut short"),
         (safetensors({**SHAPES, "lm_head.weight": (WIDTH,)}), WORDS, "belongs to no plain BERT"),
         (safetensors({**SHAPES, "encoder.layer.0.gate.weight": (WIDTH,)}), WORDS, "belongs to no plain BERT"),
@@ -193,5 +196,5 @@ def test_what_is_no_encoder_is_refused_with_the_reason(
 )
 def test_what_is_no_gguf_is_refused_with_the_reason(tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(MalformedWeightsError, match=why):
-        check_gguf(tmp_path / "file")
+    with (tmp_path / "file").open("rb") as file, pytest.raises(MalformedWeightsError, match=why):
+        check_gguf(file)

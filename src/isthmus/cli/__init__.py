@@ -52,7 +52,7 @@ class _Isthmus(LazyGroup):
             "isthmus.cli.fingerprint", "Make fingerprints of documents and code that must stay inside."
         ),
         "topic": Verb("isthmus.cli.topic", "Learn a topic from texts of your own, to find it in requests."),
-        "models": Verb("isthmus.cli.models", "List the models of the portfolio."),
+        "models": Verb("isthmus.cli.models", "List models; sign and verify their weights."),
         "cost": Verb(
             "isthmus.cli.cost", "What models cost, what others would cost, and what shocks would do."
         ),

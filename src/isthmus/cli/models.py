@@ -1,4 +1,4 @@
-"""`isthmus models`: the portfolio."""
+"""`isthmus models`: the portfolio, and the supply chain of its weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from isthmus.cli.artefacts import bom, keygen, lineage, sign, verify
 from isthmus.cli.options import config_option, load_or_exit
 from isthmus.cli.table import table
 from isthmus.config.config import Config
@@ -16,7 +17,11 @@ from isthmus.core.portfolio import Model
 
 @click.group()
 def models() -> None:
-    """The models of the portfolio."""
+    """The models of the portfolio, and who vouches for their weights."""
+
+
+for command in (keygen, sign, verify, bom, lineage):
+    models.add_command(command)
 
 
 @models.command("list")

@@ -211,7 +211,8 @@ def _attempt(attempt: AttemptRecord) -> str:
     what = "" if attempt.purpose == "answer" else f" as {attempt.purpose}"
     sure = f" ({attempt.confidence:.2f})" if attempt.confidence is not None else ""
     verdict = f"; {attempt.verdict}{sure}" if attempt.verdict else ""
-    return f"{who}{what}: {result}, {tokens}{estimated}{beyond}, {attempt.total_ms:,.0f} ms{verdict}"
+    weights = f"; weights {attempt.weights}" if attempt.weights else ""
+    return f"{who}{what}: {result}, {tokens}{estimated}{beyond}, {attempt.total_ms:,.0f} ms{verdict}{weights}"
 
 
 def _time(record: Record) -> str:

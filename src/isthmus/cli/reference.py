@@ -172,7 +172,7 @@ CODES = (
     ("engine_fetching", Fault.UNAVAILABLE, "The engine's weights are being fetched."),
     ("engine_starting", Fault.UNAVAILABLE, "The engine loads its weights."),
     ("engine_restarting", Fault.UNAVAILABLE, "The engine died and is being started."),
-    ("engine_failed", Fault.UNAVAILABLE, "The engine does not start; it is tried again later."),
+    ("engine_failed", Fault.UNAVAILABLE, "The engine does not start, or its weights are not as signed."),
     ("ledger_unavailable", Fault.UNAVAILABLE, "The strict ledger's disk cannot be written."),
     ("shutting_down", Fault.UNAVAILABLE, "The gateway ends, and the time to drain is over."),
     ("connect_failed", Fault.UNREACHABLE, "The name does not resolve, or the port refuses."),

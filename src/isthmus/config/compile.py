@@ -22,17 +22,25 @@ from isthmus.config.decode import DecodedPlan
 from isthmus.config.document import BudgetEntry, ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
 from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
-from isthmus.config.paths import absolute, is_file
+from isthmus.config.paths import absolute, is_file, is_folder
 from isthmus.config.perimeter import compile_policy, warn_of_unheeded
 from isthmus.config.plans import check_plans
 from isthmus.config.routers import Routers
 from isthmus.config.secrets import resolve
+from isthmus.config.signed import compile_signers
 from isthmus.config.styles import compile_style
 from isthmus.config.tree import Mapping, Mark, Path, Sequence, Tree, sounds_secret
 from isthmus.core.errors import IsthmusError
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.money import nanousd
-from isthmus.core.portfolio import Capability, EngineSettings, Model, PriceOverride, Provider, SecretRef
+from isthmus.core.portfolio import (
+    Capability,
+    EngineSettings,
+    Model,
+    PriceOverride,
+    Provider,
+    SecretRef,
+)
 from isthmus.providers.transport import OWNED_HEADERS
 from isthmus.routing.route import OF_EVALUATIONS, Route
 from isthmus.strategies.plan import Node, Split
@@ -463,6 +471,8 @@ class _Compiler:
             capabilities=entry.capabilities or (_ENGINE_CAPABILITIES[weights.mode] if weights else None),
             licence=entry.licence or (weights.licence if weights else None),
             weights=entry.weights or (weights.name if weights else None),
+            base=entry.base,
+            signers=compile_signers(entry, provider, path, self._folder, self._add),
             price=prices,
             clearance=entry.clearance,
             promises=provider.promises if entry.promises is None else entry.promises,
@@ -496,6 +506,8 @@ class _Compiler:
                 message = f"`weights` are for engines that Isthmus runs; `{provider.name}` loads its own."
                 self._add(Code.CONFLICT, message, "Say `id:` for the provider's name of the model.", place)
             return None
+        if entry.signers is not None:
+            return None
         if entry.weights is None:
             return next(row for row in WEIGHTS if row.mode == "chat")
         row = find_weights(entry.weights)
@@ -504,6 +516,10 @@ class _Compiler:
             self._add(Code.UNKNOWN_NAME, f"The catalogue has no weights `{entry.weights}`.", hint, place)
         elif row is None and not is_file(entry.weights, self._folder):
             hint = "Relative paths are relative to the config file."
+            if is_folder(entry.weights, self._folder):
+                hint = (
+                    "It is a folder. Say `signers:` where it is a signed artefact, else name its GGUF file."
+                )
             self._add(Code.FILE_NOT_FOUND, f"There is no file {entry.weights}.", hint, place)
         return row
 
@@ -705,4 +721,5 @@ def _anchored_secret(secret: SecretRef, folder: FilePath) -> SecretRef:
 def _anchored_model(model: Model, folder: FilePath) -> Model:
     if model.weights is None or find_weights(model.weights) is not None:
         return model
-    return msgspec.structs.replace(model, weights=absolute(model.weights, folder))
+    base = absolute(model.base, folder) if model.base is not None else None
+    return msgspec.structs.replace(model, weights=absolute(model.weights, folder), base=base)

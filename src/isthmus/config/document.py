@@ -126,13 +126,16 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     `provider` is the name of the provider that serves it. `id` is the provider's name for it, by default the
     name that it has here. `kind` is `closed`, `open` or `local`, by default what the provider says. `zone` is
     where it runs, by default the provider's. `context` is the longest input and output together, in tokens.
-    `capabilities` is what it can do; without it everything is tried. `licence` is the SPDX identifier of the
-    weights' licence. `weights` is what an engine loads: a name of the catalogue, or the path of a GGUF file
-    relative to the config. `price` is what you pay, where it is not the list price: one price, or several
-    with the days on which they are valid. `max_output` is its longest answer in tokens; by it a budget knows
-    what a call may cost at most. `clearance` is the highest level that it may receive, where that is not what
-    its kind may. `promises` is what the contract says of what this model is sent, by default what it says of
-    all of the provider's.
+    `capabilities` is what it can do; without it everything is tried. `licence` is the SPDX identifier of
+    the weights' licence. `weights` is what an engine loads: a name of the catalogue, or the path of a
+    GGUF file or of a signed artefact's folder, relative to the config. `signers` are files of public
+    keys, or of certificates of authorities: the weights are verified before every start of the engine,
+    and are served only as one of these has signed them. `base` is the GGUF file that a signed adapter was
+    made for, where the catalogue does not have it. `price` is what you pay, where it is not the list
+    price: one price, or several with the days on which they are valid. `max_output` is its longest answer
+    in tokens; by it a budget knows what a call may cost at most. `clearance` is the highest level that it
+    may receive, where that is not what its kind may. `promises` is what the contract says of what this
+    model is sent, by default what it says of all of the provider's.
     """
 
     provider: str
@@ -144,6 +147,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: frozenset[Capability] | None = None
     licence: str | None = None
     weights: str | None = None
+    signers: tuple[str, ...] | None = None
+    base: str | None = None
     price: PriceOverride | tuple[PriceOverride, ...] | None = None
     clearance: Level | None = None
     promises: Promises | None = None

@@ -17,3 +17,11 @@ def is_file(path: str, folder: Path) -> bool:
         return Path(absolute(path, folder)).is_file()
     except OSError:
         return False
+
+
+def is_folder(path: str, folder: Path) -> bool:
+    """True where a folder is there."""
+    try:
+        return Path(absolute(path, folder)).is_dir()
+    except OSError:
+        return False

@@ -31,6 +31,16 @@ class SecretRef(msgspec.Struct, frozen=True):
     name: str
 
 
+class Signer(msgspec.Struct, frozen=True):
+    """Whose signature on weights counts: a public key, or an authority's certificate, as PEM.
+
+    `file` is where the config found it.
+    """
+
+    file: str
+    pem: str
+
+
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """How long to wait, in seconds.
 
@@ -131,7 +141,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     `clearance` is the highest level that it may receive, None where its kind decides.
     `promises` is what those who run it promise of what they are sent.
-    `weights` is what a local engine loads: a name of `isthmus.catalog.weights`, or the path of a GGUF file.
+    `weights` is what a local engine loads: a name of `isthmus.catalog.weights`, the path of a GGUF file, or
+    with `signers` that of a signed artefact. `base` is the GGUF file that an adapter was made for, where the
+    catalogue does not have it.
     `context` is in tokens, and so is `max_output`, the longest answer. `capabilities` None means "assume
     all": it is the provider who refuses then.
     """
@@ -146,6 +158,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: frozenset[Capability] | None = None
     licence: str | None = None
     weights: str | None = None
+    base: str | None = None
+    signers: tuple[Signer, ...] = ()
     price: tuple[PriceOverride, ...] = ()
     clearance: Level | None = None
     promises: Promises = NO_PROMISES

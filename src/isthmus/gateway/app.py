@@ -38,7 +38,8 @@ class Gateway:
     """Everything that lives longer than a request; `serve` serves one.
 
     `engines` tells the state of each engine that the gateway runs, by the model's name; `ready` is every
-    state `ready`. `weights` tells what arms weigh by now, by the config's hash and the route's name.
+    state `ready`. `weights` tells of which signed artefact an engine was started, where it was of one.
+    `arm_weights` tells what arms of splits weigh by now, by the config's hash and the route's name.
     """
 
     def __init__(
@@ -51,7 +52,8 @@ class Gateway:
         tally: Tally,
         feedbacks: Feedbacks,
         engines: Callable[[], Mapping[str, str]] = dict,
-        weights: Callable[[], Mapping[tuple[str, str], Weights]] = dict,
+        weights: Callable[[], Mapping[str, str]] = dict,
+        arm_weights: Callable[[], Mapping[tuple[str, str], Weights]] = dict,
     ) -> None:
         bounds = snapshot.config.gateway
         self.snapshot = snapshot
@@ -65,8 +67,9 @@ class Gateway:
         self.conversations = Conversations()
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False
-        self.weights = weights
+        self.arm_weights = arm_weights
         self._engines = engines
+        self._weights = weights
         self._registry = CollectorRegistry()
         self._registry.register(tally)
         self._openapi = msgspec.json.encode(openapi(ENDPOINTS))
@@ -169,6 +172,7 @@ class Gateway:
             "status": "ready" if ready else "draining" if self.draining else "not ready",
             "ledger": msgspec.to_builtins(ledger),
             "engines": engines,
+            "weights": dict(self._weights()),
             "config": self.snapshot.config.hash,
         }
         return ready, body

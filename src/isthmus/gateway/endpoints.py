@@ -260,6 +260,7 @@ READINESS = _object(
         "status": {"enum": ["ready", "not ready", "draining"]},
         "ledger": {"type": "object"},
         "engines": {"type": "object", "additionalProperties": _TEXT},
+        "weights": {"type": "object", "additionalProperties": _TEXT},
         "config": _TEXT,
     }
 )

@@ -378,7 +378,7 @@ class Exchange:
             foreseen=foreseen,
             previous=previous,
             revises=self._revises(),
-            weights=self._gateway.weights().get((self._snapshot.config.hash, route.name), ()),
+            weights=self._gateway.arm_weights().get((self._snapshot.config.hash, route.name), ()),
         )
 
     def _revises(self) -> bool:

@@ -809,6 +809,7 @@ class Attempt:
             purpose=self.purpose,
             confidence=self.judged.confidence,
             verdict=self.judged.why,
+            weights=upstream.weights(),
         )
 
     def _usage(self, error: IsthmusError | None) -> Usage | None:

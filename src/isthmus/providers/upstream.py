@@ -51,7 +51,8 @@ class Upstream:
     """Everything that one attempt at one model needs, prepared once when the config is read.
 
     `marks` tells that its reasoning is marked as its provider's, since another provider speaks its wire.
-    `unready` says why the model cannot be called just now (its engine is starting, say), or None.
+    `unready` says why the model cannot be called just now (its engine is starting, say), or None. `weights`
+    says which signed artefact its engine serves, or None.
     `name_in_headers` is the model's name as a header may hold it.
     """
 
@@ -67,6 +68,7 @@ class Upstream:
         breaker: Breaker,
         price: Price,
         unready: Callable[[], IsthmusError | None] = lambda: None,
+        weights: Callable[[], str | None] = lambda: None,
         marks: bool = False,
     ) -> None:
         self.model = model
@@ -76,6 +78,7 @@ class Upstream:
         self.breaker = breaker
         self.price = price
         self.unready = unready
+        self.weights = weights
         self.marks = marks
         self.name_in_headers = quote(model.name, safe="/:@ ")
         self._base_path = urlsplit(base_url).path.rstrip("/")

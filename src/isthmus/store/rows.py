@@ -79,6 +79,7 @@ def attempt_row(record_id: str, attempt: AttemptRecord) -> Row:
         attempt.purpose,
         attempt.confidence,
         attempt.verdict,
+        attempt.weights,
     )
 
 
@@ -215,6 +216,7 @@ def _attempt_of(row: Columns) -> AttemptRecord:
         purpose=row["purpose"],
         confidence=row["confidence"],
         verdict=row["verdict"],
+        weights=row["weights"],
     )
 
 

@@ -140,6 +140,7 @@ STEPS: Mapping[int, Sequence[str]] = {
         "ALTER TABLE attempts ADD COLUMN purpose TEXT NOT NULL DEFAULT 'answer'",
         "ALTER TABLE attempts ADD COLUMN confidence DOUBLE",
         "ALTER TABLE attempts ADD COLUMN verdict TEXT",
+        "ALTER TABLE attempts ADD COLUMN weights TEXT",
         """CREATE TABLE IF NOT EXISTS hours (
             at_us BIGINT NOT NULL, route TEXT NOT NULL, model TEXT NOT NULL, key_id TEXT NOT NULL,
             requests BIGINT NOT NULL, input_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL,
@@ -322,6 +323,9 @@ attempts = Table(
     ),
     Column("confidence", Double, comment="how sure its answer was found to be, 0 to 1; null where unknown"),
     Column("verdict", Text, comment="what was made of its answer, in words; null where nobody judged it"),
+    Column(
+        "weights", Text, comment="the identity of the signed artefact that answered; null for other weights"
+    ),
     sqlite_with_rowid=False,
 )
 """One row an upstream call. `dropped` and `usage_beyond` are JSON arrays, or null for none."""

@@ -27,9 +27,10 @@ from typing import BinaryIO
 
 import msgspec
 
+from isthmus.artefacts.faults import MalformedWeightsError
 from isthmus.catalog.weights import Artefact, HubFile, PackageParts, PackedBert, Source
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.providers.engines.gguf import MalformedWeightsError, pack_bert
+from isthmus.providers.engines.bert import pack_bert
 
 _CHUNK = 1 << 20
 _NETWORK_TIMEOUT_S = 5.0

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from isthmus.catalog.weights import Mode, find_weights
+from isthmus.artefacts.declaration import base_of
+from isthmus.artefacts.loading import Pinned
+from isthmus.catalog.weights import WEIGHTS, Mode, Weights, find_weights
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import EngineSettings, Model
 from isthmus.providers.engines.fetch import Progress, fetch
@@ -53,6 +55,7 @@ class HostedEngine:
         *,
         weights_dir: Path,
         log_dir: Path,
+        private_dir: Path,
         report: Callable[[Progress], None],
     ) -> None:
         self.name = model.name
@@ -62,6 +65,7 @@ class HostedEngine:
         self._settings = settings
         self._weights_dir = weights_dir
         self._log_dir = log_dir
+        self._private_dir = private_dir
         self._report = report
         self._engine: LlamaCppEngine | None = None
         self._phase: str | None = "fetching"
@@ -84,6 +88,11 @@ class HostedEngine:
     async def ready(self) -> None:
         """Return when the engine answers for the first time. Raises what ended its life instead."""
         await asyncio.shield(self._life)
+
+    @property
+    def verified(self) -> str | None:
+        """The identity of the signed artefact that is served; None of weights that nobody has to sign."""
+        return self._engine.verified if self._engine is not None else None
 
     def unready(self) -> IsthmusError | None:
         """Why the model cannot be called just now, or None where it can."""
@@ -130,14 +139,14 @@ class HostedEngine:
 
     async def _fetch_and_start(self) -> None:
         self._phase = "fetching"
-        weights, mode = await asyncio.to_thread(self._weights)
+        weights, mode, longest = await asyncio.to_thread(self._weights)
         self._phase, self.reason = None, ""
         self._engine = LlamaCppEngine(
             self.name,
             LlamaCppSettings(
                 weights=weights,
                 mode=mode,
-                context=self._longest_context(),
+                context=min(self._settings.context, longest or self._settings.context),
                 parallel=self._settings.parallel,
                 threads=self._settings.threads,
             ),
@@ -157,25 +166,39 @@ class HostedEngine:
         if change.state is State.FAILED and self._life.done():
             self._life = asyncio.get_running_loop().create_task(self._bring_up(self._next_pause()))
 
-    def _longest_context(self) -> int:
-        row = find_weights(self._model.weights or "")
-        return min(self._settings.context, row.context) if row is not None else self._settings.context
-
     def _report_unless_stopped(self, progress: Progress) -> None:
         # A thread cannot be cancelled; raising out of its report is what ends a download.
         if self._phase == "stopped":
             raise asyncio.CancelledError
         self._report(progress)
 
-    def _weights(self) -> tuple[Path, Mode]:
-        """The file to load, fetched first where the catalogue knows it, and what it is for."""
+    def _weights(self) -> tuple[Path | Pinned, Mode, int | None]:
+        """What to load, fetched first where the catalogue knows it, what it is for, and its longest input."""
         named = self._model.weights or ""
+        if self._model.signers:
+            return self._artefact(Path(named))
         row = find_weights(named)
         if row is not None:
-            with _ONE_FETCH:
-                return fetch(row, self._weights_dir, self._report_unless_stopped), row.mode
+            return self._fetched(row), row.mode, row.context
+        return Path(named), self._mode(), None
+
+    def _artefact(self, path: Path) -> tuple[Pinned, Mode, int | None]:
+        """The signed artefact, as yet unverified: by its own word, its base is only fetched."""
+        base = Path(self._model.base) if self._model.base is not None else None
+        row = None
+        if base is None and (wanted := base_of(path)) is not None:
+            row = next((it for it in WEIGHTS if it.sha256 == wanted.sha256), None)
+            base = self._fetched(row) if row is not None else None
+        pinned = Pinned(path=path, signers=self._model.signers, base=base, private=self._private_dir)
+        return pinned, row.mode if row is not None else self._mode(), row.context if row is not None else None
+
+    def _fetched(self, row: Weights) -> Path:
+        with _ONE_FETCH:
+            return fetch(row, self._weights_dir, self._report_unless_stopped)
+
+    def _mode(self) -> Mode:
         embeds = self._model.capabilities is not None and "embeddings" in self._model.capabilities
-        return Path(named), "embeddings" if embeds else "chat"
+        return "embeddings" if embeds else "chat"
 
 
 class _EngineTransport:

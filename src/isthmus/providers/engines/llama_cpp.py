@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
+import logging
 import os
 import re
 import secrets
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import msgspec
 
+from isthmus.artefacts.faults import MalformedWeightsError
+from isthmus.artefacts.gguf import check_gguf
+from isthmus.artefacts.loading import Pinned, loadable
 from isthmus.catalog.weights import Mode
-from isthmus.providers.engines.gguf import MalformedWeightsError, check_gguf
 from isthmus.providers.engines.llama_cpp_server import ServerSettings
 from isthmus.providers.engines.supervisor import (
     PATIENCE,
@@ -25,6 +32,8 @@ from isthmus.providers.engines.supervisor import (
     State,
     Supervisor,
 )
+
+log = logging.getLogger("isthmus.engines")
 
 _SERVER_MODULE = "isthmus.providers.engines.llama_cpp_server"
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
@@ -52,12 +61,13 @@ _ERROR_LINE = re.compile(r"[\d.]+ E .*?: (?:error loading model: )?(?P<text>.+)"
 class LlamaCppSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What to serve and how.
 
-    `context` is the longest request and answer together, in tokens; each of the `parallel` requests that are
-    worked on at once has room for that much. `threads` is for computing; None leaves one core to the gateway.
-    `extra` sets attributes of xllamacpp's CommonParams by name, such as `{"n_gpu_layers": 0}`.
+    `weights` is a GGUF file, or an artefact that is verified before every start. `context` is the longest
+    request and answer together, in tokens; each of the `parallel` requests that are worked on at once has
+    room for that much. `threads` is for computing; None leaves one core to the gateway. `extra` sets
+    attributes of xllamacpp's CommonParams by name, such as `{"n_gpu_layers": 0}`.
     """
 
-    weights: Path
+    weights: Path | Pinned
     mode: Mode = "chat"
     context: int = 4096
     parallel: int = 4
@@ -82,7 +92,10 @@ class LlamaCppEngine:
     ) -> None:
         self.name = name
         self.api_key = secrets.token_urlsafe(32)
+        self.verified: str | None = None
+        """The identity of the artefact that was verified before the last start; None of other weights."""
         self._settings = settings
+        self._stopped = False
         self._supervisor = Supervisor(
             name,
             self._launch,
@@ -114,9 +127,16 @@ class LlamaCppEngine:
 
     async def start(self) -> None:
         """Return when the engine answers. Raises EngineFailedError, with what to do."""
+        self._stopped = False
         weights = self._settings.weights
+        if isinstance(weights, Path):
+            self._check(weights)
+        await self._supervisor.start()
+
+    def _check(self, weights: Path) -> None:
         try:
-            check_gguf(weights)
+            with weights.open("rb") as file:
+                check_gguf(file)
         except MalformedWeightsError as fault:
             raise EngineFailedError(
                 f"The engine {self.name} cannot load {weights}: {fault}.",
@@ -127,10 +147,10 @@ class LlamaCppEngine:
                 f"The engine {self.name} cannot read {weights}: {fault.strerror}.",
                 hint="Check the path and its permissions.",
             ) from fault
-        await self._supervisor.start()
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Let it finish what it has begun, kill it after `grace_s` seconds, and return when it is gone."""
+        self._stopped = True
         await self._supervisor.stop(grace_s)
 
     async def __aenter__(self) -> Self:
@@ -143,8 +163,41 @@ class LlamaCppEngine:
         await self.stop()
 
     def _launch(self, port: int) -> Launch:
+        weights = self._settings.weights
+        if isinstance(weights, Path):
+            return self._launch_of(port, str(weights))
+        self.verified = None
+        began = time.monotonic()
+        with ExitStack() as open_files:
+            found = open_files.enter_context(loadable(weights, dt.datetime.now(dt.UTC), self._go_on))
+            # The engine's own: these stay open when the others are closed.
+            files = [os.fdopen(os.dup(it.fileno()), "rb") for it in (found.weights, found.adapter) if it]
+        self.verified = found.identity
+        log.info(
+            "engine %s: %s is verified in %.2f s: artefact %s, signed by %s (key %.16s)",
+            self.name,
+            weights.path,
+            time.monotonic() - began,
+            found.identity,
+            found.signer,
+            found.fingerprint,
+        )
+        # Whoever opens these gets the files themselves, whatever their names lead to by then.
+        weights_path, adapter, *_ = [*(f"/proc/self/fd/{file.fileno()}" for file in files), None]
+        return self._launch_of(port, weights_path or "", adapter, found.template, files)
+
+    def _launch_of(
+        self,
+        port: int,
+        weights: str,
+        adapter: str | None = None,
+        template: str | None = None,
+        files: Sequence[BinaryIO] = (),
+    ) -> Launch:
         settings = ServerSettings(
-            weights=str(self._settings.weights),
+            weights=weights,
+            adapter=adapter,
+            template=template,
             alias=self.name,
             mode=self._settings.mode,
             api_key=self.api_key,
@@ -158,7 +211,13 @@ class LlamaCppEngine:
             argv=(sys.executable, "-P", "-m", _SERVER_MODULE),
             stdin=msgspec.json.encode(settings),
             environ=_environ(os.environ),
+            files=files,
         )
+
+    def _go_on(self, done: int, total: int) -> None:
+        # A thread cannot be cancelled; raising out of its report is what ends the reading of large weights.
+        if self._stopped:
+            raise asyncio.CancelledError
 
 
 def _environ(own: Mapping[str, str]) -> dict[str, str]:

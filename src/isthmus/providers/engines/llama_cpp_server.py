@@ -35,8 +35,10 @@ _BUSY = re.compile(r"^llamacpp:requests_(?:processing|deferred) [1-9]", re.MULTI
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One line of JSON: what the process is to serve, and how.
 
-    `port` is a wish, 0 means any. `context` is in tokens for each of the `parallel` requests. `extra` sets
-    further attributes of xllamacpp's CommonParams by name, `cpuparams.n_threads` reaching into a nested one.
+    `adapter` is a LoRA adapter's file, applied as it is. `template` is the chat template to speak by, instead
+    of the one in the weights. `port` is a wish, 0 means any. `context` is in tokens for each of the
+    `parallel` requests. `extra` sets further attributes of xllamacpp's CommonParams by name,
+    `cpuparams.n_threads` reaching into a nested one.
     """
 
     weights: str
@@ -48,6 +50,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int
     threads: int
     extra: dict[str, Any]
+    adapter: str | None = None
+    template: str | None = None
 
 
 class _RefusalError(Exception):
@@ -88,6 +92,10 @@ def _params(settings: ServerSettings) -> xllamacpp.CommonParams:
     xlc = _load_library()
     params = xlc.CommonParams()
     params.model.path = settings.weights
+    if settings.adapter is not None:
+        params.lora_adapters = [xlc.CommonAdapterLoraInfo(settings.adapter, 1.0)]
+    if settings.template is not None:
+        params.chat_template = settings.template
     # Without an alias every answer would name the file's path as its model.
     params.model_alias = {settings.alias}
     params.hostnames = [_HOST]

@@ -13,7 +13,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -73,11 +73,15 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to start the process. `stdin` is its line of settings and may hold secrets, as `environ` may."""
+    """How to start the process. `stdin` is its line of settings and may hold secrets, as `environ` may.
+
+    The process inherits the `files` under the numbers that they have here; they are closed once it has them.
+    """
 
     argv: Sequence[str]
     stdin: bytes = field(repr=False)
     environ: Mapping[str, str] = field(repr=False)
+    files: Sequence[BinaryIO] = ()
 
 
 class EngineFailedError(IsthmusError):
@@ -129,10 +133,12 @@ async def is_healthy(address: str, timeout_s: float) -> bool:
 class Supervisor:
     """One engine's process, over as many lives as it needs; to be used from one event loop.
 
-    `launch` is called with the port of the last life, or 0 for a free one, so that an address outlives a
-    crash where it can. `complaint` picks the line out of the log that tells why a start failed; it sees no
-    line that was written after the engine was ready, since these may quote requests. `listener` is called in
-    the event loop at each change of state and must neither block nor raise. `chance` gives numbers in [0, 1).
+    `launch` is called before every start, in a thread, with the port of the last life, or 0 for a free one,
+    so that an address outlives a crash where it can. An IsthmusError that it raises says that there is to be
+    no start, and ends the engine as failed. `complaint` picks the line out of the log that tells why a start
+    failed; it sees no line that was written after the engine was ready, since these may quote requests.
+    `listener` is called in the event loop at each change of state and must neither block nor raise. `chance`
+    gives numbers in [0, 1).
     """
 
     def __init__(
@@ -248,6 +254,8 @@ class Supervisor:
                     return await self._watch(process)
         except OSError as fault:
             return _End(f"could not be started: {fault.strerror or fault}")
+        except IsthmusError as fault:
+            return _End(f"is not started: {fault.message.rstrip('.')}", fault.hint, final=True)
         finally:
             await asyncio.to_thread(output.drain)
         complaint = self._complaint(output.lines)
@@ -255,17 +263,21 @@ class Supervisor:
 
     @asynccontextmanager
     async def _running(self, output: _Output) -> AsyncIterator[asyncio.subprocess.Process]:
-        launch = self._launch(urlsplit(self._address or "").port or 0)
-        process = await asyncio.create_subprocess_exec(
-            *launch.argv,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=output.open(),
-            env=launch.environ,
-            # A Ctrl-C at the terminal is the gateway's to handle: its engines have to last until it has
-            # drained.
-            start_new_session=True,
-        )
+        launch = await asyncio.to_thread(self._launch, urlsplit(self._address or "").port or 0)
+        with ExitStack() as inherited:
+            for file in launch.files:
+                inherited.enter_context(file)
+            process = await asyncio.create_subprocess_exec(
+                *launch.argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=output.open(),
+                env=launch.environ,
+                pass_fds=[file.fileno() for file in launch.files],
+                # A Ctrl-C at the terminal is the gateway's to handle: its engines have to last until it has
+                # drained.
+                start_new_session=True,
+            )
         self._process = process
         try:
             output.start()

@@ -1,28 +1,24 @@
-"""GGUF files: tell one from another file, and pack a BERT encoder into one.
+"""A BERT encoder of safetensors, packed into a GGUF file of version 3.
 
-The format is version 3 of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: a magic number, the
-counts, the metadata as typed key-value pairs, one entry a tensor, and the tensors' bytes, each on a 32-byte
-boundary. Everything is little-endian. A safetensors file (https://github.com/huggingface/safetensors#format)
-lays its tensors out in the same row-major way, so their bytes are copied as they are and no number is ever
-computed.
+For the formats see `isthmus.artefacts.gguf` and `isthmus.artefacts.safetensors`. Both lay tensors out in the
+same row-major way, so their bytes are copied as they are and no number is ever computed.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
-import msgspec
+from isthmus.artefacts.faults import MalformedWeightsError
+from isthmus.artefacts.gguf import DEFAULT_ALIGNMENT, MAGIC
+from isthmus.artefacts.safetensors import Tensor, read_tensors
 
-_MAGIC = b"GGUF"
 _VERSION = 3
-_READABLE_VERSIONS = (2, 3)
-_ALIGNMENT = 32
 _CHUNK = 1 << 20
-_LONGEST_SAFETENSORS_HEADER = 100 << 20
 
 # Numbers that the format gives to types of values and of tensors, and llama.cpp to classes of tokens and to
 # pooling.
@@ -62,20 +58,6 @@ _TENSOR_NAME = re.compile(r"(?:encoder\.layer\.(?P<layer>\d+)\.)?(?P<place>.+)\.
 _Value: TypeAlias = "tuple[int, bytes]"
 
 
-class MalformedWeightsError(ValueError):
-    """The file is not what it is taken for; the text says in which way and begins in lower case."""
-
-
-class _Tensor(msgspec.Struct, frozen=True):
-    dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
-
-    @property
-    def size(self) -> int:
-        return self.data_offsets[1] - self.data_offsets[0]
-
-
 class _Encoder(NamedTuple):
     """The numbers that llama.cpp wants to be told about a BERT encoder."""
 
@@ -86,25 +68,6 @@ class _Encoder(NamedTuple):
     token_types: int
     heads: int
     layer_norm_epsilon: float
-
-
-def check_gguf(path: Path) -> None:
-    """Pass if `path` begins as a little-endian GGUF file that holds tensors.
-
-    Only the first 24 bytes are read: to find a file cut short is the engine's part. Raises
-    MalformedWeightsError, or OSError where the file cannot be read.
-    """
-    with path.open("rb") as file:
-        head = file.read(24)
-    if not head.startswith(_MAGIC):
-        raise MalformedWeightsError("it does not begin with the letters GGUF")
-    if len(head) < 24:
-        raise MalformedWeightsError("it ends within its own header")
-    version, tensors, _ = struct.unpack_from("<IQQ", head, len(_MAGIC))
-    if version not in _READABLE_VERSIONS:
-        raise MalformedWeightsError(f"its format has the version {version}, and engines read 2 and 3")
-    if tensors == 0:
-        raise MalformedWeightsError("it holds no tensors, only a vocabulary")
 
 
 def pack_bert(
@@ -118,7 +81,7 @@ def pack_bert(
     """
     words = vocabulary.read_text(encoding="utf-8").splitlines()
     with tensors.open("rb") as source:
-        named, start = _read_tensors(source)
+        named, start = _named_tensors(source)
         encoder = _describe(named, heads, layer_norm_epsilon)
         if named["token_embd.weight"].shape[0] != len(words):
             raise MalformedWeightsError("the vocabulary and the tensors differ in the number of tokens")
@@ -138,27 +101,14 @@ def pack_bert(
             _pad(out)
 
 
-def _read_tensors(source: BinaryIO) -> tuple[dict[str, _Tensor], int]:
+def _named_tensors(source: BinaryIO) -> tuple[dict[str, Tensor], int]:
     """The encoder's tensors under llama.cpp's names, in the order of these, and where their bytes start."""
-    length = int.from_bytes(source.read(8), "little")
-    if length > _LONGEST_SAFETENSORS_HEADER:
-        raise MalformedWeightsError(
-            "it is not a safetensors file: its header would be longer than one may be"
-        )
-    try:
-        entries = msgspec.json.decode(source.read(length), type=dict[str, msgspec.Raw])
-        entries.pop("__metadata__", None)
-        named = {
-            _engine_name(name): msgspec.json.decode(entry, type=_Tensor)
-            for name, entry in entries.items()
-            if not name.startswith(_LEFT_OUT)
-        }
-    except msgspec.MsgspecError as fault:
-        raise MalformedWeightsError(f"it is not a safetensors file: {fault}") from fault
+    tensors, start = read_tensors(source, os.fstat(source.fileno()).st_size)
+    named = {_engine_name(name): tensor for name, tensor in tensors.items() if not name.startswith(_LEFT_OUT)}
     for name, tensor in named.items():
         if tensor.dtype != "F32":
             raise MalformedWeightsError(f"the tensor {name} is {tensor.dtype}, not F32")
-    return dict(sorted(named.items())), 8 + length
+    return dict(sorted(named.items())), start
 
 
 def _engine_name(name: str) -> str:
@@ -171,7 +121,7 @@ def _engine_name(name: str) -> str:
     return f"{prefix}{place}.{match['part']}"
 
 
-def _describe(named: Mapping[str, _Tensor], heads: int, layer_norm_epsilon: float) -> _Encoder:
+def _describe(named: Mapping[str, Tensor], heads: int, layer_norm_epsilon: float) -> _Encoder:
     try:
         context, width = named["position_embd.weight"].shape
         return _Encoder(
@@ -222,8 +172,8 @@ def _with_phantom_space(word: str) -> str:
     return word[2:] if word.startswith("##") else f"▁{word}"
 
 
-def _header(metadata: Mapping[str, _Value], tensors: Mapping[str, _Tensor]) -> bytes:
-    parts = [_MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))]
+def _header(metadata: Mapping[str, _Value], tensors: Mapping[str, Tensor]) -> bytes:
+    parts = [MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))]
     for key, (kind, value) in metadata.items():
         parts += [_text(key), struct.pack("<I", kind), value]
     offset = 0
@@ -231,7 +181,7 @@ def _header(metadata: Mapping[str, _Value], tensors: Mapping[str, _Tensor]) -> b
         # The format counts dimensions from the one that varies fastest.
         shape = tensor.shape[::-1]
         parts += [_text(name), struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, _TENSOR_F32, offset)]
-        offset += tensor.size + -tensor.size % _ALIGNMENT
+        offset += tensor.size + -tensor.size % DEFAULT_ALIGNMENT
     return b"".join(parts)
 
 
@@ -253,7 +203,7 @@ def _array(kind: int, items: Sequence[bytes]) -> _Value:
 
 
 def _pad(out: BinaryIO) -> None:
-    out.write(bytes(-out.tell() % _ALIGNMENT))
+    out.write(bytes(-out.tell() % DEFAULT_ALIGNMENT))
 
 
 def _copy(source: BinaryIO, out: BinaryIO, size: int) -> None:
