@@ -106,6 +106,18 @@ async def test_a_loser_is_stopped_and_stays_so_after_a_restart(
     await runner.cleanup()
 
 
+async def test_what_two_looks_read_at_once_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with simulated(TRIAL, tmp_path) as (_, served):
+        drawn = await ask(served, 20)
+        settle(served, monkeypatch)
+        referee = served.house.referee
+        await asyncio.gather(referee.look(), referee.look(), referee.look())
+        (live,) = referee._live.values()
+        assert live.evidence.requests == {"usual": drawn["usual"], "new": drawn["new"]}
+
+
 async def test_a_bandits_shares_are_those_that_are_logged(tmp_path: Path) -> None:
     routes = {"trial": {"split": ARMS, "bandit": {"explore": 0.2}}}
     async with simulated(routes, tmp_path) as (_, served):

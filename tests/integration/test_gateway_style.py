@@ -9,10 +9,12 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from isthmus.bootstrap import rescanner_of
 from isthmus.cli.explain import explain
+from isthmus.store.history import SqliteHistory
 from isthmus.testing import Script
 
-from .gateway import ANTHROPIC, DIALECTS, OPENAI, Dialect, config_text, simulated
+from .gateway import ANTHROPIC, DIALECTS, OPENAI, Dialect, config_of, config_text, simulated
 
 CARD = "Speak as a lighthouse keeper."
 ROUTES: dict[str, Any] = {
@@ -78,3 +80,16 @@ async def test_the_card_counts_in_tokens_and_in_what_a_budget_holds(tmp_path: Pa
             for route in routes
         ]
         assert counts[1] > counts[0] + 1_000
+
+
+async def test_who_looks_again_at_what_was_recorded_looks_at_the_card_too(tmp_path: Path) -> None:
+    routes = {"r": {"model": "openai/a", "style": "Sign as keeper@light.example.", "record_bodies": True}}
+    async with simulated(routes, tmp_path) as (sim, served):
+        assert (await served.ask("r")).status == 200
+        await served.house.ledger.flush()
+        walled = config_of(config_text(sim.url, routes, perimeter={"clearance": {"closed": "internal"}}))
+        history = SqliteHistory(served.house.ledger_path)
+        pasts = [past for some in history.requests() for past in some]
+        (again,) = rescanner_of(walled, history).look(pasts)
+        assert again.again is not None
+        assert again.again.kinds == {"pii.email"}

@@ -187,6 +187,16 @@ def test_who_is_stopped_is_drawn_no_more_and_nobody_else_is_moved(
     assert Split(arms=arms).choose(Circumstances(draw=draw, weights=gone)).arms == before.arms
 
 
+def test_an_arm_stays_stopped_whichever_of_its_models_are_left() -> None:
+    both = Fallback(plans=(CallModel(model="a"), CallModel(model="b")))
+    split = Split(arms=(Arm(plan=both), Arm(plan=CallModel(model="c"))), stop=Stop())
+    left = split.prune(lambda name: name != "a")
+    assert isinstance(left, Split)
+    stopped = (("a, b", 0.0),)
+    for draw in (0.0, 0.99):
+        assert left.choose(Circumstances(draw=draw, weights=stopped)).arms == ("c",)
+
+
 def test_whom_a_stopped_arm_had_is_shared_by_weight() -> None:
     arms = tuple(
         Arm(plan=CallModel(model=name), weight=weight) for name, weight in (("a", 1), ("b", 2), ("c", 3))

@@ -130,6 +130,8 @@ class Referee:
         self._beta = beta
         self._now_us = now_us
         self._live: dict[str, _Live] = {}
+        # A reload asks for a look of its own: what two read at once would count twice.
+        self._looking = asyncio.Lock()
         self.weights: Mapping[tuple[str, str], Weights] = {}
         """What is not as the config says: by the config's hash and the route's name."""
 
@@ -147,17 +149,18 @@ class Referee:
 
     async def look(self) -> None:
         """Takes in all that is new; an experiment that fails keeps none of the others."""
-        config = self._config()
-        running = experiments_of(config)
-        for experiment in running:
-            try:
-                await self._look_at(config, experiment)
-            except Exception as error:
-                why = error.text if isinstance(error, IsthmusError) else type(error).__name__
-                log.error("the experiment on the route %s was not looked at: %s", experiment.route, why)
-        known = {experiment.id for experiment in running}
-        self._live = {id: live for id, live in self._live.items() if id in known}
-        self._put_in_force(config)
+        async with self._looking:
+            config = self._config()
+            running = experiments_of(config)
+            for experiment in running:
+                try:
+                    await self._look_at(config, experiment)
+                except Exception as error:
+                    why = error.text if isinstance(error, IsthmusError) else type(error).__name__
+                    log.error("the experiment on the route %s was not looked at: %s", experiment.route, why)
+            known = {experiment.id for experiment in running}
+            self._live = {id: live for id, live in self._live.items() if id in known}
+            self._put_in_force(config)
 
     def shares(self) -> dict[tuple[str, ...], float]:
         """The share of each arm of each experiment, by route and arm; 0 for one that is stopped."""

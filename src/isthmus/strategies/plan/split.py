@@ -90,8 +90,9 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
         return once_each([model for arm in self.arms for model in arm.plan.models()])
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
+        # What is known of an arm is known by its name, whichever of its models are left.
         left = tuple(
-            msgspec.structs.replace(arm, plan=pruned)
+            msgspec.structs.replace(arm, plan=pruned, name=arm.called if self.learns else arm.name)
             for arm in self.arms
             if (pruned := arm.plan.prune(allowed)) is not None
         )
