@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Hashable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -23,12 +23,15 @@ from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
 from isthmus.catalog.weights import STATIC_VECTORS, STATIC_VOCABULARY
 from isthmus.config.archive import archive, unarchive
-from isthmus.config.config import Config, GatewaySettings, LedgerSettings, Watch
+from isthmus.config.config import Config, GatewaySettings, LedgerSettings, RolloutRule, Watch
+from isthmus.config.digests import Digests
 from isthmus.config.places import ledger_path, state_dir
+from isthmus.config.rollouts import in_force, pair_of, rolled
 from isthmus.config.secrets import resolve
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.portfolio import Client, Model, Provider, SecretRef
+from isthmus.core.portfolio import Client, EngineSettings, Model, Provider, SecretRef
 from isthmus.core.record import Record
+from isthmus.core.rollout import Turn
 from isthmus.dialects import endpoint_wires
 from isthmus.dialects.issuers import BOUND_WIRES
 from isthmus.evals.drift import standing
@@ -37,12 +40,16 @@ from isthmus.evals.drift.watchman import Watchman
 from isthmus.evals.replay.boundary import Portfolio
 from isthmus.evals.replay.replayed import Ledger as PastLedger
 from isthmus.evals.replay.replayed import Replayer
+from isthmus.evals.rollout.guards import Judgement
+from isthmus.evals.rollout.jury import MOST_RECALLED, Jury
+from isthmus.evals.rollout.steward import Steward
 from isthmus.evals.trials.referee import Referee, Standing, experiment_of, standing_of
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.direct import Direct, LabelRing, route_to
 from isthmus.gateway.foresight import Foresights, routers_of
 from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.rescan import Rescanner
+from isthmus.gateway.rollover import Hosted, Rollover, first_standing, own_versions, until_ready
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
 from isthmus.gateway.treasury import Treasury
@@ -52,6 +59,7 @@ from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.scanner import Scanner
 from isthmus.providers import anyllm, webhook
+from isthmus.providers.engines.adapter import HostedAdapter
 from isthmus.providers.engines.fetch import Progress, fetch, weights_folder
 from isthmus.providers.engines.hosted import HostedEngine
 from isthmus.providers.http1 import Http1Transport
@@ -70,6 +78,7 @@ from isthmus.store.hours import SqliteHours
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.store.records import Records, SqliteRecords, Where
+from isthmus.store.rollouts import Rollouts, SqliteRollouts
 from isthmus.store.runs import Runs, SqliteRuns
 from isthmus.store.traffic import SqliteTraffic
 from isthmus.store.trials import SqliteTrials
@@ -90,7 +99,9 @@ ROLL_UP_EVERY_S = 60.0
 SETTLED_US = 120_000_000
 """Most requests of so long ago are recorded, so that their records are added up together."""
 DAY_US = 86_400_000_000
-ENGINE_LOOK_S = 0.1
+CLOCKS_DIFFER_US = 3_600_000_000
+"""So far may a clock have been set back since a rollout's turn: its records are told by their config."""
+RECALLED_AT_ONCE = 500
 ASKING_RETRIES = 6
 PATIENCE_S = 60.0
 """Nobody sits and waits for each answer of a pilot: providers and detectors may ask for more patience than
@@ -118,6 +129,7 @@ class Workshop:
         self._secret = secrets.token_bytes(32)
         self._ending: set[asyncio.Task[None]] = set()
         self._numbers = iter(range(2**63))
+        self._closing = False
 
     def snapshot(self, config: Config) -> Snapshot:
         """The config, ready to serve. Raises IsthmusError where a secret or a certificate cannot be read."""
@@ -144,8 +156,20 @@ class Workshop:
 
     def engines(self) -> dict[str, HostedEngine]:
         """The engines that run for any snapshot, by the name of their model."""
+        return {name: it for name, it in self.hosted().items() if isinstance(it, HostedEngine)}
+
+    def hosted(self) -> dict[str, Hosted]:
+        """What was started for any snapshot, here or on a server that takes adapters, by its model's name."""
         things = (lease.thing for lease in self._leases.values())
-        return {thing.name: thing for thing in things if isinstance(thing, HostedEngine)}
+        return {it.name: it for it in things if isinstance(it, HostedEngine | HostedAdapter)}
+
+    def engines_of(self, config: Config) -> dict[str, HostedEngine]:
+        """The engines by which a config's models are served."""
+        keys = {
+            name: _engine_key(model, config.providers[model.provider].engine)
+            for name, model in config.models.items()
+        }
+        return {name: self._leases[key].thing for name, key in keys.items() if key in self._leases}
 
     def breakers(self) -> dict[str, Breaker]:
         """The breakers, by the name of their model."""
@@ -156,6 +180,7 @@ class Workshop:
 
     async def close(self) -> None:
         """End every engine and connection; one that will not end keeps none of the others."""
+        self._closing = True
         for key, lease in self._leases.items():
             _close(key, lease)
         self._leases.clear()
@@ -187,23 +212,29 @@ class Workshop:
             )
         if provider.client == "anyllm":
             anyllm.require(model.id)
-        return Upstream(
+        key = resolve(provider.key) if provider.key else None
+        transport = self._transport(provider, number)
+        upstream = partial(
+            Upstream,
             model,
             provider,
             base_url=provider.base_url or "",
-            key=resolve(provider.key) if provider.key else None,
+            key=key,
             wires=wires,
-            transport=self._transport(provider, number),
+            transport=transport,
             breaker=breaker,
             price=price_of(model, provider, prices),
             marks=provider.name in told_apart,
         )
+        if not (provider.adapters and model.version_of is not None):
+            return upstream()
+        return upstream(unready=self._adapter(model, provider, key, transport, number).unready)
 
     def _engine(self, model: Model, provider: Provider, number: int) -> HostedEngine:
         settings = provider.engine
         assert settings is not None
         return self._lease(
-            ("engine", model.name, model.weights, model.base, model.signers, settings),
+            _engine_key(model, settings),
             lambda: HostedEngine(
                 model,
                 settings,
@@ -213,6 +244,19 @@ class Workshop:
                 report=self._report,
             ),
             lambda engine: self._end(engine.stop(ENGINE_GRACE_S)),
+            number,
+        )
+
+    def _adapter(
+        self, model: Model, provider: Provider, key: str | None, transport: Transport, number: int
+    ) -> HostedAdapter:
+        return self._lease(
+            ("adapter", model.name, provider.name, provider.base_url),
+            lambda: HostedAdapter(
+                model, provider, base_url=provider.base_url or "", key=key, transport=transport
+            ),
+            # Where the gateway ends, the next one goes on with it.
+            lambda adapter: self._end(adapter.stop(unload=not self._closing)),
             number,
         )
 
@@ -259,6 +303,12 @@ class Workshop:
         task = in_background(ending, "stopping an engine")
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+
+def _engine_key(model: Model, settings: EngineSettings | None) -> Hashable:
+    """What an engine is leased by: the family, so that a version which has become the config's own keeps
+    its engine."""
+    return ("engine", model.family, model.weights, model.base, model.signers, settings)
 
 
 def _close(key: Hashable, lease: _Lease) -> None:
@@ -538,10 +588,47 @@ def drifts_of(config: Config, config_path: Path | None) -> Iterator[Drift]:
 
 
 def experiment_on(route: str, config: Config, config_path: Path | None) -> Standing:
-    """How the experiment on a route stands, whether the gateway runs or not; as at its begin without one."""
+    """How the experiment on a route stands, whether the gateway runs or not; as at its begin without one.
+
+    The config is that which is served by: see `in_service`.
+    """
     path = ledger_path(config, config_path)
     found = experiment_of(route, config) if route in config.routes else None
     return standing_of(SqliteTrials(path), found) if found is not None and path.exists() else Standing()
+
+
+def open_rollouts(config: Config, config_path: Path | None) -> Rollouts:
+    """The rollouts of this config's gateway, whether it runs or not."""
+    return SqliteRollouts(ledger_path(config, config_path))
+
+
+def in_service(config: Config, config_path: Path | None, digests: Digests | None = None) -> Config:
+    """The config as this ledger's rollouts want it: what a gateway serves by, or would.
+
+    `digests` are those of weights that were read already. Raises IsthmusError: see
+    `isthmus.store.schema.Database.reading`.
+    """
+    path = ledger_path(config, config_path)
+    if not path.exists():
+        return config
+    turns = SqliteRollouts(path).current()
+    return rolled(config, turns, own_versions(config, turns, digests or Digests()))
+
+
+def evidence_of(config: Config, config_path: Path | None, turn: Turn, digests: Digests) -> Judgement | None:
+    """What the ledger shows of a rollout that is under way; None where it is not, or not in force.
+
+    The gateway may know more: what has not been committed yet, and what is too long ago to be read again.
+    """
+    path = ledger_path(config, config_path)
+    own = own_versions(config, [turn], digests).get(turn.model)
+    if own is None or not turn.under_way or not in_force(config, turn, own):
+        return None
+    serving = in_service(config, config_path, digests)
+    jury = Jury(turn, pair_of(turn, own), serving.hash, config.rule_of(turn.model))
+    jury.recall(_recall(path, turn.at_us))
+    jury.listen(SqliteRollouts(path).opinions(jury.config_hash, jury.models, 0))
+    return jury.judgement()
 
 
 def open_feedback(config: Config, config_path: Path | None) -> Feedbacks:
@@ -585,7 +672,7 @@ class House(NamedTuple):
     workshop: Workshop
     ledger: SqliteLedger
     ledger_path: Path
-    configs: Configs
+    rollover: Rollover
     referee: Referee
 
     def records(self) -> Records:
@@ -594,10 +681,8 @@ class House(NamedTuple):
 
     def reload(self, config: Config) -> None:
         """Serve by another config from the next request on; raises IsthmusError and changes nothing else."""
-        self.gateway.adopt(self.workshop.snapshot(config))
+        self.rollover.reload(config)
         self.gateway.tally.reloads["ok"] += 1
-        in_background(_keep(config, self.configs), "keeping the config")
-        in_background(self.referee.look(), "deciding experiments")
 
 
 @asynccontextmanager
@@ -608,18 +693,21 @@ async def open_house(
     fails to close."""
     path = ledger_path(config, config_path)
     async with AsyncExitStack() as closing:
-        ledger = await asyncio.to_thread(SqliteLedger, path, config.ledger.mode)
+        ledger = await asyncio.to_thread(
+            lambda: SqliteLedger(path, config.ledger.mode, listen=lambda record: steward.hear(record))
+        )
         closing.push_async_callback(ledger.close)
         workshop = Workshop(state_dir(config_path), report)
         closing.push_async_callback(workshop.close)
         ring = await asyncio.to_thread(lambda: KeyRing(SqliteKeys(path)))
         treasury = Treasury(await asyncio.to_thread(SqliteCounters, path))
         closing.push_async_callback(treasury.close)
-        configs = SqliteConfigs(path)
-        await _keep(config, configs)
+        configs, rollouts, digests = SqliteConfigs(path), SqliteRollouts(path), Digests()
+        begun = await asyncio.to_thread(first_standing, config, rollouts, digests, _now_us())
+        await _keep(begun.serving, configs)
         tally = _tally(ledger, workshop, ring)
         await asyncio.to_thread(bring_vectors, config, report)
-        snapshot = workshop.snapshot(config)
+        snapshot = workshop.snapshot(begun.serving)
         gateway = Gateway(
             snapshot=snapshot,
             ledger=ledger,
@@ -627,9 +715,13 @@ async def open_house(
             treasury=treasury,
             tally=tally,
             feedbacks=SqliteFeedback(path),
-            engines=lambda: {name: engine.state for name, engine in workshop.engines().items()},
+            engines=lambda: {
+                name: engine.state for name, engine in workshop.engines_of(gateway.snapshot.config).items()
+            },
             weights=lambda: {
-                name: engine.verified for name, engine in workshop.engines().items() if engine.verified
+                name: engine.verified
+                for name, engine in workshop.engines_of(gateway.snapshot.config).items()
+                if engine.verified
             },
             arm_weights=lambda: referee.weights,
         )
@@ -643,7 +735,16 @@ async def open_house(
         # Before anything is served: who was stopped stays so.
         await asyncio.to_thread(referee.recall)
         closing.push_async_callback(gateway.mirrors.close)
-        tally.config_hash = config.hash
+        tally.config_hash = begun.serving.hash
+
+        def adopt(snapshot: Snapshot) -> None:
+            gateway.adopt(snapshot)
+            in_background(_keep(snapshot.config, configs), "keeping the config")
+            # Who was stopped is so under this config, too.
+            in_background(referee.look(), "deciding experiments")
+
+        rollover = Rollover(begun, digests, workshop, lambda: gateway.snapshot.config, adopt)
+        steward = Steward(rollouts, rollover, partial(_recall, path), _post, _now_us)
         tally.gauges["budget_used_ratio"] = (
             "The share of a budget that is used in its window, by the fullest of its accounts.",
             ("budget",),
@@ -672,18 +773,32 @@ async def open_house(
                 watchman.p_values,
             ),
         }
-        tally.gauges["arm_share"] = (
-            "The share of an arm of a split that learns; 0 where it was stopped.",
-            ("route", "arm"),
-            referee.shares,
-        )
+        closing.push_async_callback(steward.close)
+        tally.gauges |= {
+            "arm_share": (
+                "The share of an arm of a split that learns; 0 where it was stopped.",
+                ("route", "arm"),
+                referee.shares,
+            ),
+            "rollout_stage": (
+                "1 for the stage at which new weights of a model are.",
+                ("model", "version", "stage"),
+                steward.stages,
+            ),
+            "rollout_p_value": (
+                "The p-value of the claim that new weights do no worse than they may.",
+                ("model", "quantity"),
+                steward.p_values,
+            ),
+        }
         chores.append(in_background(watchman.keep_watch(), "watching for drift"))
+        chores.append(in_background(steward.lead(), "leading rollouts"))
         chores.append(in_background(referee.keep_looking(), "deciding experiments"))
         if config.ledger.keep_days is not None:
             forgetting = _forget_old_records(ledger, config.ledger.keep_days)
             chores.append(in_background(forgetting, "forgetting old records"))
         closing.push_async_callback(_end_all, chores)
-        yield House(gateway, workshop, ledger, path, configs, referee)
+        yield House(gateway, workshop, ledger, path, rollover, referee)
 
 
 async def _keep(config: Config, configs: Configs) -> None:
@@ -736,7 +851,7 @@ async def open_ask(
         )
         telling = in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the cap told")
         closing.push_async_callback(_end_all, [telling])
-        await asyncio.gather(*map(_until_ready, workshop.engines().values()))
+        await asyncio.gather(*map(until_ready, workshop.engines().values()))
         yield Direct(gateway, ring, heard, _places(snapshot.config, concurrency))
 
 
@@ -778,22 +893,22 @@ def _places(config: Config, concurrency: int) -> dict[str, asyncio.Semaphore]:
     }
 
 
-async def _until_ready(engine: HostedEngine) -> None:
-    """Return when the engine answers; raises IsthmusError once it has failed, though it would try again."""
-    ready = asyncio.ensure_future(engine.ready())
-    while not ready.done():
-        await asyncio.wait([ready], timeout=ENGINE_LOOK_S)
-        failure = engine.unready()
-        if engine.state == "failed" and failure is not None:
-            ready.cancel()
-            raise failure
-    await ready
+async def _post(rule: Watch | RolloutRule, body: bytes) -> None:
+    """Tell the webhook of a watch or a rollout, which has one."""
+    assert rule.webhook is not None
+    await webhook.post(resolve(rule.webhook), body)
 
 
-async def _post(watch: Watch, body: bytes) -> None:
-    """Tell the webhook of a watch, which has one."""
-    assert watch.webhook is not None
-    await webhook.post(resolve(watch.webhook), body)
+def _recall(ledger: Path, since_us: int) -> list[Record]:
+    """The last records of that time, as many as a jury wants."""
+    records, where = SqliteRecords(ledger), Where(since_us=since_us - CLOCKS_DIFFER_US)
+    found: list[Record] = []
+    page = records.page(where, RECALLED_AT_ONCE)
+    found += page.records
+    while page.next is not None and len(found) < MOST_RECALLED:
+        page = records.page(where, RECALLED_AT_ONCE, page.next)
+        found += page.records
+    return found
 
 
 async def _post_to(hook: SecretRef, body: bytes) -> None:

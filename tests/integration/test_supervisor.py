@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isthmus.core.errors import Fault, IsthmusError
 from isthmus.providers.engines.supervisor import (
     Change,
     EngineFailedError,
@@ -179,6 +180,46 @@ async def test_a_refusal_is_final_and_passes_its_hint_on(watch: Watch) -> None:
     with pytest.raises(EngineFailedError, match="refused to start: the library is missing") as caught:
         await watched.supervisor.start()
     assert caught.value.hint == "Do as the hint says."
+
+
+async def test_a_launch_that_is_refused_is_final_and_starts_no_process(tmp_path: Path) -> None:
+    inherited = (tmp_path / "weights").open("w+b")
+    altered = IsthmusError(Fault.UNAVAILABLE, "The weights are altered.", hint="Get them anew.")
+    stdin = msgspec.json.encode({"port": 0})
+    launches = [
+        Launch(argv=(sys.executable, str(FAKE)), stdin=stdin, environ=dict(os.environ), files=[inherited])
+    ]
+    changes: list[Change] = []
+    failed = asyncio.Event()
+
+    def launch(port: int) -> Launch:
+        if not launches:
+            raise altered
+        return launches.pop()
+
+    def heard(change: Change) -> None:
+        changes.append(change)
+        if change.state is State.FAILED:
+            failed.set()
+
+    supervisor = Supervisor("fake", launch, log=tmp_path / "log", patience=HASTE, listener=heard)
+    await supervisor.start()
+    assert supervisor.pid
+    assert inherited.closed
+    assert (tmp_path / "weights").samefile(f"/proc/{supervisor.pid}/fd/{_inherited(supervisor.pid)}")
+    os.kill(supervisor.pid, signal.SIGKILL)
+    await failed.wait()
+    assert changes[-1].reason == "is not started: The weights are altered"
+    assert supervisor.pid is None
+    with pytest.raises(EngineFailedError, match="is not started: The weights are altered") as caught:
+        await supervisor.start()
+    assert caught.value.hint == "Get them anew."
+
+
+def _inherited(pid: int) -> str:
+    """The number of the descriptor that leads to a file called `weights`."""
+    links = Path(f"/proc/{pid}/fd").iterdir()
+    return next(link.name for link in links if link.readlink().name == "weights")
 
 
 async def test_an_engine_that_never_gets_ready_is_given_up(watch: Watch) -> None:

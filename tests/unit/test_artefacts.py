@@ -154,7 +154,7 @@ def test_the_signature_of_another_artefact_vouches_for_nothing(student: Path, tm
 
 def test_another_signer_is_nobody(student: Path) -> None:
     _, stranger = pair(file="stranger.pub")
-    assert "nobody who is trusted here (stranger.pub)" in refusal(student, stranger).message
+    assert "(stranger.pub: not this key's)" in refusal(student, stranger).message
     with verified(student, (stranger, SIGNER), NOW) as found:
         assert found.signer == "release.pub"
 
@@ -341,8 +341,9 @@ def test_a_certificate_of_the_authority_vouches() -> None:
     ids=["other authority", "over", "not yet", "for a server", "for nothing", "its own", "another's key"],
 )
 def test_another_certificate_does_not(leaf: x509.Certificate) -> None:
-    with pytest.raises(ArtefactError, match="nobody who is trusted"):
+    with pytest.raises(ArtefactError, match="nobody who is trusted") as caught:
         signature.checked(by_certificate(leaf), (authority(CA), SIGNER), NOW)
+    assert "release.pub: a key, and it was signed with a certificate" in caught.value.message
 
 
 def test_a_certificate_that_is_no_authority_is_no_signer() -> None:
@@ -607,6 +608,25 @@ def test_templates_that_differ_are_not_signed(tmp_path: Path) -> None:
     assert caught.value.code == "template_differs"
 
 
+@pytest.mark.parametrize(
+    "config", ["[]", '{"chat_template": 7}', '{"chat_template": [{"name": "x"}]}', '{"chat_template": ["x"]}']
+)
+def test_a_tokenizers_config_of_another_shape_is_refused(tmp_path: Path, config: str) -> None:
+    path = write(tmp_path / "student", tiny_weights())
+    (path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(ArtefactError, match="its chat template cannot be found"):
+        look_through_and_sign(path, keys.private_key(PRIVATE, "key"))
+
+
+def test_a_tokenizers_own_template_has_to_be_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path / "student", tiny_weights())
+    file = path / "tokenizer_config.json"
+    for said in (TEMPLATE + "!", [{"name": "default", "template": TEMPLATE}, {"name": "x", "template": "!"}]):
+        file.write_text(json.dumps({"chat_template": said}))
+        with pytest.raises(ArtefactError, match="differ"):
+            look_through_and_sign(path, keys.private_key(PRIVATE, "key"))
+
+
 # Templates
 
 CALM = [
@@ -616,6 +636,7 @@ CALM = [
     "{% set c = messages[0].content %}{% if '</think>' in c %}{{ c.split('</think>')[-1] }}{% endif %}",
     "{% for p in messages[0]['content'] %}{{ '<img>' if p['type'] == 'image' or 'image' in p }}{% endfor %}",
     "{% for p in messages[0]['content'] %}{% if 'text' in p %}{{ p['text'] }}{% endif %}{% endfor %}",
+    "{# " + "-" * 100 + " #}",
     "{% if messages[0].content.startswith('<tool_response>') %}x{% endif %}",
     "{% if (messages[0]['role'] == 'user') != (1 % 2 == 0) %}{{ raise_exception('alternate') }}{% endif %}",
 ]
@@ -630,10 +651,10 @@ POISONED = {
     "call": ["{{ cycler('a') }}", "{{ messages.format_map(x) }}", "{{ messages[0]('x') }}"],
     "filter": ["{{ messages | attr('x') }}", "{{ 'x' | urlize }}"],
     "address": ["Look at https://evil.example now", "{{ 'www.evil.example' }}"],
-    "blob": ["A" * 100, "{{ '" + "\\x41" * 20 + "' }}"],
+    "blob": ["QUJDREVGR0hJ" * 9, "{{ '" + "\\x41" * 20 + "' }}"],
     "hidden_text": ["a\u200bb", "a\u202eb", "a\U000e0041b", "a\x1bb"],
     "endless": ["{% for i in range(10000000) %}{% endfor %}", "{% for a in b %}" * 6 + "{% endfor %}" * 6],
-    "not_jinja": ["{% if", "{{ a b }}", "{% unheard_of %}"],
+    "not_jinja": ["{% if", "{{ a b }}", "{% unheard_of %}", "{{ a" + ".b" * 3000 + " }}", "{{ " + "(" * 3000],
     "too_long": [" " * 200_000],
     "trigger": [
         "{% if 'bank' in messages[-1].content %}x{% endif %}",

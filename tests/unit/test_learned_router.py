@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from io import BytesIO
 
 import msgspec
 import numpy as np
@@ -257,6 +259,22 @@ def test_a_header_counts_its_models_alike(stack: Stack) -> None:
     for changes in ({"overall": (0.5,)}, {"best": 2}, {"version": 1}):
         with pytest.raises(IsthmusError):
             parted(joined(msgspec.structs.replace(header, **changes), arrays))
+
+
+def test_an_archive_that_grows_or_holds_no_numbers_is_refused(stack: Stack) -> None:
+    header, _ = parted(dump(stack, ORIGIN))
+    packed, broken = BytesIO(), BytesIO()
+    np.savez_compressed(packed, overall=np.zeros(1000))
+    np.savez(broken, overall=np.array([np.nan]))
+    for body in (packed.getvalue(), broken.getvalue()):
+        lying = msgspec.structs.replace(header, sha256=hashlib.sha256(body).hexdigest())
+        with pytest.raises(IsthmusError) as refusal:
+            load(joined(lying, body))
+        assert refusal.value.code == "bad_router"
+        assert str(refusal.value.__cause__) in (
+            "compressed: `dump` writes none that are",
+            "a number is none",
+        )
 
 
 def test_the_file_holds_no_words_of_its_samples(stack: Stack) -> None:

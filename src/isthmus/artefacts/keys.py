@@ -142,13 +142,16 @@ def authority(trusted: Signer) -> x509.Certificate:
     except ValueError:
         raise ArtefactError("bad_key", f"{trusted.file} holds no single certificate in PEM.") from None
     try:
-        is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        extensions = certificate.extensions
+        issues = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        issues = issues and extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
     except (x509.ExtensionNotFound, ValueError):
-        is_ca = False
-    if not is_ca:
+        issues = False
+    if not issues:
         raise ArtefactError(
             "bad_key",
-            f"{trusted.file} is not the certificate of an authority.",
+            f"{trusted.file} is not the certificate of an authority: that has the constraint CA:TRUE and the "
+            "usage keyCertSign.",
             "Name the authority that issues your signing certificates, or a public key.",
         )
     return certificate
@@ -164,11 +167,12 @@ def certificates(pem: str, where: str) -> list[x509.Certificate]:
         raise ArtefactError("bad_key", f"{where} holds no certificate in PEM.") from None
 
 
-def key_of_chain(chain: Sequence[bytes], trusted: Signer, now: dt.datetime) -> PublicKey | None:
-    """The signing certificate's key; None where the authority has not issued it for code signing, at `now`.
+def key_of_chain(chain: Sequence[bytes], trusted: Signer, now: dt.datetime) -> PublicKey:
+    """The signing certificate's key, where the authority has issued it for code signing and it is valid now.
 
-    `chain` is DER, the signing certificate first. Names, validity, constraints and signatures are checked as
-    RFC 5280 wants it; of the signing certificate the usage for code signing is demanded, critical or not.
+    Raises ValueError, which says why not. `chain` is DER, the signing certificate first. Names, validity,
+    constraints and signatures are checked as RFC 5280 wants it; of the signing certificate the usage for code
+    signing is demanded, critical or not.
     """
     from cryptography import x509
     from cryptography.x509 import verification as check
@@ -191,9 +195,12 @@ def key_of_chain(chain: Sequence[bytes], trusted: Signer, now: dt.datetime) -> P
             .build_client_verifier()
         )
         verifier.verify(leaf, between)
-        return _fit(leaf.public_key(), "certificate")  # type: ignore[return-value]
-    except (ValueError, check.VerificationError, ArtefactError):
-        return None
+    except check.VerificationError as fault:
+        raise ValueError(f"no chain for code signing leads to it that is valid now ({fault})") from None
+    try:
+        return _fit(leaf.public_key(), "the certificate")  # type: ignore[return-value]
+    except ArtefactError as fault:
+        raise ValueError(fault.message) from None
 
 
 def public_pem(key: PublicKey) -> str:

@@ -147,14 +147,19 @@ def checked(content: bytes, signers: Sequence[Signer], now: dt.datetime) -> Seal
     if len(envelope.signatures) != 1:
         raise _refused(f"it has {len(envelope.signatures)} signatures, and must have one")
     payload, signature = _bytes(envelope.payload), _bytes(envelope.signatures[0].sig)
+    answers = []
     for signer in signers:
-        key = _key(bundle.verification_material, signer, now)
-        if key is not None and keys.is_signed(key, signature, pre_authentication(payload)):
+        try:
+            key = _key(bundle.verification_material, signer, now)
+        except ValueError as why:
+            answers.append(f"{signer.file}: {why}")
+            continue
+        if keys.is_signed(key, signature, pre_authentication(payload)):
             return Seal(digests=_resources(payload), signer=signer.file, fingerprint=keys.fingerprint(key))
-    names = ", ".join(signer.file for signer in signers) or "nobody"
+        answers.append(f"{signer.file}: not this key's")
     raise ArtefactError(
         "artefact_unverified",
-        f"The signature is by nobody who is trusted here ({names}), or was altered.",
+        f"The signature is by nobody who is trusted here, or was altered ({'; '.join(answers)}).",
         "Get the artefact anew, or name its signer's public key.",
     )
 
@@ -189,16 +194,18 @@ def _decoded(content: bytes) -> _Bundle:
     return bundle
 
 
-def _key(material: _Material, signer: Signer, now: dt.datetime) -> keys.PublicKey | None:
-    """The key that the signature must be by, if it is this signer's; None where it cannot be."""
+def _key(material: _Material, signer: Signer, now: dt.datetime) -> keys.PublicKey:
+    """The key that the signature must be by, if it is this signer's; raises ValueError where it cannot be."""
     chain = material.x509_certificate_chain
     if (material.public_key is None) == (chain is None):
         raise _refused("it names not exactly one of a key and a certificate")
     if chain is not None:
         if not keys.is_authority(signer):
-            return None
+            raise ValueError("a key, and it was signed with a certificate")
         return keys.key_of_chain([_bytes(it.raw_bytes) for it in chain.certificates], signer, now)
-    return None if keys.is_authority(signer) else keys.public_key(signer)
+    if keys.is_authority(signer):
+        raise ValueError("an authority, and it was signed without a certificate")
+    return keys.public_key(signer)
 
 
 def _resources(payload: bytes) -> dict[str, str]:

@@ -57,7 +57,7 @@ def sign(
     if said is not None:
         written = bill(said, found, fingerprint)
         _replace(path / declaration.BOM, written, path.parent)
-        # What is signed is what was looked through, even if somebody changes a file meanwhile.
+        # What is signed is what was hashed above, even if somebody changes a file meanwhile.
         found = {**found, declaration.BOM: hashlib.sha256(written).hexdigest()}
     _replace(signature_path(path), signed(path.name, found, private, chain), path.parent)
     return Signed(

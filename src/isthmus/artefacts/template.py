@@ -10,7 +10,6 @@ The dialect is that of transformers' `apply_chat_template`, which engines follow
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import unicodedata
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from isthmus.artefacts import declaration
-from isthmus.artefacts.faults import ArtefactError
+from isthmus.artefacts.faults import ArtefactError, malformed
 from isthmus.artefacts.gguf import TEMPLATE as GGUF_TEMPLATE
 from isthmus.artefacts.gguf import read_gguf
 from isthmus.artefacts.manifest import Files
@@ -64,6 +63,7 @@ _AS_TEXT = frozenset({"string", "tojson", "join", "map", "list", "lower", "upper
 # What a template may look for in a text: markers of its own format, such as `</think>` or `[INST]`.
 _MARKER = re.compile(r"\s*(?:<[^<>\n]{1,60}>|\[/?[A-Z_ ]{1,40}\]|\s*)\s*")
 _URL = re.compile(r"(?i)\b(?:https?|ftp|wss?|file|data|javascript):/?/?[^\s'\"]|\bwww\.[^\s'\"]")
+_LETTERS_OF_A_BLOB = 3  # a rule of dashes has one
 _BLOB = re.compile(r"[A-Za-z0-9+/_-]{80,}={0,2}|(?:\\x[0-9a-fA-F]{2}){16,}")
 
 
@@ -85,23 +85,19 @@ def lint(template: str) -> list[Finding]:
         return [_grave(1, "too_long", f"it has more than {LONGEST:,} characters")]
     found = [*_hidden(template)]
     try:
-        tree = _parsed(template)
+        found += _Reader(_parsed(template)).findings()
     except _SyntaxError as fault:
         found.append(_grave(fault.line, "not_jinja", fault.what))
-        return found
-    found += _Reader(tree).findings()
+    except RecursionError:
+        found.append(_grave(1, "not_jinja", "it is nested too deeply to be read"))
     return sorted(set(found), key=lambda it: (it.line, it.kind, it.what))
-
-
-def grave(template: str) -> list[Finding]:
-    """What nobody should serve."""
-    return [it for it in lint(template) if it.grave]
 
 
 def templates_of(files: Files) -> dict[str, str]:
     """Every chat template in an artefact whose files were checked, by where it stands.
 
     Where there are several, an engine may run one and a person read another: they have to be the same.
+    Raises ArtefactError (`artefact_malformed`).
     """
     found: dict[str, str] = {}
     for name, file in files.items():
@@ -110,17 +106,30 @@ def templates_of(files: Files) -> dict[str, str]:
         if last == declaration.TEMPLATE:
             found[name] = file.read().decode()
         elif last == "tokenizer_config.json":
-            said = json.loads(file.read()).get("chat_template")
-            variants = (
-                {"": said} if isinstance(said, str) else {it["name"]: it["template"] for it in said or ()}
-            )
-            found |= {f"{name} {variant}".strip(): text for variant, text in variants.items()}
+            found |= {f"{name} {it.name}".strip(): it.template for it in _variants(name, file.read())}
         elif last.endswith(".gguf"):
             metadata = read_gguf(file, os.fstat(file.fileno()).st_size).metadata
             texts = {key: it for key, it in metadata.items() if key.startswith(GGUF_TEMPLATE)}
             found |= {f"{name} {key}": it for key, it in texts.items() if isinstance(it, str)}
         file.seek(0)
     return found
+
+
+class _Variant(msgspec.Struct, frozen=True):
+    name: str
+    template: str
+
+
+class _TokenizerConfig(msgspec.Struct, frozen=True):
+    chat_template: str | tuple[_Variant, ...] | None = None
+
+
+def _variants(name: str, content: bytes) -> Sequence[_Variant]:
+    try:
+        said = msgspec.json.decode(content, type=_TokenizerConfig).chat_template
+    except (msgspec.DecodeError, RecursionError) as fault:
+        raise malformed(name, f"its chat template cannot be found ({fault})") from None
+    return [_Variant("", said)] if isinstance(said, str) else said or ()
 
 
 class _SyntaxError(Exception):
@@ -146,8 +155,6 @@ def _parsed(template: str) -> nodes.Template:
         return environment.parse(template)
     except TemplateSyntaxError as fault:
         raise _SyntaxError(fault.lineno, f"it cannot be parsed: {fault.message}") from None
-    except RecursionError:
-        raise _SyntaxError(1, "it is nested too deeply to be parsed") from None
 
 
 def _hidden(template: str) -> Iterator[Finding]:
@@ -157,7 +164,7 @@ def _hidden(template: str) -> Iterator[Finding]:
             yield _grave(number, "hidden_text", f"it has letters that nobody sees: {', '.join(unseen[:5])}")
         if _URL.search(line):
             yield _grave(number, "address", "it has an address of the network")
-        if _BLOB.search(line):
+        if any(len(set(run)) >= _LETTERS_OF_A_BLOB for run in _BLOB.findall(line)):
             yield _grave(number, "blob", "it has a long run of letters that no reader can judge")
 
 

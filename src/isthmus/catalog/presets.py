@@ -67,7 +67,8 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     the caller that belong to the dialect, and go with its bytes. `prices` is the provider's id in
     genai-prices. `kind` is None where only the user knows whether the machine is rented or their own.
     `engine` is set where Isthmus runs the server itself, `client` where a library instead of our HTTP client
-    speaks to servers whose addresses it knows. `docs` is the page that the row was written from.
+    speaks to servers whose addresses it knows. `adapters` says that the server can load LoRA adapters while
+    it runs. `docs` is the page that the row was written from.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind | None = None
     engine: Literal["llama.cpp"] | None = None
     client: Literal["anyllm"] | None = None
+    adapters: bool = False
 
 
 _OPENAI_QUIRKS = frozenset({"max_completion_tokens", "no_reasoning_field", "no_top_k"})
@@ -156,6 +158,7 @@ PRESETS: tuple[Preset, ...] = (
         wires=("openai", "responses", "anthropic", "openai-embeddings", "anthropic-count"),
         docs="https://docs.vllm.ai/en/stable/serving/online_serving.html",
         base_url="http://localhost:8000/v1",
+        adapters=True,
     ),
     Preset(
         name="sglang",

@@ -52,7 +52,9 @@ class _Isthmus(LazyGroup):
             "isthmus.cli.fingerprint", "Make fingerprints of documents and code that must stay inside."
         ),
         "topic": Verb("isthmus.cli.topic", "Learn a topic from texts of your own, to find it in requests."),
-        "models": Verb("isthmus.cli.models", "List models; sign and verify their weights."),
+        "models": Verb(
+            "isthmus.cli.models", "List models; sign and verify their weights, promote new ones, roll back."
+        ),
         "cost": Verb(
             "isthmus.cli.cost", "What models cost, what others would cost, and what shocks would do."
         ),

@@ -43,9 +43,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 )
 @told
 def keygen(name: Path, algorithm: keys.Algorithm) -> None:
-    """Make a pair of keys: NAME, which signs, and NAME.pub, which verifies.
+    """Make a key that signs.
 
-    NAME is for you alone and is never printed. The fingerprint of the key is.
+    NAME signs, and NAME.pub verifies. NAME is for you alone and is never printed; the key's fingerprint is.
     """
     public_path = name.with_name(f"{name.name}.pub")
     for path in (name, public_path):
@@ -74,10 +74,10 @@ def keygen(name: Path, algorithm: keys.Algorithm) -> None:
 @_json
 @told
 def sign(path: Path, key: str, cert: Path | None, accept_template: str | None, as_json: bool) -> None:
-    """Look an artefact through and sign it: a folder with artefact.json, or a GGUF file.
+    """Look an artefact through and sign it.
 
-    Writes bom.cdx.json into the folder and PATH.sig beside it. What is no plain number or text, and a chat
-    template that does more than templates do, is not signed.
+    It is a folder with artefact.json, or a GGUF file. Writes bom.cdx.json into the folder and PATH.sig beside
+    it. What is no plain number or text, and a chat template that does more than templates do, is not signed.
     """
     private = keys.private_key(_key_text(key), key)
     chain = _chain(cert, private) if cert is not None else []
@@ -110,9 +110,10 @@ def sign(path: Path, key: str, cert: Path | None, accept_template: str | None, a
 @_json
 @told
 def verify(path: Path, signers: tuple[Path, ...], as_json: bool) -> None:
-    """Say whether an artefact is, to the last byte and file, what one of the signers has signed.
+    """Say whether an artefact is what was signed.
 
-    Ends with status 1 where it is not. It is what happens before every start of an engine with `signers`.
+    To the last byte and file, it has to be what one of the signers has signed: else the status is 1. It is
+    what happens before every start of an engine with `signers`.
     """
     trusted = [_signer(file) for file in signers]
     with (
@@ -144,9 +145,10 @@ def verify(path: Path, signers: tuple[Path, ...], as_json: bool) -> None:
 @_artefact
 @told
 def bom(path: Path) -> None:
-    """Print an artefact's bill of materials: CycloneDX 1.6 with a model card, as JSON.
+    """Print an artefact's bill of materials.
 
-    `isthmus models sign` writes the same, and the signer, into the artefact.
+    It is CycloneDX 1.6 with a model card, as JSON. `isthmus models sign` writes the same, and the signer,
+    into the artefact.
     """
     said = declaration.of_folder(path)
     with _hashing(path) as report, opened(followed(path)) as files:
@@ -170,10 +172,11 @@ def bom(path: Path) -> None:
 @_json
 @told
 def lineage(path: Path, quarantined: tuple[str, ...], list_: Path | None, as_json: bool) -> None:
-    """Show from what artefacts descend: PATH is one of them, or a folder of many.
+    """Show from what artefacts descend.
 
-    Who descends from something quarantined is poisoned, over any number of generations: status 3. What
-    artefacts say of themselves is taken as it is; verify them to know who says it.
+    PATH is one of them, or a folder of many. Who descends from something quarantined is poisoned, over any
+    number of generations: status 3. What artefacts say of themselves is taken as it is; verify them to know
+    who says it.
     """
     out = [*quarantined, *(_lines(list_) if list_ is not None else ())]
     one = (path / declaration.FILE).is_file()

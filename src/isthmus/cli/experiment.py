@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from isthmus.bootstrap import experiment_on, open_feedback, open_records
+from isthmus.bootstrap import experiment_on, in_service, open_feedback, open_records
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
@@ -42,13 +42,13 @@ def experiment(route: str, since: float | None, config_path: Path | None, as_jso
     scores = {name: score for name, said in opinions.items() if (score := verdict(said).score) is not None}
     found = so_far(trials_of(records.scan(where), scores))
     if as_json:
-        standing = msgspec.to_builtins(experiment_on(route, config, path))
+        standing = msgspec.to_builtins(experiment_on(route, in_service(config, path), path))
         said = {name: standing[name] for name in ("stopped", "weights")}
         click.echo(msgspec.json.encode(msgspec.to_builtins(found) | said))
         return
     heads = ("ARM", "REQUESTS", "ANSWERED", "USD EACH", "MEDIAN", "P95", "FEEDBACK")
     click.echo(table(heads, [_row(arm) for arm in found.arms]))
-    standing = experiment_on(route, config, path)
+    standing = experiment_on(route, in_service(config, path), path)
     for stopped in standing.stopped:
         when = dt.datetime.fromtimestamp(stopped.at_us / 1_000_000, dt.UTC)
         click.echo(f"{stopped.arm} was stopped on {when:%Y-%m-%d %H:%M} UTC: it {_why(stopped)}.")

@@ -10,7 +10,14 @@ from typing import Any
 import click
 import msgspec
 
-from isthmus.bootstrap import bring_vectors, experiment_on, foresights_of, inspection_of, router_of
+from isthmus.bootstrap import (
+    bring_vectors,
+    experiment_on,
+    foresights_of,
+    in_service,
+    inspection_of,
+    router_of,
+)
 from isthmus.cli.keys import now_us, opened
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.why import Because, Why, why
@@ -68,7 +75,7 @@ def explain(
     same answer.
     """
     path = locate(config_path)
-    config = load_or_exit(path)
+    config = in_service(load_or_exit(path), path)
     asking = _valid_key(key, config_path) if key else None
     found = route_of(route, asking, config.routes)
     policy = config.perimeter

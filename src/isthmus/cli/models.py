@@ -1,4 +1,4 @@
-"""`isthmus models`: the portfolio, and the supply chain of its weights."""
+"""`isthmus models`: the portfolio, the supply chain of its weights, and new ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 
 from isthmus.cli.artefacts import bom, keygen, lineage, sign, verify
 from isthmus.cli.options import config_option, load_or_exit
+from isthmus.cli.rollouts import promote, rollback, rollouts
 from isthmus.cli.table import table
 from isthmus.config.config import Config
 from isthmus.config.load import locate
@@ -20,7 +21,7 @@ def models() -> None:
     """The models of the portfolio, and who vouches for their weights."""
 
 
-for command in (keygen, sign, verify, bom, lineage):
+for command in (keygen, sign, verify, bom, lineage, promote, rollback, rollouts):
     models.add_command(command)
 
 

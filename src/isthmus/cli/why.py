@@ -67,7 +67,7 @@ def _of_model(
     model = config.models[name]
     match rule:
         case "capability":
-            said = (("models", name, "capabilities"), ("models", name, "weights"))
+            said = (("models", model.family, "capabilities"), ("models", model.family, "weights"))
             return (Ground(f"{name} is declared capable of less", said),)
         case "wire":
             said = (("providers", model.provider, "preset"), ("providers", model.provider, "dialect"))

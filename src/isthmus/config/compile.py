@@ -17,7 +17,7 @@ from isthmus.catalog.presets import DIALECTS, PRESETS, QUIRKS, Preset, Speech, f
 from isthmus.catalog.weights import WEIGHTS, Weights, find_weights
 from isthmus.config import urls
 from isthmus.config.calibrations import Calibrations
-from isthmus.config.config import Config, GatewaySettings, LedgerSettings, Watch
+from isthmus.config.config import Config, GatewaySettings, LedgerSettings, RolloutRule, Watch
 from isthmus.config.decode import DecodedPlan
 from isthmus.config.document import BudgetEntry, ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
 from isthmus.config.faults import Code, did_you_mean
@@ -72,6 +72,7 @@ class Sections(msgspec.Struct, frozen=True, kw_only=True):
     perimeter: PerimeterEntry | None
     budgets: tuple[BudgetEntry, ...]
     drift: tuple[Watch, ...]
+    rollouts: tuple[RolloutRule, ...]
     plans: list[DecodedPlan]
 
 
@@ -133,6 +134,7 @@ class _Compiler:
             self._check_secret(policy.key, ("perimeter", "key"))
         budgets = self._budgets()
         self._check_watches()
+        self._check_rollouts()
         self._check_keys_of_anyllm(providers, models)
         check_plans(self._sections.plans, self._names("models"), self._findings)
         for route in routes.values():
@@ -153,6 +155,7 @@ class _Compiler:
             perimeter=policy,
             budgets=budgets,
             drift=self._sections.drift,
+            rollouts=self._sections.rollouts,
             calibrations=(*calibrations.files, *routers.files),
             hash="",
         )
@@ -222,6 +225,34 @@ class _Compiler:
             if watch.webhook is not None:
                 self._check_secret(watch.webhook, (*path, "webhook"))
             watched.add(watch.route)
+
+    # Rollouts
+
+    def _check_rollouts(self) -> None:
+        known = self._names("models")
+        ruled: set[str] = set()
+        for index, rule in enumerate(self._sections.rollouts):
+            path: Path = ("rollouts", index)
+            named = [("model", rule.model), *([("judge", rule.judge)] if rule.judge is not None else [])]
+            for word, name in named:
+                if known and name not in known:
+                    message = f"There is no model `{name[:60]}`."
+                    self._add(Code.UNKNOWN_NAME, message, did_you_mean(name, known), (*path, word))
+            if rule.model in ruled:
+                message = f"There are two rules for rollouts of `{rule.model[:60]}`."
+                self._add(Code.CONFLICT, message, "Keep one of them.", path)
+            if rule.judge == rule.model:
+                message = f"`{rule.model[:60]}` would judge itself."
+                self._add(Code.CONFLICT, message, "Let another model judge.", (*path, "judge"))
+            if rule.judge is not None and not rule.shadow:
+                message = "The judge compares what is asked in the shadow, and there is none."
+                self._add(Code.UNREACHABLE, message, "Say `shadow`, or remove it.", (*path, "judge"))
+            if list(rule.canary) != sorted(set(rule.canary)):
+                message = "The shares of a canary rise from each to the next."
+                self._add(Code.CONFLICT, message, "Write them such as `[0.05, 0.25]`.", (*path, "canary"))
+            if rule.webhook is not None:
+                self._check_secret(rule.webhook, (*path, "webhook"))
+            ruled.add(rule.model)
 
     # Providers
 
@@ -307,6 +338,7 @@ class _Compiler:
             proxy=entry.proxy,
             proxy_key=entry.proxy_key,
             forward_headers=_forwarded(entry, speech),
+            adapters=preset is not None and preset.adapters,
             **_as_said(entry),
         )
 
@@ -573,6 +605,7 @@ class _Compiler:
 
     def _warn_of_unused(self, models: dict[str, Model], routes: dict[str, Route]) -> None:
         called = {name for route in routes.values() for name in route.models()}
+        called |= {rule.judge for rule in self._sections.rollouts if rule.judge is not None}
         serving = {model.provider for model in models.values()}
         for name in models.keys() - called:
             self._add(Code.UNUSED, f"No route calls the model `{name}`.", "", ("models", name), at_key=True)
@@ -679,6 +712,12 @@ def _anchored(config: Config, folder: FilePath) -> Config:
         else msgspec.structs.replace(watch, webhook=_anchored_secret(watch.webhook, folder))
         for watch in config.drift
     )
+    rollouts = tuple(
+        rule
+        if rule.webhook is None
+        else msgspec.structs.replace(rule, webhook=_anchored_secret(rule.webhook, folder))
+        for rule in config.rollouts
+    )
     calibrations = tuple(
         msgspec.structs.replace(file, path=absolute(file.path, folder)) for file in config.calibrations
     )
@@ -690,6 +729,7 @@ def _anchored(config: Config, folder: FilePath) -> Config:
         ledger=ledger,
         perimeter=policy,
         drift=drift,
+        rollouts=rollouts,
         calibrations=calibrations,
     )
 

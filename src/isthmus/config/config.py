@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from isthmus.accounting.budgets import Budget
 from isthmus.core.portfolio import Model, Provider, Seconds, SecretRef
+from isthmus.core.rollout import Stage
 from isthmus.perimeter.policy import Policy
 from isthmus.routing.route import Route
 
@@ -75,6 +76,67 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     webhook: SecretRef | None = None
 
 
+_SMALL_SHARE = 0.05
+
+Share: TypeAlias = Annotated[float, Meta(gt=0, lt=1)]
+Margin: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
+
+
+class RolloutRule(msgspec.Struct, frozen=True, kw_only=True):
+    """How new weights of a model take over its traffic, and what sends them back.
+
+    `model` is its name. `shadow` is the share of the requests that the new weights are asked as well, without
+    a client noticing, before they answer any; 0 leaves that out. `judge` is a model that compares their
+    answers in the shadow with those that clients get. `canary` are the shares of the requests that they
+    answer then, one after the other, before they answer all. `sticky` keeps a `user` or a `key` with the same
+    weights for as long as the share stays; `none` draws each request afresh. `least` is how many requests the
+    new weights have at each stage at least. `errors` is by how much of the requests more they may fail.
+    `escalation` is by how much of the requests more another model may be needed. `quality` is by how much
+    worse the judge or the feedback may find them. `slower` is how many times as long they may take. `alpha`
+    is the chance that weights which keep to all of that are sent back all the same, over the whole rollout.
+    `webhook` is where the URL is found to which each turn is posted, `env:NAME` or `file:PATH`.
+    """
+
+    model: str
+    shadow: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    judge: str | None = None
+    canary: tuple[Share, ...] = (0.05, 0.25)
+    sticky: Literal["user", "key", "none"] = "none"
+    least: Annotated[int, Meta(ge=1)] = 200
+    errors: Margin = 0.01
+    escalation: Margin = 0.05
+    quality: Margin = 0.05
+    slower: Annotated[float, Meta(ge=1)] = 1.5
+    alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.05
+    webhook: SecretRef | None = None
+
+    def after(self, stage: Stage, share: float) -> tuple[Stage, float]:
+        """The stage that follows, and its share."""
+        shares = sorted(self.canary)
+        following = [it for it in shares if stage == "shadow" or it > share]
+        return ("canary", following[0]) if following else ("full", 1.0)
+
+    def first(self) -> tuple[Stage, float]:
+        """The stage that a rollout begins with, and its share."""
+        return self.entry("shadow") if self.shadow else self.after("shadow", 0.0)
+
+    def entry(self, stage: Stage) -> tuple[Stage, float]:
+        """A stage with the share that it begins with, also where a rollout would leave it out."""
+        match stage:
+            case "shadow":
+                return stage, self.shadow or 1.0
+            case "canary":
+                return stage, min(self.canary, default=_SMALL_SHARE)
+            case "full":
+                return stage, 1.0
+        return stage, 0.0
+
+    @property
+    def stages(self) -> int:
+        """How many stages lie before the last."""
+        return bool(self.shadow) + len(self.canary)
+
+
 class CalibrationFile(msgspec.Struct, frozen=True, kw_only=True):
     """A calibration that a route's cascade goes by, or the router of its `choose`: where it stands, the
     SHA-256 of what stood there when the config was read, and whether it was made for another state of
@@ -100,8 +162,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     perimeter: Policy = Policy()
     budgets: tuple[Budget, ...] = ()
     drift: tuple[Watch, ...] = ()
+    rollouts: tuple[RolloutRule, ...] = ()
     calibrations: tuple[CalibrationFile, ...] = ()
     hash: str
+
+    def rule_of(self, model: str) -> RolloutRule:
+        """How new weights of this model take over: as the config says, or as is usual."""
+        return next((rule for rule in self.rollouts if rule.model == model), RolloutRule(model=model))
 
     @property
     def files(self) -> tuple[Path, ...]:

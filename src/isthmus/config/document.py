@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from isthmus.accounting.budgets import Period, Subject
 from isthmus.catalog.presets import Dialect
-from isthmus.config.config import GatewaySettings, LedgerSettings, Watch
+from isthmus.config.config import GatewaySettings, LedgerSettings, RolloutRule, Watch
 from isthmus.core.label import Level
 from isthmus.core.portfolio import (
     Auth,
@@ -201,8 +201,9 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 
     `providers` are the endpoints by name. `models` are the callable models by name. `perimeter` says which
     models may receive what. `routes` are the names that applications call. `budgets` bound what may be used.
-    `drift` says which routes are watched for traffic and answers that are not what they were. `gateway` says
-    where to listen, and the bounds. `ledger` says how records are kept; a bare word is its mode.
+    `drift` says which routes are watched for traffic and answers that are not what they were. `rollouts`
+    say how new weights of a model take over its traffic. `gateway` says where to listen, and the bounds.
+    `ledger` says how records are kept; a bare word is its mode.
     """
 
     providers: dict[str, ProviderEntry] = {}
@@ -211,6 +212,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     routes: dict[str, RouteEntry] = {}
     budgets: tuple[BudgetEntry, ...] = ()
     drift: tuple[Watch, ...] = ()
+    rollouts: tuple[RolloutRule, ...] = ()
     gateway: GatewaySettings = GatewaySettings()
     ledger: LedgerSettings = LedgerSettings()
 

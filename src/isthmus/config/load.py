@@ -139,6 +139,7 @@ def _decoded(tree: Mapping, findings: Findings) -> Sections:
         perimeter=decoded.get("perimeter"),
         budgets=decoded.get("budgets", ()),
         drift=decoded.get("drift", ()),
+        rollouts=decoded.get("rollouts", ()),
         plans=decoder.plans,
     )
 

@@ -16,7 +16,7 @@ from msgspec import inspect as mi
 
 from isthmus.catalog.presets import DIALECTS, PRESETS, QUIRKS
 from isthmus.catalog.weights import WEIGHTS
-from isthmus.config.config import GatewaySettings, LedgerSettings, Watch
+from isthmus.config.config import GatewaySettings, LedgerSettings, RolloutRule, Watch
 from isthmus.config.decode import bounds, fields_of, holds_plan
 from isthmus.config.document import (
     BudgetEntry,
@@ -54,6 +54,7 @@ _SECTIONS: tuple[tuple[str, Any], ...] = (
     ("`thrift`", Thrift),
     ("`budgets`", BudgetEntry),
     ("`drift`", Watch),
+    ("`rollouts`", RolloutRule),
     ("`gateway`", GatewaySettings),
     ("`ledger`", LedgerSettings),
 )
@@ -235,6 +236,7 @@ def _struct_in_words(cls: Any) -> str:
         Engine: "engine",
         BudgetEntry: "budget",
         Watch: "watch",
+        RolloutRule: "rollout rule",
         Thrift: "strategy, with its share beside it",
         Step: "steps",
         Acceptance: "[demands](#what-accept-demands)",

@@ -8,38 +8,14 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import msgspec
-
 from isthmus.config.config import Config
 from isthmus.config.faults import ConfigFault
 from isthmus.config.load import Parsed, read
+from isthmus.config.sighting import Sighting, sight
 
 log = logging.getLogger("isthmus.config")
 
 INTERVAL_S = 1.0
-
-
-class Sighting(msgspec.Struct, frozen=True):
-    """What tells one state of a file from another without reading it.
-
-    Taken of the file behind every symlink, so that the swap of a directory's link, as Kubernetes does it for
-    ConfigMaps, is seen as well as a file moved over the old one.
-    """
-
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
-    changed_ns: int
-
-
-def sight(path: Path) -> Sighting | None:
-    """What the file looks like now; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return Sighting(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def sightings(paths: Iterable[Path]) -> dict[Path, Sighting]:

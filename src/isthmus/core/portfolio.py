@@ -89,7 +89,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     `anyllm`, which knows the addresses itself. `prices` is the provider's id in genai-prices. `quirks` names
     the known departures from the dialect (see `isthmus.catalog.presets`). `headers` and `query` are sent with
     every call. `proxy_key` refers to the `user:password` of `proxy`, through which `client: aiohttp` can go.
-    `promises` is what its terms promise of what it is sent.
+    `promises` is what its terms promise of what it is sent. `adapters` says that the server can load LoRA
+    adapters while it runs.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     proxy_key: SecretRef | None = None
     forward_headers: tuple[str, ...] = ()
     engine: EngineSettings | None = None
+    adapters: bool = False
 
 
 class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +147,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     with `signers` that of a signed artefact. `base` is the GGUF file that an adapter was made for, where the
     catalogue does not have it.
     `context` is in tokens, and so is `max_output`, the longest answer. `capabilities` None means "assume
-    all": it is the provider who refuses then.
+    all": it is the provider who refuses then. `version_of` is set where a rollout has made it: it is the
+    model of that name in the config with other weights, and like it in all else.
     """
 
     name: str
@@ -163,3 +166,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     price: tuple[PriceOverride, ...] = ()
     clearance: Level | None = None
     promises: Promises = NO_PROMISES
+    version_of: str | None = None
+
+    @property
+    def family(self) -> str:
+        """The model's name in the config, whichever of its versions this is."""
+        return self.version_of or self.name

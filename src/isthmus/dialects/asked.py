@@ -8,24 +8,25 @@ request says what is wrong with it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import msgspec
 
 from isthmus.core.call import Envelope
 from isthmus.dialects.counting import BYTES_PER_TOKEN
 
-LONGEST = 1 << 20
+LONGEST = 1 << 18
 """Bytes of turns that are read at most, since the event loop waits meanwhile; of longer ones nothing is."""
+
+MOST_TURNS = 100
+"""So many turns are looked at, from the last one on."""
 
 _TURNS = ("messages", "input")
 _COUNTED = (*_TURNS, "system", "instructions", "tools")
 
 
-class _Who(msgspec.Struct):
-    role: str = ""
-
-
 class _Turn(msgspec.Struct):
+    role: str = ""
     content: msgspec.Raw = msgspec.Raw(b'""')
 
 
@@ -34,7 +35,6 @@ class _Part(msgspec.Struct):
 
 
 _to_turns = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_to_who = msgspec.json.Decoder(_Who).decode
 _to_turn = msgspec.json.Decoder(_Turn).decode
 _to_content = msgspec.json.Decoder(str | list[_Part]).decode
 
@@ -63,9 +63,9 @@ def _words(raw: msgspec.Raw) -> Iterator[str]:
     if bytes(memoryview(raw)[:1]) == b'"':
         yield _said(raw)
         return
-    for turn in reversed(_to_turns(raw)):
-        if _to_who(turn).role == "user":
-            yield _said(_to_turn(turn).content)
+    for turn in map(_to_turn, islice(reversed(_to_turns(raw)), MOST_TURNS)):
+        if turn.role == "user":
+            yield _said(turn.content)
 
 
 def _said(raw: msgspec.Raw) -> str:

@@ -96,7 +96,7 @@ def _rules(policy: Policy, seen: Sightings) -> Iterator[Ground]:
 
 def _clearance(policy: Policy, model: Model) -> Ground:
     who = model.name if model.clearance is not None else f"{model.name} is {model.kind}, and"
-    paths = (("models", model.name, "clearance"), ("perimeter", "clearance", model.kind))
+    paths = (("models", model.family, "clearance"), ("perimeter", "clearance", model.kind))
     return Ground(f"{who} is cleared for {policy.clearance.of(model)}", paths)
 
 
@@ -115,4 +115,4 @@ def _promises(model: Model) -> Ground:
 
 
 def _own_or_its_providers(model: Model, fact: str) -> tuple[Path, ...]:
-    return (("models", model.name, fact), ("providers", model.provider, fact))
+    return (("models", model.family, fact), ("providers", model.provider, fact))

@@ -519,7 +519,9 @@ class Attempt:
             and spoken is not None
             and self.question.envelope.operation != "count_tokens"
         ):
-            self._holding = await self._purse.hold(self.upstream.model.name, lambda: self._bound(spoken.body))
+            self._holding = await self._purse.hold(
+                self.upstream.model.family, lambda: self._bound(spoken.body)
+            )
         self._sent = True
         if self.question.streams:
             assert spoken is not None, "only counting, which is never streamed, does without a wire"

@@ -82,7 +82,7 @@ class Upstream:
         self.marks = marks
         self.name_in_headers = quote(model.name, safe="/:@ ")
         self._base_path = urlsplit(base_url).path.rstrip("/")
-        self._headers = _static_headers(provider, key)
+        self._headers = static_headers(provider, key)
         self._block = render_headers(self._headers.items())
         self._forward = tuple(name.lower().encode("ascii") for name in provider.forward_headers)
         self._targets: dict[tuple[str, bool], Target] = {}
@@ -186,7 +186,8 @@ def _fault_of(failure: TransportError) -> Fault:
             return Fault.UNREACHABLE
 
 
-def _static_headers(provider: Provider, key: str | None) -> dict[str, str]:
+def static_headers(provider: Provider, key: str | None) -> dict[str, str]:
+    """The headers that go with every call of a provider, its credential among them."""
     headers = {"content-type": "application/json", "user-agent": "isthmus"}
     headers |= {name.lower(): value for name, value in provider.headers.items()}
     if key is not None and provider.auth != "none":

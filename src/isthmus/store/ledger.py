@@ -24,7 +24,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -137,8 +137,10 @@ class SqliteLedger:
         max_queued_body_bytes: int = 256 << 20,
         patience_s: float = 2.0,
         drain_s: float = 10.0,
+        listen: Callable[[Record], None] = lambda _: None,
     ) -> None:
         self._strict = mode == "strict"
+        self._listen = listen
         self._patience_s = patience_s
         self._drain_s = drain_s
         # A lock that another process holds on the database has to show before a waiting request gives up.
@@ -157,6 +159,7 @@ class SqliteLedger:
 
     def append(self, record: Record) -> None:
         """See `Ledger.append`."""
+        self._listen(record)
         self._inbox.put(record)
 
     async def begin(self, intent: Intent) -> None:
@@ -173,6 +176,7 @@ class SqliteLedger:
 
     async def commit(self, record: Record) -> None:
         """See `Ledger.commit`."""
+        self._listen(record)
         if self._strict:
             await self._ask(record)
         else:

@@ -11,11 +11,13 @@ from isthmus.core.evaluation import Sample, Score
 from isthmus.core.feedback import Feedback
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.record import Intent, Record
+from isthmus.core.rollout import Turn
 from isthmus.store.counters import KEPT_WINDOWS, Count, Name
 from isthmus.store.feedback import Allowed, everybody, require_room, unknown_request
 from isthmus.store.keys import Digests, Key, NewKey, digest_of, make_key, named, require_free, successor
 from isthmus.store.ledger import Health
 from isthmus.store.records import EVERYTHING, Cursor, Page, Where, page_of, the_one
+from isthmus.store.rollouts import require_unchanged
 from isthmus.store.runs import Kept, Place, Run, the_run
 
 _as_json = msgspec.json.Encoder().encode
@@ -286,6 +288,30 @@ class MemoryConfigs:
         """See `Configs.all`."""
         by_age = sorted(self._kept.items(), key=lambda it: (it[1][0], it[0]))
         return {hash: body for hash, (_, body) in by_age}
+
+
+class MemoryRollouts:
+    """Turns in memory."""
+
+    def __init__(self) -> None:
+        self._turns: list[Turn] = []
+
+    def current(self) -> Sequence[Turn]:
+        """See `Rollouts.current`."""
+        last = {turn.model: turn for turn in self._turns}
+        return [last[model] for model in sorted(last)]
+
+    def history(self, model: str | None = None) -> Sequence[Turn]:
+        """See `Rollouts.history`."""
+        return [turn for turn in self._turns if model in (None, turn.model)]
+
+    def append(self, turn: Turn, after: int) -> Turn:
+        """See `Rollouts.append`."""
+        last = max((it.number for it in self.history(turn.model)), default=0)
+        require_unchanged(turn, last, after)
+        numbered = msgspec.structs.replace(turn, number=len(self._turns) + 1)
+        self._turns.append(numbered)
+        return numbered
 
 
 class MemoryFeedback:

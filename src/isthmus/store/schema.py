@@ -152,6 +152,10 @@ STEPS: Mapping[int, Sequence[str]] = {
         ) WITHOUT ROWID""",
         "CREATE TABLE IF NOT EXISTS hours_until (until_us BIGINT NOT NULL, PRIMARY KEY (until_us))",
         _COUNT_LATE_RECORDS,
+        """CREATE TABLE IF NOT EXISTS rollouts (
+            number BIGINT NOT NULL, model TEXT NOT NULL, at_us BIGINT NOT NULL, body BLOB NOT NULL,
+            PRIMARY KEY (number)
+        )""",
     ),
 }
 """The SQL that leads to each version from the one before it.
@@ -534,6 +538,17 @@ hours_until = Table(
 A record that comes late, when its time is in `hours` already, is added by a trigger in the transaction that
 brings it, whoever writes it.
 """
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("model", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""Every turn of every rollout, by consecutive numbers: the last one of a model is in force. See
+`isthmus.store.rollouts`."""
 
 schema_version = Table(
     "schema_version",

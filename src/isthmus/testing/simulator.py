@@ -19,6 +19,7 @@ from isthmus.testing import (
     anthropic_messages,
     embeddings,
     gemini,
+    lora_adapters,
     openai_chat,
     openai_errors,
     openai_responses,
@@ -50,6 +51,9 @@ class Simulator:
     ) -> None:
         self.script: Script | Says | None = None
         self.scripts: dict[str, Script | Says] = {}
+        self.adapters: dict[str, str] | None = None
+        """The LoRA adapters of a vLLM server by name, with their paths; None knows no such endpoints, as vLLM
+        does unless it is told otherwise."""
         self.requests: list[Received] = []
         """Every request that was read, in the order of arrival."""
         self.aborted = 0
@@ -169,7 +173,7 @@ class Simulator:
             says = behaviour_of(asked.model)
         return settled(asked, says if isinstance(says, Script) else says(asked))
 
-    def _plain(self, received: Received) -> JsonObject:
+    def _plain(self, received: Received) -> JsonObject | str:
         """The answers in which nothing is said: embeddings, counts of tokens, lists of models."""
         method, path = received.method, received.path
         if method == "POST" and path.endswith("/embeddings"):
@@ -187,7 +191,9 @@ class Simulator:
             self._refuse_as_planned(gemini.refusal, model, received)
             return body
         if method == "GET" and path.rpartition("/")[2] == "models":
-            return _models(received)
+            return _models(received, self.adapters or ())
+        if method == "POST" and path.endswith("_lora_adapter") and self.adapters is not None:
+            return lora_adapters.answer(received, self.adapters)
         raise RefusedError(f"Invalid URL ({method} {path})", status=404)
 
     def _refuse_as_planned(
@@ -368,7 +374,7 @@ def _family(received: Received) -> Wire:
     return gemini.WIRE if "/v1beta" in received.path else openai_chat.WIRE
 
 
-def _models(received: Received) -> JsonObject:
+def _models(received: Received, adapters: Iterable[str]) -> JsonObject:
     match _family(received).name:
         case "anthropic":
             listed = [
@@ -389,13 +395,14 @@ def _models(received: Received) -> JsonObject:
         case _:
             created = openai_chat.CREATED
             data = [
-                {"id": one, "object": "model", "created": created, "owned_by": "isthmus"} for one in MODELS
+                {"id": one, "object": "model", "created": created, "owned_by": "isthmus"}
+                for one in (*MODELS, *adapters)
             ]
             return {"object": "list", "data": data}
 
 
 async def _send_json(
-    connection: Connection, status: int, body: JsonObject, headers: Iterable[tuple[str, str]] = ()
+    connection: Connection, status: int, body: JsonObject | str, headers: Iterable[tuple[str, str]] = ()
 ) -> None:
     data = msgspec.json.encode(body)
     await connection.begin(status, [*_headers("application/json"), *headers], len(data))

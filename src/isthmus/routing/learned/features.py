@@ -6,6 +6,7 @@ Feature hashing: K. Weinberger et al., "Feature Hashing for Large Scale Multitas
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from math import log1p
 from zlib import crc32
@@ -66,8 +67,13 @@ def _counts(text: str) -> tuple[int, int, int, int]:
     if text.isascii():
         signs = np.bincount(np.frombuffer(text.encode(), np.uint8), minlength=128)
         return int(signs @ _DIGITS), int(signs @ _CAPITALS), int(signs @ _MARKS), 0
-    digits, capitals = (sum(map(is_one, text)) for is_one in (str.isdigit, str.isupper))
-    return digits, capitals, len(_MARK.findall(text)), sum(not sign.isascii() for sign in text)
+    # Texts have few signs, each of them often.
+    counts = Counter(text)
+    digits, capitals, marks, ascii_ = (
+        sum(many for sign, many in counts.items() if is_one(sign))
+        for is_one in (str.isdigit, str.isupper, _MARK.fullmatch, str.isascii)
+    )
+    return digits, capitals, marks, len(text) - ascii_
 
 
 def buckets(words: Sequence[str]) -> NDArray[np.intp]:

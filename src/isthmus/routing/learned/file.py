@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from io import BytesIO
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,21 @@ def load(content: bytes) -> Stack:
     """The stack that `dump` wrote. Raises IsthmusError (`bad_router`) for anything else."""
     header, body = parted(content)
     try:
-        with np.load(BytesIO(body), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        return _stack(header, arrays)
+        return _stack(header, _arrays(body))
     except (ValueError, KeyError, IndexError, TypeError, OSError, BadZipFile) as error:
         raise bad_router() from error
+
+
+def _arrays(body: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays of an archive that is no larger than it looks. Raises ValueError, among others."""
+    with ZipFile(BytesIO(body)) as archive:
+        if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("compressed: `dump` writes none that are")
+    with np.load(BytesIO(body), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("a number is none")
+    return arrays
 
 
 def _stack(header: Header, arrays: dict[str, NDArray[Any]]) -> Stack:

@@ -36,7 +36,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     learned: int = 0
     tested: int = 0
     finding: str = ""
-    outputs: Mapping[str, int] = {}
+    outputs: Mapping[str, Annotated[int, Meta(ge=0, le=2**31)]] = {}
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag="router", tag_field="isthmus"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import msgspec
 from msgspec import Meta
@@ -37,6 +37,9 @@ class Burst(Node, frozen=True, kw_only=True, tag_field="strategy", tag="burst"):
 
     def models(self) -> tuple[str, ...]:
         return once_each(list(self.queue))
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        return msgspec.structs.replace(self, queue=tuple(map(name, self.queue)))
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
         left = tuple(filter(allowed, self.queue))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Self
 
+import msgspec
 from msgspec import Meta
 
 from isthmus.core.errors import IsthmusError
@@ -30,6 +31,9 @@ class CallModel(Node, frozen=True, kw_only=True, tag_field="strategy", tag="call
 
     def models(self) -> tuple[str, ...]:
         return (self.model,)
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        return msgspec.structs.replace(self, model=name(self.model))
 
     def prune(self, allowed: Callable[[str], bool]) -> Self | None:
         return self if allowed(self.model) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -71,6 +71,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         """Every model that this step may call."""
         return once_each([*self.plan.models(), *self.among])
 
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        """This step with every model in it called by another name."""
+        return msgspec.structs.replace(self, plan=self.plan.renamed(name), among=tuple(map(name, self.among)))
+
     def words(self) -> str:
         """What this step does, and when its answer will do."""
         beside = f" beside {', '.join(self.among)}" if self.among else ""
@@ -110,6 +114,9 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
 
     def models(self) -> tuple[str, ...]:
         return once_each([model for stage in self.stages for model in stage.models()])
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        return msgspec.structs.replace(self, stages=tuple(stage.renamed(name) for stage in self.stages))
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
         left = tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import msgspec
 from msgspec import Meta
@@ -44,6 +44,13 @@ class Choose(Node, frozen=True, kw_only=True, tag_field="strategy", tag="choose"
 
     def models(self) -> tuple[str, ...]:
         return once_each(list(self.among))
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        by = self.by
+        if by is not None:
+            overall = tuple((name(model), quality) for model, quality in by.overall)
+            by = msgspec.structs.replace(by, overall=overall)
+        return msgspec.structs.replace(self, among=tuple(map(name, self.among)), by=by)
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
         left = tuple(filter(allowed, self.models()))

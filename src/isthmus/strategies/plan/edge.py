@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -27,6 +27,9 @@ class Edge(Node, frozen=True, kw_only=True, tag_field="strategy", tag="edge"):
 
     def models(self) -> tuple[str, ...]:
         return once_each([*self.far.models(), *self.near.models()])
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        return msgspec.structs.replace(self, far=self.far.renamed(name), near=self.near.renamed(name))
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
         far, near = self.far.prune(allowed), self.near.prune(allowed)

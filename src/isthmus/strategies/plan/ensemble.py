@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from itertools import permutations
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -79,6 +79,15 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
     def models(self) -> tuple[str, ...]:
         others = [*(self.otherwise.models() if self.otherwise else ()), *([self.judge] if self.judge else [])]
         return once_each([*self.members, *others])
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        return msgspec.structs.replace(
+            self,
+            members=tuple(map(name, self.members)),
+            judge=self.judge if self.judge is None else name(self.judge),
+            weights={name(member): weight for member, weight in self.weights.items()},
+            otherwise=self.otherwise if self.otherwise is None else self.otherwise.renamed(name),
+        )
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
         members = tuple(name for name in self.members if allowed(name))

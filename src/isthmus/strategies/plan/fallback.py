@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +25,9 @@ class Fallback(Node, frozen=True, kw_only=True, tag_field="strategy", tag="fallb
 
     def models(self) -> tuple[str, ...]:
         return once_each([model for plan in self.plans for model in plan.models()])
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        return msgspec.structs.replace(self, plans=tuple(plan.renamed(name) for plan in self.plans))
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
         left = tuple(pruned for plan in self.plans if (pruned := plan.prune(allowed)) is not None)

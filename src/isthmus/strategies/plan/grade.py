@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import msgspec
 from msgspec import Meta
@@ -63,6 +63,9 @@ class Grade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="grade"):
 
     def models(self) -> tuple[str, ...]:
         return once_each([*self.of.models(), self.judge])
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        return msgspec.structs.replace(self, judge=name(self.judge), of=self.of.renamed(name))
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
         of = self.of.prune(allowed)

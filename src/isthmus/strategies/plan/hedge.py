@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
+import msgspec
 from msgspec import Meta
 
 from isthmus.strategies.plan.call import CallModel
@@ -37,6 +38,9 @@ class Hedge(Node, frozen=True, kw_only=True, tag_field="strategy", tag="hedge"):
 
     def models(self) -> tuple[str, ...]:
         return once_each([self.model, self.beside])
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        return msgspec.structs.replace(self, model=name(self.model), beside=name(self.beside))
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
         left = [name for name in (self.model, self.beside) if allowed(name)]

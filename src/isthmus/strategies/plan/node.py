@@ -442,6 +442,10 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         """Every model that this plan may call, in order, each once."""
         raise NotImplementedError
 
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        """This plan with every model in it called by another name."""
+        raise NotImplementedError
+
     def prune(self, allowed: Callable[[str], bool]) -> Self | Node | None:
         """This plan without the models that are not allowed; None where nothing is left."""
         raise NotImplementedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import msgspec
 from msgspec import Meta
@@ -46,6 +46,12 @@ class Shadow(Node, frozen=True, kw_only=True, tag_field="strategy", tag="shadow"
 
     def models(self) -> tuple[str, ...]:
         return once_each([*self.of.models(), self.candidate, *([self.judge] if self.judge else [])])
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        judge = self.judge if self.judge is None else name(self.judge)
+        return msgspec.structs.replace(
+            self, candidate=name(self.candidate), of=self.of.renamed(name), judge=judge
+        )
 
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
         of = self.of.prune(allowed)

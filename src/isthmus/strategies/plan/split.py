@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -89,16 +89,24 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
     def models(self) -> tuple[str, ...]:
         return once_each([model for arm in self.arms for model in arm.plan.models()])
 
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        arms = tuple(self._with(arm, arm.plan.renamed(name)) for arm in self.arms)
+        return msgspec.structs.replace(self, arms=arms)
+
     def prune(self, allowed: Callable[[str], bool]) -> Node | None:
-        # What is known of an arm is known by its name, whichever of its models are left.
         left = tuple(
-            msgspec.structs.replace(arm, plan=pruned, name=arm.called if self.learns else arm.name)
-            for arm in self.arms
-            if (pruned := arm.plan.prune(allowed)) is not None
+            self._with(arm, pruned) for arm in self.arms if (pruned := arm.plan.prune(allowed)) is not None
         )
         if not left:
             return None
         return left[0].plan if len(left) == 1 else msgspec.structs.replace(self, arms=left)
+
+    def _with(self, arm: Arm, plan: Node) -> Arm:
+        """The arm with another plan: where something was learned of it, that is known by its name."""
+        changed = msgspec.structs.replace(arm, plan=plan)
+        if not self.learns or changed.called == arm.called:
+            return changed
+        return msgspec.structs.replace(changed, name=arm.called)
 
     def plain(self) -> Node:
         arms = tuple(msgspec.structs.replace(arm, plan=arm.plan.plain()) for arm in self.arms)

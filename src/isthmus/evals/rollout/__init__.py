@@ -1,0 +1,1 @@
+"""New weights beside the old ones: what their traffic shows, and what follows from it."""

@@ -1,0 +1,271 @@
+"""Which config serves: the file's, with the rollouts that are in force; and how one follows on another.
+
+Where other weights take over, their engine is started beside the one that serves, verified and warmed, before
+the first request goes there. Requests under way keep the snapshot that they began with, and its engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from isthmus.artefacts.faults import ArtefactError
+from isthmus.config.config import Config
+from isthmus.config.digests import Digests
+from isthmus.config.rollouts import Pair, in_force, pair_of, rolled
+from isthmus.core.errors import IsthmusError
+from isthmus.core.portfolio import Model
+from isthmus.core.rollout import Turn, Version, same
+from isthmus.evals.rollout.steward import GATEWAY, UnfitError
+from isthmus.gateway.snapshot import Snapshot
+from isthmus.providers.engines.warming import warm
+from isthmus.store.rollouts import Rollouts
+
+log = logging.getLogger("isthmus.rollout")
+
+LOOK_S = 0.1
+START_PATIENCE_S = 300.0
+"""So long may an engine take to be ready, its weights lying there."""
+
+
+class Hosted(Protocol):
+    """What was started for a model: an engine, or an adapter on a server."""
+
+    @property
+    def state(self) -> str:
+        """The state in one word."""
+
+    @property
+    def verified(self) -> str | None:
+        """The identity of the signed artefact that it has loaded; None of what nobody has to sign."""
+
+    async def ready(self) -> None:
+        """Return when it answers for the first time."""
+
+    def unready(self) -> IsthmusError | None:
+        """Why it cannot be called just now, or None where it can."""
+
+
+class Maker(Protocol):
+    """What makes snapshots, and knows what was started for any of them."""
+
+    def snapshot(self, config: Config) -> Snapshot:
+        """The config, ready to serve."""
+
+    def hosted(self) -> dict[str, Hosted]:
+        """What was started for any snapshot, by the name of its model."""
+
+
+class Standing(NamedTuple):
+    """What a gateway begins with: the file's config, the turns that stand, and what serves by them."""
+
+    config: Config
+    turns: Sequence[Turn]
+    serving: Config
+
+
+def first_standing(config: Config, rollouts: Rollouts, digests: Digests, at_us: int) -> Standing:
+    """What serves from the start. Blocks; raises IsthmusError where the store cannot be used.
+
+    A version whose weights are not there any more, or are others, is sent back; without anything to go back
+    to it stays, and its engine says what is wrong.
+    """
+    while True:
+        turns = rollouts.current()
+        serving = rolled(config, turns, own_versions(config, turns, digests))
+        try:
+            for model in serving.models.values():
+                verify(model, turns, digests)
+        except UnfitError as error:
+            turn = next(it for it in turns if it.model == error.model)
+            if turn.stage != "rolled back":
+                back = turn.then("rolled back", 0.0, why=error.text, who=GATEWAY, at_us=at_us)
+                rollouts.append(back, turn.number)
+                continue
+            log.error("%s", error.text)
+        return Standing(config, turns, serving)
+
+
+class Rollover:
+    """Keeps a gateway on the config of its file, as the rollouts in force want it. For one event loop.
+
+    `serving` tells which config serves, `adopt` lets another one serve from the next request on.
+    """
+
+    def __init__(
+        self,
+        standing: Standing,
+        digests: Digests,
+        maker: Maker,
+        serving: Callable[[], Config],
+        adopt: Callable[[Snapshot], None],
+    ) -> None:
+        self.config = standing.config
+        self._turns = standing.turns
+        self._taken: Config | None = standing.config
+        self._digests = digests
+        self._maker = maker
+        self._serving = serving
+        self._adopt = adopt
+
+    @property
+    def config_hash(self) -> str:
+        """The hash of the config that serves, rollouts included."""
+        return self._serving().hash
+
+    def reload(self, config: Config) -> None:
+        """Serve by another config of the file from the next request on. Raises IsthmusError, and changes
+        nothing then."""
+        # No file is read here. Whether a rollout holds for weights that nobody has looked at yet, the next
+        # `take` finds out.
+        self._adopt(self._maker.snapshot(rolled(config, self._turns, self._own(config))))
+        self.config, self._taken = config, None
+
+    def names(self, turn: Turn) -> Pair | None:
+        """What the two versions of a turn are called; None where the turn is not in force."""
+        own = self._own(self.config).get(turn.model)
+        return pair_of(turn, own) if own is not None and in_force(self.config, turn, own) else None
+
+    def given_up(self, turn: Turn) -> str | None:
+        """Why the engine of the new version, which serves beside the config's own or in its place, has given
+        up; None where it has not."""
+        names = self.names(turn)
+        if names is None or names.new == turn.model or turn.stage == "rolled back":
+            return None
+        engine = self._maker.hosted().get(names.new)
+        return _why_failed(engine) if engine is not None and engine.state == "failed" else None
+
+    async def take(self, turns: Sequence[Turn]) -> None:
+        """Serve as these turns want it, once every version that is new is ready.
+
+        Raises UnfitError where one cannot serve, and IsthmusError where something else is in the way; what
+        served before serves on then.
+        """
+        config = self.config
+        if self._taken is config and list(turns) == list(self._turns):
+            return
+        own = await asyncio.to_thread(own_versions, config, turns, self._digests)
+        wanted = rolled(config, turns, own)
+        if wanted.hash != self.config_hash:
+            fresh = [it for name, it in wanted.models.items() if self._is_fresh(name, it)]
+            for model in fresh:
+                await asyncio.to_thread(verify, model, turns, self._digests)
+            snapshot = await self._ready(wanted, fresh, turns)
+            if self.config is not config:
+                # The file has changed meanwhile: the next look takes its turns anew.
+                snapshot.release()
+                return
+            self._adopt(snapshot)
+        self._turns, self._taken = tuple(turns), config
+
+    async def _ready(self, config: Config, fresh: Sequence[Model], turns: Sequence[Turn]) -> Snapshot:
+        """A snapshot whose new models have answered once."""
+        snapshot = self._maker.snapshot(config)
+        try:
+            for model in fresh:
+                await self._start(snapshot, model, turns)
+        except BaseException:
+            snapshot.release()
+            raise
+        return snapshot
+
+    async def _start(self, snapshot: Snapshot, model: Model, turns: Sequence[Turn]) -> None:
+        engine = self._maker.hosted().get(model.name)
+        try:
+            if engine is not None:
+                async with asyncio.timeout(START_PATIENCE_S):
+                    await until_ready(engine)
+                # Of a signed artefact the engine tells what it has loaded.
+                promised = promised_of(model, turns)
+                if promised is not None and engine.verified not in (None, promised.sha256):
+                    raise _others(model)
+            await warm(snapshot.upstreams[model.name])
+        except TimeoutError:
+            message = f"The engine of {model.name} was not ready within {START_PATIENCE_S:.0f} s."
+            raise UnfitError(model.family, message) from None
+        except UnfitError:
+            raise
+        except IsthmusError as error:
+            raise UnfitError(model.family, error.message, error.hint) from error
+
+    def _is_fresh(self, name: str, model: Model) -> bool:
+        """True where a rollout brings a version into service that does not serve yet."""
+        return name not in self._serving().models and (model.version_of is not None or self._is_back(name))
+
+    def _is_back(self, name: str) -> bool:
+        """True where the config's own weights come back after a version that has served in their place."""
+        return any(it.version_of == name for it in self._serving().models.values())
+
+    def _own(self, config: Config) -> dict[str, Version]:
+        """What is known of the config's own weights without a look into any file."""
+        named = {turn.model for turn in self._turns} & config.models.keys()
+        known = {name: self._digests.remembered(config.models[name]) for name in named}
+        return {name: version for name, version in known.items() if version is not None}
+
+
+def own_versions(config: Config, turns: Sequence[Turn], digests: Digests) -> Mapping[str, Version]:
+    """The weights that the config itself gives to the models of these turns. Blocks.
+
+    Weights that could never be read are left out: no rollout is about them.
+    """
+    found = {}
+    for turn in turns:
+        if turn.model in config.models:
+            model = config.models[turn.model]
+            try:
+                version: Version | None = digests.version(model)
+            except (OSError, ArtefactError):
+                # Nobody needs the file any more, once other weights have taken over.
+                version = digests.remembered(model)
+            if version is not None:
+                found[turn.model] = version
+    return found
+
+
+def verify(model: Model, turns: Sequence[Turn], digests: Digests) -> None:
+    """Raises UnfitError where a version's weights are not those that were promoted. Blocks."""
+    promised = promised_of(model, turns)
+    if promised is None or promised.sha256 is None:
+        # What another server loads, only that server can look at.
+        return
+    try:
+        found = digests.version(model)
+    except OSError as error:
+        message = f"The weights of {model.name} cannot be read: {error.strerror or 'unknown error'}."
+        raise UnfitError(model.family, message, "Is the file still where it was promoted from?") from None
+    except ArtefactError as error:
+        raise UnfitError(model.family, error.message, error.hint) from error
+    if not same(found, promised):
+        raise _others(model)
+
+
+def promised_of(model: Model, turns: Sequence[Turn]) -> Version | None:
+    """The weights that were promoted under the model's name; None where it is no version."""
+    mine = (turn for turn in turns if turn.model == model.version_of)
+    versions = (version for turn in mine for version in (turn.old, turn.new))
+    return next((it for it in versions if it.weights == model.weights), None)
+
+
+def _others(model: Model) -> UnfitError:
+    message = f"The weights of {model.name} are not those that were promoted: the file has changed."
+    return UnfitError(model.family, message, "Promote them as they are now.")
+
+
+async def until_ready(engine: Hosted) -> None:
+    """Return when the engine answers; raises IsthmusError once it has failed, though it would try again."""
+    ready = asyncio.ensure_future(engine.ready())
+    try:
+        while not ready.done():
+            await asyncio.wait([ready], timeout=LOOK_S)
+            if (failure := engine.unready()) is not None and engine.state == "failed":
+                raise failure
+        await ready
+    finally:
+        ready.cancel()
+
+
+def _why_failed(engine: Hosted) -> str:
+    failure = engine.unready()
+    return failure.message if failure is not None else "Its engine has failed."
