@@ -1,9 +1,10 @@
 # Two commands matter: `make up` (a first answer through the gateway) and `make test`.
 PYTHON ?= python3.11
 BIN := .venv/bin
+TORCH := torch==2.13.0
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
 
-.PHONY: help up install test search check lint types imports format lock bench-gateway bench-soak bench-economics bench-report bench-perimeter bench-evals bench-strategies docs clean
+.PHONY: help up install train-install test search check lint types imports format lock bench-gateway bench-soak bench-economics bench-report bench-perimeter bench-evals bench-strategies bench-distill docs clean
 
 help:              ## What can be asked for
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -20,7 +21,16 @@ install: .venv/.installed ## Build .venv from hash-locked requirements; touches 
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -qq --editable .
 	@touch $@
 
-test: install      ## Run all tests
+train-install: .venv-train/.installed ## Build .venv-train: PyTorch for the CPU and what else training needs
+.venv-train/.installed: requirements/train.lock
+	@test -x .venv-train/bin/python || $(PYTHON) -m venv .venv-train
+	@echo "Installing PyTorch and the locked requirements of training into .venv-train (about three minutes)"
+	@.venv-train/bin/python -m pip install --disable-pip-version-check -qq $(TORCH)
+	@.venv-train/bin/python -m pip install --disable-pip-version-check --require-hashes --no-deps -qqr requirements/train.lock
+	@.venv-train/bin/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'isthmus.pth').write_text('$(CURDIR)/src')"
+	@touch $@
+
+test: install train-install ## Run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 search: install    ## Try the laws on a thousand new inputs each (minutes to an hour)
 	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest tests/laws
@@ -41,6 +51,8 @@ format: install    ## Format the code
 lock:              ## Resolve the requirements anew (needs the network)
 	$(COMPILE) --extra dev --no-emit-package isthmus --output-file requirements/dev.lock
 	$(COMPILE) --extra evals --extra parquet --extra signing --no-emit-package isthmus --output-file requirements/runtime.lock
+	# Without PyTorch, of which every machine needs another build.
+	echo torch | $(COMPILE) --excludes /dev/stdin --extra train --no-emit-package isthmus --output-file requirements/train.lock
 
 docs: install      ## Make the reference pages anew from the code
 	$(BIN)/python -m isthmus.config.reference docs/reference
@@ -62,5 +74,8 @@ bench-strategies: install ## Measure routers, cascades and votes on known outcom
 bench-evals: install ## Judge intervals, tests and estimates by worlds whose truth is known (six minutes on idle cores)
 	$(BIN)/python -m bench.evals.run
 
+bench-distill: install train-install ## Measure what a student learns, through the gateway (a quarter of an hour)
+	$(BIN)/python -m bench.distill.run
+
 clean:             ## Remove what was built
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-train build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -74,7 +74,7 @@ async def test_a_signed_adapter_is_served_until_it_is_altered(
         assert engine.engine is not None
         assert engine.engine.pid
         os.kill(engine.engine.pid, signal.SIGKILL)
-        await eventually(lambda: state(served) == "failed")
+        await eventually(lambda: state(served) == "failed", within_s=30)
         refused = await served.post("/v1/chat/completions", {"model": "default", **HELLO})
         assert (refused.status, refused.error["code"]) == (503, "engine_failed")
         assert "changed: 'adapter.gguf'" in refused.error["message"]
@@ -86,6 +86,6 @@ async def test_a_signed_adapter_is_served_until_it_is_altered(
 async def test_what_nobody_signed_never_starts(student: Path, tmp_path: Path) -> None:
     (tmp_path / "student.sig").unlink()
     async with serving(config(student), tmp_path) as served:
-        await eventually(lambda: state(served) == "failed")
+        await eventually(lambda: state(served) == "failed", within_s=30)
         refused = await served.post("/v1/chat/completions", {"model": "default", **HELLO})
         assert "is not signed: there is no file student.sig" in refused.error["message"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import hashlib
 import io
 import json
 import os
@@ -201,6 +202,9 @@ def test_a_statement_that_is_not_exactly_one_is_refused_though_it_is_signed(chan
             resources[at]["algorithm"] = "blake3"
         case "subject":
             statement["subject"].append(statement["subject"][0])
+    whole = b"".join(bytes.fromhex(it["digest"]) for it in resources)
+    if change != "drop":
+        statement["subject"][0]["digest"]["sha256"] = hashlib.sha256(whole).hexdigest()
     payload = json.dumps(statement).encode()
     key = artefacts.keys.private_key(PRIVATE, "key")
     bundle["dsseEnvelope"]["payload"] = base64.b64encode(payload).decode()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import io
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,17 +27,19 @@ from tests.artefacts import TEMPLATE, hash_of, known, pair, sign, tiny_weights, 
 from isthmus.artefacts import declaration, keys, signature
 from isthmus.artefacts.bom import bill
 from isthmus.artefacts.declaration import Dataset, Teacher
-from isthmus.artefacts.faults import ArtefactError
+from isthmus.artefacts.faults import ArtefactError, MalformedWeightsError
 from isthmus.artefacts.formats import check_files
+from isthmus.artefacts.gguf import read_gguf
 from isthmus.artefacts.lineage import lineages
 from isthmus.artefacts.loading import Loadable, Pinned, loadable
 from isthmus.artefacts.manifest import digests, identity, opened
+from isthmus.artefacts.safetensors import read_tensors
 from isthmus.artefacts.signing import sign as look_through_and_sign
 from isthmus.artefacts.template import lint
 from isthmus.artefacts.verify import signature_path, verified
 from isthmus.core.portfolio import Signer
 
-NOW = dt.datetime(2026, 11, 28, tzinfo=dt.UTC)
+NOW = dt.datetime(2031, 5, 4, tzinfo=dt.UTC)  # far from the day on which the tests run
 PRIVATE, SIGNER = pair()
 
 
@@ -144,6 +148,28 @@ def test_a_single_file_is_an_artefact(tmp_path: Path) -> None:
 def hash_of_file(path: Path) -> str:
     with opened(path) as files:
         return digests(files)["."]
+
+
+def test_a_file_that_becomes_a_link_while_it_is_looked_at_is_not_followed(
+    student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, elsewhere = student / "README.md", student.with_name("elsewhere")
+    really_open = os.open
+
+    def exchange_first(name: Any, *flags: Any, **more: Any) -> int:
+        if str(name) == "README.md":
+            file.rename(elsewhere)
+            file.symlink_to(elsewhere)
+        return really_open(name, *flags, **more)
+
+    monkeypatch.setattr(os, "open", exchange_first)
+    assert "Too many levels of symbolic links" in refusal(student).message
+
+
+def test_a_good_signature_that_is_too_long_is_not_even_read(student: Path) -> None:
+    path = signature_path(student)
+    path.write_bytes(path.read_bytes() + b" " * signature.MOST_BYTES)
+    assert "it is too long" in refusal(student).message
 
 
 def test_the_signature_of_another_artefact_vouches_for_nothing(student: Path, tmp_path: Path) -> None:
@@ -397,6 +423,8 @@ def test_a_private_key_is_for_its_owner_alone_and_never_quoted(tmp_path: Path) -
             "of another kind",
         ),
     ],
+    # The keys are other ones in each process that runs tests; the tests' names may not be.
+    ids=["nothing", "ssh", "private", "no certificate", "another curve"],
 )
 def test_what_is_no_signer_is_refused(pem: str, why: str) -> None:
     with pytest.raises(ArtefactError, match=why) as caught:
@@ -497,6 +525,15 @@ def test_where_no_copy_can_be_made_nothing_is_loaded(fitting: Path, base: Path, 
     assert load(fitting, tmp_path, base=base).identity
 
 
+def test_a_program_in_a_signed_artefact_keeps_it_from_being_loaded(
+    fitting: Path, base: Path, tmp_path: Path
+) -> None:
+    (fitting / "modeling.py").write_text("print()")
+    sign(fitting, PRIVATE)
+    with pytest.raises(ArtefactError, match="programs stay out"):
+        load(fitting, tmp_path, base=base)
+
+
 def rewrite(path: Path, **said: Any) -> None:
     """Change what the artefact says, and sign it, as its signer could."""
     file = path / declaration.FILE
@@ -550,7 +587,6 @@ def test_a_signed_artefact_that_is_not_sound_is_refused(
         ("other.gguf", b"PK\x03\x04"),
         ("other.safetensors", b"\x80\x04N."),
         ("other.safetensors", b"\x02\0\0\0\0\0\0\0[]"),
-        ("twice.safetensors", b"\x12\0\0\0\0\0\0\0" + b'{"__metadata__":{}' + b"}"),
     ],
 )
 def test_what_is_neither_numbers_nor_text_is_not_signed(tmp_path: Path, name: str, content: bytes) -> None:
@@ -558,6 +594,71 @@ def test_what_is_neither_numbers_nor_text_is_not_signed(tmp_path: Path, name: st
     (path / name).write_bytes(content)
     with opened(path) as files, pytest.raises(ArtefactError, match="cannot be used"):
         check_files(files)
+
+
+F32 = '{"dtype": "F32", "shape": [1], "data_offsets": [%d, %d]}'
+
+
+def safetensors(*entries: str, body: int = 8) -> bytes:
+    header = f"{{{', '.join(entries)}}}".encode()
+    return struct.pack("<Q", len(header)) + header + bytes(body)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (safetensors(f'"a": {F32 % (0, 4)}', f'"a": {F32 % (4, 8)}'), "a name stands twice"),
+        (safetensors(f'"a": {F32 % (0, 4)}', f'"b": {F32 % (0, 4)}'), "overlap, or leave a gap"),
+        (safetensors(f'"a": {F32 % (4, 8)}'), "overlap, or leave a gap"),
+        (safetensors(f'"a": {F32 % (0, 4)}'), "something stands behind"),
+        (safetensors(f'"a": {F32 % (0, 4)}', body=3), "is cut short"),
+        (safetensors(f'"a": {F32 % (0, 8)}'), "another length than its shape"),
+        (safetensors(f'"a": {F32 % (0, 4)}'.replace("F32", "F7"), body=4), "of an unknown type"),
+        (safetensors('"__metadata__": {"x": 1}', body=0), "not a safetensors file"),
+        (struct.pack("<Q", 2**63) + b"{}", "longer than one may be"),
+    ],
+)
+def test_a_safetensors_header_that_lies_is_refused(content: bytes, why: str) -> None:
+    with pytest.raises(MalformedWeightsError, match=why):
+        read_tensors(io.BytesIO(content), len(content))
+    sound = safetensors(f'"b": {F32 % (4, 8)}', f'"a": {F32 % (0, 4)}', '"__metadata__": {"x": "y"}')
+    assert read_tensors(io.BytesIO(sound), len(sound))[0].keys() == {"a", "b"}
+
+
+def with_tensors(*tensors: tuple[bytes, int, int], pairs: bytes = b"", count: int = 0) -> bytes:
+    """A GGUF file of tensors by name, count of numbers and offset, with 128 bytes of data."""
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), count) + pairs
+    for name, numbers, offset in tensors:
+        head += struct.pack("<Q", len(name)) + name + struct.pack("<IQIQ", 1, numbers, 0, offset)
+    return head + bytes(-len(head) % 32) + bytes(128)
+
+
+ANSWER = struct.pack("<Q1sII", 1, b"k", 4, 42)
+ENDLESS = struct.pack("<Q1sIIQ", 1, b"k", 9, 8, 2**60)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (with_tensors((b"a", 1, 0), (b"a", 1, 32)), "the tensor 'a' twice"),
+        (with_tensors((b"a", 1, 0), (b"b", 1, 0)), "overlap"),
+        (with_tensors((b"a", 16, 0), (b"b", 1, 32)), "overlap"),
+        (with_tensors((b"a", 1, 8)), "between their places"),
+        (with_tensors((b"a", 1, 128)), "behind its end"),
+        (with_tensors((b"a", 33, 0)), "behind its end"),
+        (with_tensors((b"a", 2**63, 0)), "more numbers than can be counted"),
+        (with_tensors((b"\xff", 1, 0)), "not UTF-8"),
+        (with_tensors((b"a", 1, 0), pairs=ANSWER * 2, count=2), "says 'k' twice"),
+        (with_tensors((b"a", 1, 0), pairs=ENDLESS, count=1), "longer than the file"),
+        (with_tensors((b"a", 1, 0), pairs=ANSWER[:9] + struct.pack("<I", 77), count=1), "unknown kind 77"),
+        (struct.pack("<4sIQQ", b"GGUF", 3, 2**40, 0), "more tensors or metadata"),
+    ],
+)
+def test_a_gguf_header_that_lies_is_refused(content: bytes, why: str) -> None:
+    with pytest.raises(MalformedWeightsError, match=why):
+        read_gguf(io.BytesIO(content), len(content))
+    sound = with_tensors((b"a", 8, 0), (b"b", 24, 32), pairs=ANSWER, count=1)
+    assert read_gguf(io.BytesIO(sound), len(sound)).metadata == {"k": 42}
 
 
 # Signing

@@ -22,6 +22,7 @@ from isthmus.config.faults import Code
 from isthmus.config.load import load_as, parse
 from isthmus.core.calibrator import Calibrator
 from isthmus.core.tie import Tie
+from isthmus.distill.recipe import open_recipe
 from isthmus.economics.tco.case import Case, check
 from isthmus.economics.tco.listed import priced
 from isthmus.evals.datasets import open_dataset
@@ -161,6 +162,24 @@ def test_cases_in_the_documents_hold_together(text: str, tmp_path: Path) -> None
     (tmp_path / "case.yaml").write_text(text, encoding="utf-8")
     case = load_as(tmp_path / "case.yaml", Case)
     check(priced(case, PriceBook().price, dt.date(2026, 11, 27)))
+
+
+def _recipes() -> list[str]:
+    """Every YAML block that is a recipe of `isthmus distill`, or a part of one."""
+    blocks = [it for page in PAGES for it in BLOCK.findall(page.read_text(encoding="utf-8"))]
+    begins = re.compile(r"(?:collect|gate|student|name):.*", re.DOTALL)
+    return [
+        text
+        for _, language, text in blocks
+        if language == "yaml" and (begins.match(text) or "\nstudent:" in text)
+    ]
+
+
+@pytest.mark.parametrize("text", _recipes())
+def test_recipes_in_the_documents_are_read(text: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    recipe = open_recipe(tmp_path / "recipe.yaml")
+    assert recipe.student or recipe.collect or recipe.gate
 
 
 def _completed(text: str) -> str:

@@ -72,6 +72,7 @@ class _Isthmus(LazyGroup):
         ),
         "judge": Verb("isthmus.cli.judge", "Say how far a model that judges agrees with people."),
         "eval": Verb("isthmus.cli.eval", "List, show, compare and score pilot runs."),
+        "distill": Verb("isthmus.cli.distill", "Teach a small model what a strong one can do."),
         "records": Verb("isthmus.cli.records", "List, show and export the ledger's records."),
         "feedback": Verb("isthmus.cli.feedback", "Say what an answer was worth, and list what was said."),
         "dataset": Verb("isthmus.cli.dataset", "Make, show and split sets of samples to judge models by."),

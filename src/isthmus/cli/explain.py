@@ -49,7 +49,7 @@ from isthmus.strategies.plan.node import Circumstances
     "--after", metavar="MODEL", help="Explain for a conversation that this model has answered so far."
 )
 @click.option("--revisions", is_flag=True, help="Explain for a client that takes back what it has seen.")
-@click.option("--task", help="Explain for a caller who sends this name in x-isthmus-task.")
+@click.option("--task", default="", help="Explain for a caller who sends this name in x-isthmus-task.")
 @click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
@@ -63,7 +63,7 @@ def explain(
     said: str | None,
     after: str | None,
     revisions: bool,
-    task: str | None,
+    task: str,
     thrifty: bool,
     embeddings: bool,
     as_json: bool,

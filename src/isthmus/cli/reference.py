@@ -41,6 +41,7 @@ stderr and exits with 1; wrong usage exits with 2. Colours are used on a termina
 | `ISTHMUS_CONFIG` | the config file, where `--config` is not given |
 | `ISTHMUS_HOME` | the folder of ledger, keys, logs and fetched weights, instead of the ones below |
 | `ISTHMUS_KEY` | the key that `isthmus chat` sends |
+| `ISTHMUS_TRAIN_PYTHON` | the Python that has the extra `train`, for `isthmus distill train` |
 
 Without `ISTHMUS_HOME`, ledger, keys and engine logs are in `.isthmus` beside the config file; with the
 built-in config they are in `$XDG_DATA_HOME/isthmus`, else `~/.local/share/isthmus`. Fetched weights are in

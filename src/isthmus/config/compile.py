@@ -297,6 +297,7 @@ class _Compiler:
             kind=entry.kind or preset.kind,
             quirks=preset.quirks if entry.quirks is None else entry.quirks,
             engine=EngineSettings(**settings),
+            terms=_terms(entry, preset),
             **_as_said(entry),
         )
 
@@ -339,6 +340,7 @@ class _Compiler:
             proxy_key=entry.proxy_key,
             forward_headers=_forwarded(entry, speech),
             adapters=preset is not None and preset.adapters,
+            terms=_terms(entry, preset),
             **_as_said(entry),
         )
 
@@ -360,6 +362,7 @@ class _Compiler:
             quirks=preset.quirks if entry.quirks is None else entry.quirks,
             prices=entry.prices,
             client="anyllm",
+            terms=entry.terms,
             **_as_said(entry),
         )
 
@@ -633,6 +636,14 @@ def _as_said(entry: ProviderEntry) -> dict[str, Any]:
     """The fields that a provider takes over from its entry as they are."""
     names = ("zone", "promises", "timeouts", "breaker", "max_connections", "max_waiting")
     return {name: getattr(entry, name) for name in names}
+
+
+def _terms(entry: ProviderEntry, preset: Preset | None) -> str | None:
+    """What governs the outputs of a provider's models; a server that one runs oneself has no contract."""
+    if entry.terms is not None or preset is None:
+        return entry.terms
+    is_own = preset.kind in (None, "local") and preset.key_env is None
+    return "weights" if is_own else f"{preset.name}/api"
 
 
 def _forwarded(entry: ProviderEntry, speech: Preset | Speech) -> tuple[str, ...]:

@@ -47,7 +47,9 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     `env:NAME` or `file:PATH`, never the credential itself. `auth` is the header that carries the key.
     `zone` is where the provider's machines are, such as `eu`. `kind` is what its models are unless they say
     otherwise: `closed`, `open` (open weights on rented machines) or `local` (inside your own walls).
-    `promises` is what your contract with the provider says of what it is sent.
+    `promises` is what your contract with the provider says of what it is sent. `terms` says which terms
+    govern the use of outputs, by provider and surface, such as `openai/api`; or `weights`, where you run them
+    yourself and their licence alone counts; by default what the preset says.
     `headers` are sent with every call. `query` is added to every URL. `forward_headers` names headers of
     the caller that are passed on, instead of the preset's. `quirks` names departures from the dialect,
     instead of the preset's. `prices` is the provider's id in genai-prices. `timeouts` says how long to wait.
@@ -69,6 +71,7 @@ class ProviderEntry(msgspec.Struct, frozen=True, kw_only=True):
     zone: str | None = None
     kind: Kind | None = None
     promises: Promises = Promises()
+    terms: str | None = None
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
     forward_headers: tuple[str, ...] | None = None

@@ -13,6 +13,12 @@ import msgspec
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.usage import Charge, Usage
 
+CUT_SHORT = frozenset({"length", "context_length"})
+"""How answers finish that were cut off at a limit of tokens."""
+
+REFUSED = frozenset({"refusal", "content_filter"})
+"""How answers finish that a model or its provider refused to give."""
+
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """One piece of work: a request without its model, and what a good answer is.

@@ -90,7 +90,8 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     the known departures from the dialect (see `isthmus.catalog.presets`). `headers` and `query` are sent with
     every call. `proxy_key` refers to the `user:password` of `proxy`, through which `client: aiohttp` can go.
     `promises` is what its terms promise of what it is sent. `adapters` says that the server can load LoRA
-    adapters while it runs.
+    adapters while it runs. `terms` names what governs the use of outputs: `openai/api`, or `weights` where
+    the licence of the weights does; None where nobody says.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     forward_headers: tuple[str, ...] = ()
     engine: EngineSettings | None = None
     adapters: bool = False
+    terms: str | None = None
 
 
 class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from isthmus.core.evaluation import Answered, Sample, Score
+from isthmus.core.evaluation import CUT_SHORT, REFUSED, Answered, Sample, Score
 from isthmus.core.money import NANO_PER_USD
 from isthmus.evals.answers import NOT_PERMITTED
 from isthmus.statistics import intervals, paired, power
@@ -27,9 +27,6 @@ ALPHA = 0.05
 
 Verdict: TypeAlias = Literal["better", "worse", "cannot be told"]
 Scores: TypeAlias = Mapping[Place, Score]
-
-_TRUNCATED = frozenset({"length", "context_length"})
-_REFUSED = frozenset({"refusal", "content_filter"})
 
 
 class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,8 +263,8 @@ def _standing(
         failed=dict(Counter(it.code for it in permitted if it.code is not None).most_common()),
         not_permitted=len(said) - len(permitted),
         left=asked - len(said),
-        truncated=sum(it.finish in _TRUNCATED for it in good),
-        refused=sum(it.finish in _REFUSED for it in good),
+        truncated=sum(it.finish in CUT_SHORT for it in good),
+        refused=sum(it.finish in REFUSED for it in good),
         qualities=tuple(_quality_of(model.name, name, marks, said) for name, marks in scores.items()),
         first_token_ms=_quantiles([it.first_token_ms for it in good if it.first_token_ms is not None]),
         total_ms=_quantiles([it.total_ms for it in good]),

@@ -365,11 +365,12 @@ class Exchange:
         return conversations.standing(self._trail) if self._trail is not None else None
 
     def _circumstances(self, route: Route, thrifty: bool, previous: Previous | None) -> Circumstances:
-        story, key, task = self._story, self._story.key, self._request.headers.get(TASK_HEADER)
+        story, key = self._story, self._story.key
+        task = self._request.headers.get(TASK_HEADER, b"").decode("utf-8", "replace")
         assert story.envelope is not None
         # What the client asks, without the card that all requests of the route have.
         foreseen = self._snapshot.foresights.of(
-            route.name, story.envelope, task.decode("latin-1") if task else None, story.at_us, thrifty=thrifty
+            route.name, story.envelope, task, story.at_us, thrifty=thrifty
         )
         return Circumstances(
             draw=random(),

@@ -43,15 +43,18 @@ class Foresights:
         }
 
     def of(
-        self, route: str, envelope: Envelope, task: str | None, at_us: int, *, thrifty: bool = False
+        self, route: str, envelope: Envelope, task: str, at_us: int, *, thrifty: bool = False
     ) -> tuple[Foresight, ...]:
-        """What each router of the route foresees of a chat, at the prices of that time."""
+        """What each router of the route foresees of a chat, at the prices of that time.
+
+        `task` is the name of the request's task, empty where nobody said it.
+        """
         routers = self._asked[route, thrifty]
         if not routers or envelope.operation != "chat":
             return ()
         words, tokens = asked(envelope), about_tokens(envelope)
         most = features_of(envelope, 0).max_output
-        name = task[:LONGEST_TASK] if task else None
+        name = task[:LONGEST_TASK] or None
         seen = (self._predictors[it].foresee(words, name, tokens, most) for it in routers)
         return tuple(priced(it, self._prices, at_us) for it in seen)
 

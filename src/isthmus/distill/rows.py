@@ -1,0 +1,316 @@
+"""Rows: what was asked, a golden answer to it, who it comes from, and how good it was found. Pure.
+
+They are made of the ledger's requests with their feedback, of pilot runs, and of datasets.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import exp
+from typing import Any
+
+import msgspec
+
+from isthmus.core.answers import plain
+from isthmus.core.evaluation import Answered, Sample, Score
+from isthmus.core.portfolio import Model, Provider
+from isthmus.core.record import AttemptRecord, Record
+from isthmus.distill.provenance import FIELD, Origin, Part, provenance_of, seal_of
+from isthmus.distill.terms import terms_of
+from isthmus.evals.datasets.dataset import Dataset
+from isthmus.evals.datasets.near_duplicates import near, pairs_of
+from isthmus.evals.scorers import models_of
+from isthmus.store.runs import Candidate, Kept, Place, Run
+
+LONGEST_METADATA = 200
+"""A value of the metadata with more characters is a text, and left out."""
+
+_OF_THE_SOURCE = frozenset(
+    {FIELD, "answer", "tool_calls", "comment", "score", "at_us", "model", "rejected", "split"}
+)
+
+
+class Marks(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How good an answer was found, from 0 to 1 each; None where nobody has said.
+
+    `human` is the score that people gave, `score` that of a scorer, `agreement` the share of all answers to
+    the same that say this, `confidence` the geometric mean of the probabilities of its tokens. `gold` says
+    that people wrote it.
+    """
+
+    gold: bool = False
+    human: float | None = None
+    score: float | None = None
+    agreement: float | None = None
+    confidence: float | None = None
+
+    @property
+    def seen(self) -> bool:
+        """True where somebody or something has looked at it."""
+        return self.gold or self.human is not None or self.score is not None
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A sample whose target is the golden answer. `message` is that answer as OpenAI's dialect writes it.
+
+    `finish` is how the answer ended, where that is known. `relabelled` says that it carried a provenance
+    which is not about it.
+    """
+
+    sample: Sample
+    message: dict[str, Any]
+    origins: tuple[Origin, ...]
+    ancestors: tuple[str, ...] = ()
+    marks: Marks = Marks()
+    finish: str | None = None
+    relabelled: bool = False
+
+    @property
+    def answer(self) -> str:
+        """The golden answer, as a target says it."""
+        return self.sample.target[0] if self.sample.target else ""
+
+
+class Makers:
+    """Who makes outputs, by the config of today: names, terms, weights."""
+
+    def __init__(self, models: Mapping[str, Model], providers: Mapping[str, Provider]) -> None:
+        self._models = models
+        self._providers = providers
+
+    def of_attempt(self, attempt: AttemptRecord, part: Part, source: str, at_us: int) -> Origin:
+        """The origin of what an attempt put out; of a model that the config no longer has, without terms."""
+        model = self._models.get(attempt.model)
+        same = model is not None and (model.id, model.provider) == (attempt.model_id, attempt.provider)
+        return Origin(
+            part=part,
+            maker="model",
+            terms=self._terms(attempt.model) if same else "",
+            provider=attempt.provider,
+            model=attempt.model_id,
+            weights=attempt.weights,
+            source=source,
+            at_us=at_us,
+        )
+
+    def of_kept(self, candidate: Candidate, kept: Kept, part: Part) -> Origin:
+        """The origin of an answer that a run's model gave; known answers are of the run that asked first."""
+        model = self._models.get(candidate.name)
+        same = model is not None and (model.id, model.provider) == (candidate.id, candidate.provider)
+        return Origin(
+            part=part,
+            maker="model",
+            terms=self._terms(candidate.name) if same else "",
+            provider=candidate.provider,
+            model=candidate.id,
+            weights=candidate.weights,
+            source=kept.id,
+            run=kept.run,
+            at_us=kept.at_us,
+        )
+
+    def of_judge(self, name: str, kept: Kept) -> Origin:
+        """The origin of the mark that this model of the config has given to an answer."""
+        model = self._models.get(name)
+        return Origin(
+            part="mark",
+            maker="model",
+            terms=self._terms(name) if model is not None else "",
+            provider=model.provider if model is not None else "",
+            model=model.id if model is not None else name,
+            source=kept.id,
+            run=kept.run,
+            at_us=kept.at_us,
+        )
+
+    def _terms(self, name: str) -> str:
+        model = self._models[name]
+        return terms_of(model, self._providers[model.provider])
+
+
+# Of the ledger
+
+
+def noting(records: Iterable[Record], noted: dict[str, Record]) -> Iterator[Record]:
+    """The records as they come, each kept in `noted` without its texts."""
+    for record in records:
+        noted[record.id] = msgspec.structs.replace(record, request_body=None, response_body=None)
+        yield record
+
+
+def rows_of_records(
+    samples: Iterable[Sample], noted: dict[str, Record], makers: Makers, left_out: Counter[str]
+) -> Iterator[Row]:
+    """A row for each sample that was made of a record (`evals.datasets.from_records`): its answer, or what
+    somebody has put in its place.
+
+    Whoever puts an answer right leaves much of it: then both have written it.
+    """
+    for sample in samples:
+        record = noted.pop(sample.id)
+        if any(turn.get("role") == "assistant" for turn in sample.request["messages"]):
+            left_out["earlier_turns"] += 1
+            continue
+        said = sample.metadata.get("answer")
+        correction = sample.target[0] if sample.target else None
+        message = _message(said, sample.metadata.get("tool_calls"), correction)
+        if message is None:
+            left_out["no_answer"] += 1
+            continue
+        by_models = tuple(_of_attempts(record, makers))
+        edited = correction is not None and isinstance(said, str) and near(*pairs_of([said, correction]))
+        people = _people("answer", record.id, record.at_us)
+        origins = by_models if correction is None else (people, *by_models) if edited else (people,)
+        score = sample.metadata.get("score")
+        marks = Marks(gold=correction is not None, human=score if correction is None else None)
+        yield Row(
+            sample=_with_answer(sample, message),
+            message=message,
+            origins=(*origins, _people("input", record.id, record.at_us)),
+            marks=marks,
+            finish=record.attempts[-1].finish if record.attempts and correction is None else None,
+        )
+
+
+def _of_attempts(record: Record, makers: Makers) -> Iterator[Origin]:
+    """All that had a part in the answer: who gave it, drafts that others saw, judges that chose."""
+    parts: dict[str, Part] = {"answer": "answer", "draft": "answer", "judge": "mark"}
+    for attempt in record.attempts:
+        if attempt.outcome == "ok" and attempt.purpose in parts:
+            yield makers.of_attempt(attempt, parts[attempt.purpose], record.id, record.at_us)
+
+
+# Of runs
+
+
+def rows_of_run(
+    run: Run,
+    samples: Sequence[Sample],
+    answers: Mapping[Place, Kept],
+    scores: Mapping[Place, Score],
+    model: str,
+    scorer: str | None,
+    makers: Makers,
+    left_out: Counter[str],
+    through: Sequence[str] = (),
+) -> Iterator[Row]:
+    """A row for each sample that this model of the run has answered: where it was asked several times, the
+    first of the answers that most agree with. `through` are hashes of datasets that its samples came through,
+    besides its own."""
+    candidate = next(it for it in run.models if it.name == model)
+    judges = models_of(scorer) if scorer else ()
+    for sample in samples:
+        places = [Place(model, sample.id, nth) for nth in range(run.repeat)]
+        said = [(it, answers[it]) for it in places if it in answers and answers[it].answered.code is None]
+        if not said:
+            left_out["not_answered"] += 1
+            continue
+        (place, kept), share = _most_agreed(said)
+        answered = kept.answered
+        message = _message(answered.text, answered.message.get("tool_calls"), None)
+        if message is None:
+            left_out["no_answer"] += 1
+            continue
+        told = provenance_of(sample)
+        inputs = [it for it in told.origins if it.part == "input"] if told is not None else []
+        score = scores.get(place)
+        yield Row(
+            sample=_with_answer(
+                msgspec.structs.replace(sample, label=sample.label.join(answered.label)), message
+            ),
+            message=message,
+            origins=(
+                makers.of_kept(candidate, kept, "answer"),
+                *(makers.of_judge(name, kept) for name in judges),
+                *inputs,
+            ),
+            ancestors=(run.dataset_hash, *through, *(told.ancestors if told is not None else ())),
+            marks=Marks(
+                score=score.value if score is not None else None,
+                agreement=share if run.repeat > 1 else None,
+                confidence=_confidence(answered),
+            ),
+            finish=answered.finish,
+        )
+
+
+def _most_agreed(said: Sequence[tuple[Place, Kept]]) -> tuple[tuple[Place, Kept], float]:
+    """The first of the answers that most others say, too, and the share of those."""
+    sayings = [_saying(kept.answered) for _, kept in said]
+    best, count = Counter(sayings).most_common(1)[0]
+    return said[sayings.index(best)], count / len(said)
+
+
+def _saying(answered: Answered) -> str:
+    calls = answered.message.get("tool_calls")
+    return plain(answered.text) + (msgspec.json.encode(calls, order="sorted").decode() if calls else "")
+
+
+def _confidence(answered: Answered) -> float | None:
+    told = answered.logprobs
+    return exp(sum(told) / len(told)) if told else None
+
+
+# Of datasets
+
+
+def rows_of_dataset(dataset: Dataset, by_people: bool, left_out: Counter[str]) -> Iterator[Row]:
+    """A row for each sample with a target. What it says of its own origin counts, and nobody's word takes it
+    away; `by_people` says who wrote it, and no more."""
+    for sample in dataset.samples:
+        if not sample.target:
+            left_out["no_answer"] += 1
+            continue
+        told = provenance_of(sample)
+        written = (_people("answer", dataset.hash), _people("input", dataset.hash)) if by_people else ()
+        origins = (*(told.origins if told is not None else ()), *written)
+        message = {"role": "assistant", "content": sample.target[0]}
+        yield Row(
+            sample=_with_answer(sample, message),
+            message=message,
+            origins=origins,
+            ancestors=(dataset.hash, *(told.ancestors if told is not None else ())),
+            marks=Marks(gold=by_people),
+            relabelled=told is not None and told.seal != seal_of(sample) and not by_people,
+        )
+
+
+def rewritten(row: Row, request: Mapping[str, Any], message: dict[str, Any], metadata: Any) -> Row:
+    """The row with other texts in place of its own."""
+    sample = msgspec.structs.replace(row.sample, request=dict(request), metadata=metadata)
+    return msgspec.structs.replace(row, sample=_with_answer(sample, message), message=message)
+
+
+def _people(part: Part, source: str, at_us: int = 0) -> Origin:
+    return Origin(part=part, maker="people", source=source, at_us=at_us)
+
+
+def _message(text: Any, tool_calls: Any, correction: str | None) -> dict[str, Any] | None:
+    """The assistant's message; None where nothing is said in it."""
+    if correction is not None:
+        return {"role": "assistant", "content": correction}
+    if tool_calls:
+        return {"role": "assistant", "content": text or None, "tool_calls": tool_calls}
+    return {"role": "assistant", "content": text} if isinstance(text, str) and text.strip() else None
+
+
+def _with_answer(sample: Sample, message: Mapping[str, Any]) -> Sample:
+    calls = message.get("tool_calls")
+    target = msgspec.json.encode(calls).decode() if calls else str(message["content"])
+    return msgspec.structs.replace(sample, target=(target,), metadata=_carried(sample.metadata))
+
+
+def _carried(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the metadata goes along: short facts, no texts."""
+    return {
+        name: value
+        for name, value in metadata.items()
+        if name not in _OF_THE_SOURCE
+        and isinstance(value, str | int | float | bool)
+        and not (isinstance(value, str) and len(value) > LONGEST_METADATA)
+    }
+
+
+Look = Callable[[Row], Row | str]
+"""Looks into a row for what is sensitive: the row with its label, or the reason why it cannot go along."""

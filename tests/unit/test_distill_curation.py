@@ -1,0 +1,181 @@
+"""What is good enough, what touches a test, which of several is kept; folders that are whole."""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from isthmus.core.errors import IsthmusError
+from isthmus.core.evaluation import Answered, Sample
+from isthmus.distill import golden
+from isthmus.distill.card import card_of
+from isthmus.distill.contamination import COMMON, touched
+from isthmus.distill.curation import Curated, curate
+from isthmus.distill.permission import Permission
+from isthmus.distill.provenance import Origin
+from isthmus.distill.rows import Makers, Marks, Row, rewritten, rows_of_run
+from isthmus.distill.sections import ClassCap, Collect, Shares
+from isthmus.store.runs import Candidate, Kept, Place, Run
+
+PEOPLE = (Origin(part="answer", maker="people"), Origin(part="input", maker="people"))
+ALL_LEARNED = Shares(train=1, dev=0, test=0)
+
+
+def sample(text: str, target: str = "yes", name: str = "s") -> Sample:
+    return Sample(id=name, request={"messages": [{"role": "user", "content": text}]}, target=(target,))
+
+
+def row(text: str, target: str = "yes", marks: Marks = Marks(), **more: Any) -> Row:  # noqa: B008
+    message = {"role": "assistant", "content": target}
+    return Row(sample=sample(text, target), message=message, origins=PEOPLE, marks=marks, **more)
+
+
+def curated(rows: Sequence[Row], **rule: Any) -> Curated:
+    told = Collect(split=ALL_LEARNED, **rule)
+    return curate(rows, told, Permission(dt.date(2026, 11, 27)), lambda it: it)
+
+
+def kept(found: Curated) -> list[str]:
+    parts = [found.parts[name] for name in ("train", "dev", "test") if name in found.parts]
+    return sorted(it.request["messages"][0]["content"] for part in parts for it in part.samples)
+
+
+@pytest.mark.parametrize(
+    ("marks", "rule", "reason"),
+    [
+        (Marks(score=0.4), {}, "below_floor"),
+        (Marks(human=0.2, score=1.0), {}, "below_floor"),
+        (Marks(human=0.9, score=0.0), {}, None),
+        (Marks(gold=True, score=0.0), {}, None),
+        (Marks(), {"scorer": "exact"}, "not_scored"),
+        (Marks(), {}, None),
+        (Marks(), {"unverified": False}, "unverified"),
+        (Marks(score=1.0, agreement=0.3), {"agreement": 0.5}, "disagreement"),
+        (Marks(score=1.0, confidence=0.3), {"confidence": 0.5}, "unsure"),
+        (Marks(score=1.0), {"confidence": 0.5}, "unsure"),
+        (Marks(score=1.0, confidence=0.6, agreement=0.6), {"confidence": 0.5, "agreement": 0.5}, None),
+    ],
+)
+def test_what_people_say_goes_before_all_else(marks: Marks, rule: dict[str, Any], reason: str | None) -> None:
+    found = curated([row("what of tides", marks=marks)], **rule)
+    assert found.dropped == ({} if reason is None else {reason: 1})
+
+
+def test_of_near_duplicates_the_best_is_kept() -> None:
+    long = "the tides of the northern sea rise twice a day and fall again by night"
+    rows = [row(f"{long} now", marks=Marks(score=0.6)), row(long, marks=Marks(score=0.9)), row("of looms")]
+    found = curated(rows)
+    assert kept(found) == ["of looms", long]
+    assert found.dropped == {"double": 1}
+    assert len(kept(curated(rows, doubles="all"))) == 3
+    # The very same is there once, whoever wants all.
+    assert len(kept(curated([rows[1], rows[1]], doubles="all"))) == 1
+
+
+def test_the_same_words_under_other_instructions_are_no_doubles() -> None:
+    long = "the tides of the northern sea rise twice a day and fall again by night"
+    rows = []
+    for language in ("French", "German"):
+        one = row(long, language)
+        turns = [
+            {"role": "system", "content": f"Translate into {language}."},
+            *one.sample.request["messages"],
+        ]
+        rows.append(rewritten(one, {"messages": turns}, one.message, {}))
+    assert len(curated(rows).rows) == 2
+
+
+def test_a_class_has_so_many_rows_the_best_first() -> None:
+    words = ("tides", "rivets", "orchids", "glaciers", "sonnets")
+    rows = [row(word, "billing", Marks(score=1 - at / 10)) for at, word in enumerate(words)]
+    found = curated([*rows, row("looms", "support")], cap=ClassCap(by="answer", rows=2))
+    assert kept(found) == ["looms", "rivets", "tides"]
+    assert found.dropped == {"class_full": 3}
+    assert card_of("g", found, Collect(cap=ClassCap(by="answer", rows=2))).parts["train"].classes == {
+        "billing": 2,
+        "support": 1,
+    }
+    assert card_of("g", found, Collect()).parts["train"].classes == {}, (
+        "answers are for fewer eyes than cards"
+    )
+
+
+PASSAGE = "when the harbour bell rings four times the keeper of the lower lock must open gate nine"
+
+
+def test_a_passage_of_a_test_is_found_in_a_long_row() -> None:
+    around = " ".join(f"word{n}" for n in range(200))
+    tests = [sample(f"Is it so that {PASSAGE}?", name="t")]
+    assert touched([sample(f"{around} {PASSAGE} {around}"), sample(around)], tests) == {0: "passage"}
+    # An answer may tell it as well.
+    assert touched([sample(around, f"Yes: {PASSAGE}.")], tests) == {0: "passage"}
+
+
+def test_a_form_that_many_rows_have_is_no_passage() -> None:
+    learned = [sample(f"{PASSAGE} " + " ".join(f"w{n}x{at}" for at in range(60))) for n in range(COMMON + 1)]
+    tests = [sample(f"{PASSAGE} " + " ".join(f"t{at}" for at in range(60)), name="t")]
+    assert touched(learned, tests) == {}
+    assert touched(learned[:COMMON], tests) == dict.fromkeys(range(COMMON), "passage")
+
+
+def test_the_answer_that_most_agree_with_is_taken() -> None:
+    asked = sample("how many")
+    run = Run(
+        id="r",
+        identity="i",
+        at_us=1,
+        dataset="d",
+        dataset_hash="h",
+        sample_ids=("s",),
+        models=(Candidate(name="m", id="m", provider="p", kind="local"),),
+        scorers=(),
+        repeat=4,
+        config_hash="c",
+    )
+    said = ("Seven.", "4", "4.0", " 4 ")
+    answers = {
+        Place("m", "s", nth): Kept(
+            id=f"a{nth}", key=None, at_us=1, run="r", answered=Answered(model="m", text=it)
+        )
+        for nth, it in enumerate(said)
+    }
+    (found,) = rows_of_run(run, [asked], answers, {}, "m", None, Makers({}, {}), Counter())
+    assert found.answer == "4"
+    assert found.marks.agreement == 0.75
+    assert found.origins[0].terms == "", "of a model that the config does not have, nobody knows the terms"
+
+
+def test_a_full_disk_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = curated([row("what of tides")])
+    card = card_of("g", found, Collect())
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            golden.write(tmp_path / "golden", found, card)
+    assert list(tmp_path.iterdir()) == []
+    golden.write(tmp_path / "golden", found, card)
+    with pytest.raises(IsthmusError) as refused:
+        golden.write(tmp_path / "golden", found, card)
+    assert refused.value.code == "golden_exists"
+    assert msgspec.json.decode((tmp_path / "golden" / "card.json").read_bytes())["hash"] == found.hash
+
+
+def test_a_rewritten_row_keeps_who_it_is_of() -> None:
+    before = row("mail ann", "ann was told")
+    request = {"messages": [{"role": "user", "content": "mail NAME_1"}]}
+    after = rewritten(before, request, {"role": "assistant", "content": "NAME_1 was told"}, {"task": "mail"})
+    assert after.answer == "NAME_1 was told"
+    assert after.sample.metadata == {"task": "mail"}
+    assert after.origins == before.origins
