@@ -29,7 +29,7 @@ from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.rollouts import in_force, pair_of, rolled
 from isthmus.config.secrets import resolve
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.portfolio import Client, EngineSettings, Model, Provider
+from isthmus.core.portfolio import Client, EngineSettings, Model, Provider, SecretRef
 from isthmus.core.record import Record
 from isthmus.core.rollout import Turn
 from isthmus.dialects import endpoint_wires
@@ -43,6 +43,7 @@ from isthmus.evals.replay.replayed import Replayer
 from isthmus.evals.rollout.guards import Judgement
 from isthmus.evals.rollout.jury import MOST_RECALLED, Jury
 from isthmus.evals.rollout.steward import Steward
+from isthmus.evals.trials.referee import Referee, Standing, experiment_of, standing_of
 from isthmus.gateway.app import Gateway
 from isthmus.gateway.direct import Direct, LabelRing, route_to
 from isthmus.gateway.foresight import Foresights, routers_of
@@ -80,6 +81,7 @@ from isthmus.store.records import Records, SqliteRecords, Where
 from isthmus.store.rollouts import Rollouts, SqliteRollouts
 from isthmus.store.runs import Runs, SqliteRuns
 from isthmus.store.traffic import SqliteTraffic
+from isthmus.store.trials import SqliteTrials
 from isthmus.strategies.plan import CallModel
 from isthmus.telemetry.metrics import Tally
 
@@ -585,6 +587,16 @@ def drifts_of(config: Config, config_path: Path | None) -> Iterator[Drift]:
         yield from standing.drifts(watch, standing.read(watch, kept.standing(watch.route)))
 
 
+def experiment_on(route: str, config: Config, config_path: Path | None) -> Standing:
+    """How the experiment on a route stands, whether the gateway runs or not; as at its begin without one.
+
+    The config is that which is served by: see `in_service`.
+    """
+    path = ledger_path(config, config_path)
+    found = experiment_of(route, config) if route in config.routes else None
+    return standing_of(SqliteTrials(path), found) if found is not None and path.exists() else Standing()
+
+
 def open_rollouts(config: Config, config_path: Path | None) -> Rollouts:
     """The rollouts of this config's gateway, whether it runs or not."""
     return SqliteRollouts(ledger_path(config, config_path))
@@ -661,6 +673,7 @@ class House(NamedTuple):
     ledger: SqliteLedger
     ledger_path: Path
     rollover: Rollover
+    referee: Referee
 
     def records(self) -> Records:
         """What the ledger has."""
@@ -710,13 +723,25 @@ async def open_house(
                 for name, engine in workshop.engines_of(gateway.snapshot.config).items()
                 if engine.verified
             },
+            arm_weights=lambda: referee.weights,
         )
+        referee = Referee(
+            SqliteTrials(path),
+            lambda: gateway.snapshot.config,
+            _post_to,
+            random.Random().betavariate,
+            _now_us,
+        )
+        # Before anything is served: who was stopped stays so.
+        await asyncio.to_thread(referee.recall)
         closing.push_async_callback(gateway.mirrors.close)
         tally.config_hash = begun.serving.hash
 
         def adopt(snapshot: Snapshot) -> None:
             gateway.adopt(snapshot)
             in_background(_keep(snapshot.config, configs), "keeping the config")
+            # Who was stopped is so under this config, too.
+            in_background(referee.look(), "deciding experiments")
 
         rollover = Rollover(begun, digests, workshop, lambda: gateway.snapshot.config, adopt)
         steward = Steward(
@@ -752,6 +777,11 @@ async def open_house(
         }
         closing.push_async_callback(steward.close)
         tally.gauges |= {
+            "arm_share": (
+                "The share of an arm of a split that learns; 0 where it was stopped.",
+                ("route", "arm"),
+                referee.shares,
+            ),
             "rollout_stage": (
                 "1 for the stage at which new weights of a model are.",
                 ("model", "version", "stage"),
@@ -765,11 +795,12 @@ async def open_house(
         }
         chores.append(in_background(watchman.keep_watch(), "watching for drift"))
         chores.append(in_background(steward.lead(), "leading rollouts"))
+        chores.append(in_background(referee.keep_looking(), "deciding experiments"))
         if config.ledger.keep_days is not None:
             forgetting = _forget_old_records(ledger, config.ledger.keep_days)
             chores.append(in_background(forgetting, "forgetting old records"))
         closing.push_async_callback(_end_all, chores)
-        yield House(gateway, workshop, ledger, path, rollover)
+        yield House(gateway, workshop, ledger, path, rollover, referee)
 
 
 async def _keep(config: Config, configs: Configs) -> None:
@@ -880,6 +911,10 @@ def _recall(ledger: Path, since_us: int) -> list[Record]:
         page = records.page(where, RECALLED_AT_ONCE, page.next)
         found += page.records
     return found
+
+
+async def _post_to(hook: SecretRef, body: bytes) -> None:
+    await webhook.post(resolve(hook), body)
 
 
 def _draws(name: str) -> Callable[[], float]:

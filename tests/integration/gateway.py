@@ -51,8 +51,20 @@ def config_text(url: str, routes: Mapping[str, Any], *, provider: Json | None = 
 
 _HOLD_MODELS = frozenset(
     {
-        *("model", "models", "plan", "plans", "arms", "steps", "among", "judge", "otherwise", "beside"),
-        *("fallback", "split", "cascade", "choose", "from", "ensemble", "hedge", "burst"),
+        *(
+            "model",
+            "models",
+            "plan",
+            "plans",
+            "arms",
+            "steps",
+            "among",
+            "judge",
+            "otherwise",
+            "beside",
+            "near",
+        ),
+        *("fallback", "split", "cascade", "choose", "from", "ensemble", "hedge", "burst", "edge"),
         *("shadow", "grade", "of"),
     }
 )

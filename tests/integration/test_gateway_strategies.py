@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from isthmus.core.record import Record
 from isthmus.gateway.story import clock
 from isthmus.store.feedback import SqliteFeedback
 from isthmus.store.history import SqliteHistory
+from isthmus.store.keys import SqliteKeys
 from isthmus.strategies.plan.cascade import SELF_CHECK, WITH_ATTEMPT
 from isthmus.testing import Fault, Refusal, Script, Simulator, ToolCall
 
@@ -43,6 +45,14 @@ CASCADES: dict[str, Any] = {
     "plain": {"cascade": [SMALL, STRONG]},
     "shown": {"cascade": [SMALL, {**STRONG, "context": "with_attempt"}]},
     "sure": {"cascade": [{**SMALL, "accept": {"logprob": -0.5}}, STRONG]},
+    "early": {
+        "cascade": [
+            {**SMALL, "accept": {"early": {"tokens": 2, "logprob": -1.5, "surely": -0.05}}},
+            {**STRONG, "context": "with_attempt"},
+        ]
+    },
+    "optimistic": {"cascade": [SMALL, STRONG], "stream": "optimistic"},
+    "patient": {"cascade": [SMALL, STRONG], "stream": "optimistic", "unsure": "deliver"},
     "form": {"cascade": [{**SMALL, "accept": {"schema": True}}, STRONG]},
     "among": {
         "cascade": [
@@ -157,6 +167,194 @@ async def test_log_probabilities_are_the_clients_only_where_it_asked(
         (first, _) = (await served.record(unsure)).attempts
         assert first.verdict == "its mean log-probability is -1.00, below -0.5"
         assert (b'"logprob":' in unsure.body) == asks
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda it: it.name)
+async def test_a_hopeless_beginning_is_cut_off_and_paid_as_far_as_it_came(
+    tmp_path: Path, dialect: Dialect, stream: bool
+) -> None:
+    async with simulated({"early": CASCADES["early"]}, tmp_path) as (sim, served):
+        # What would be waited for never comes.
+        sim.scripts["small"] = Script(
+            text=("per", "haps", "not", "so"), logprobs=(-2.0, -3.0, -0.1, -0.1), fault=Fault(stall_after=3)
+        )
+        sim.scripts["strong"] = said("forty", "-two")
+        answer = await served.ask("early", dialect, stream=stream)
+        assert dialect.text(answer) == "forty-two"
+        record = await served.record(answer)
+        draft, strong = record.attempts
+        assert (draft.outcome, draft.committed, draft.purpose) == ("cancelled", False, "draft")
+        assert draft.verdict == (
+            "its first 2 tokens have a mean log-probability of -2.50, below -1.5: cut off"
+        )
+        assert draft.usage is not None
+        assert draft.usage.estimated
+        assert draft.usage.output > 0
+        assert draft.charge is not None
+        assert strong.charge is not None
+        assert (draft.charge.nanousd or 0) > 0
+        assert record.charge is not None
+        assert record.charge.nanousd == (draft.charge.nanousd or 0) + (strong.charge.nanousd or 0)
+        # Half an answer shows nobody anything.
+        assert PROMPT in str(sim.requests[1].body)
+        assert "perhaps" not in str(sim.requests[1].body)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+async def test_a_sure_beginning_is_streamed_at_once(tmp_path: Path, asks: bool) -> None:
+    async with simulated({"early": CASCADES["early"]}, tmp_path) as (sim, served):
+        sure = Script(
+            text=("for", "ty", "-", "two"), logprobs=(-0.01, -0.02, -4, -4), fault=Fault(stall_after=3)
+        )
+        sim.scripts["small"] = sure
+        caller = await Caller.ask(served, "early")
+        assert b"for" in await caller.until(b'"ty"')
+        await caller.leave()
+        await eventually(lambda: served.house.gateway.tally.in_flight == 0)
+        left = (await served.records())[-1]
+        assert (left.outcome, left.attempts[0].committed) == ("cancelled", True)
+
+        sim.scripts["small"] = msgspec.structs.replace(sure, fault=Fault())
+        more = {"logprobs": True} if asks else {}
+        for stream in (True, False):
+            answer = await served.ask("early", stream=stream, **more)
+            assert OPENAI.text(answer) == "forty-two"
+            assert (b'"logprob":' in answer.body) == asks
+            (attempt,) = (await served.record(answer)).attempts
+            assert (attempt.committed, attempt.purpose, attempt.outcome) == (True, "draft", "ok")
+            assert attempt.verdict is not None
+            assert attempt.verdict.endswith("accepted by its beginning")
+            assert attempt.usage is not None
+            assert not attempt.usage.estimated
+
+        # Nothing is asked instead of what the client has begun to see.
+        sim.scripts["small"] = msgspec.structs.replace(sure, fault=Fault(cut_after=3))
+        broken = await served.ask("early", stream=True)
+        assert failure(broken.events) is not None
+        assert len((await served.record(broken)).attempts) == 1
+        # A refusal is none, however sure.
+        sim.scripts["small"] = Script(text=("I'm sorry,", " I cannot", " say."), logprobs=(-0.01,) * 3)
+        refused = await served.ask("early", stream=True)
+        assert refused.headers["x-isthmus-model"] == "openai/strong"
+
+
+async def test_a_model_that_tells_no_log_probabilities_has_no_beginning(tmp_path: Path) -> None:
+    route = {"cascade": [{"model": "anthropic/small", "accept": {"early": {"logprob": -1}}}, STRONG]}
+    async with simulated({"r": route}, tmp_path) as (sim, served):
+        sim.scripts["small"] = said("forty", "-two")
+        answer = await served.ask("r")
+        assert (OPENAI.text(answer), len((await served.record(answer)).attempts)) == ("forty-two", 1)
+
+
+REVISES = {"x-isthmus-revisions": "accept"}
+
+
+def _texts(answer: Answer) -> list[str]:
+    """What stood before the client: before each revision, and in the end."""
+    texts = [""]
+    for event in answer.events:
+        if event.data != b"[DONE]" and event.json.get("isthmus") == {"revision": "restart"}:
+            assert event.json["choices"] == []
+            texts.append("")
+        elif event.data != b"[DONE]":
+            texts[-1] += OPENAI.delta(event.json)
+    return texts
+
+
+async def test_an_optimistic_stream_is_seen_before_it_is_judged_and_taken_back_where_rejected(
+    tmp_path: Path,
+) -> None:
+    async with simulated({"optimistic": CASCADES["optimistic"]}, tmp_path) as (sim, served):
+        sim.scripts["small"] = Script(text=("for", "ty", "-two"), fault=Fault(stall_after=2))
+        async with served.session.post(
+            served.url + OPENAI.path,
+            json=OPENAI.body("optimistic", True) | {"stream_options": {"include_usage": True}},
+            headers=REVISES,
+        ) as response:
+            # The model has not ended: nobody can have judged it.
+            seen = b""
+            while b'"ty"' not in seen:
+                seen += await response.content.readany()
+            assert b'finish_reason":"stop' not in seen
+            sim.release()
+            seen += await response.read()
+        accepted = Answer(200, dict(response.headers), seen)
+        assert _texts(accepted) == ["forty-two"]
+        assert seen.count(b'"finish_reason":"stop"') == 1
+        assert seen.count(b"[DONE]") == seen.count(b'"prompt_tokens"') == 1
+
+        sim.scripts |= {"small": REFUSES, "strong": said("forty", "-three")}
+        revised = await served.ask("optimistic", stream=True, headers=REVISES)
+        assert _texts(revised) == ["I'm sorry, I cannot say.", "forty-three"]
+        assert OPENAI.ended(revised.events)
+        assert revised.body.count(b"[DONE]") == 1
+        record = await served.record(revised)
+        assert record.model == "openai/strong"
+        assert _verdicts(record) == [
+            ("openai/small", "draft", False, "it refuses"),
+            ("openai/strong", "answer", True, None),
+        ]
+        assert record.decision is not None
+        assert record.decision.revises
+
+
+@pytest.mark.parametrize(
+    ("dialect", "headers", "stream"),
+    [
+        (OPENAI, {}, True),
+        (OPENAI, {"x-isthmus-revisions": "no"}, True),
+        (OPENAI, REVISES, False),
+        (ANTHROPIC, REVISES, True),
+        (DIALECTS[2], REVISES, True),
+    ],
+    ids=["unsaid", "refused", "whole", "anthropic", "responses"],
+)
+async def test_who_cannot_take_back_gets_what_was_judged(
+    tmp_path: Path, dialect: Dialect, headers: dict[str, str], stream: bool
+) -> None:
+    async with simulated({"optimistic": CASCADES["optimistic"]}, tmp_path) as (sim, served):
+        sim.scripts |= {"small": REFUSES, "strong": said("forty", "-two")}
+        answer = await served.ask("optimistic", dialect, stream=stream, headers=headers)
+        assert dialect.text(answer) == "forty-two"
+        assert b"sorry" not in answer.body
+        assert b"revision" not in answer.body
+
+
+async def test_failures_of_an_optimistic_stream(tmp_path: Path) -> None:
+    routes = {name: CASCADES[name] for name in ("optimistic", "patient")}
+    async with simulated(routes, tmp_path) as (sim, served):
+        # A draft that breaks is taken back, too.
+        sim.scripts |= {
+            "small": Script(text=("for", "ty", "-two"), fault=Fault(cut_after=2)),
+            "strong": said("forty", "-three"),
+        }
+        broken = await served.ask("optimistic", stream=True, headers=REVISES)
+        assert _texts(broken) == ["forty", "forty-three"]
+
+        # Where nobody answers, what was seen is followed by an error, and by no end.
+        sim.scripts |= {"small": REFUSES, "strong": Script(fault=Fault(refuse=Refusal(status=500)))}
+        failed = await served.ask("optimistic", stream=True, headers=REVISES)
+        assert failure(failed.events) is not None
+        assert (await served.record(failed)).outcome == "error"
+        assert b'"finish_reason":"stop"' not in failed.body
+
+        # What was rejected and is given all the same stands already: only its end is still to be said.
+        patient = await served.ask("patient", stream=True, headers=REVISES)
+        assert _texts(patient) == ["I'm sorry, I cannot say."]
+        assert patient.body.count(b'"finish_reason":"stop"') == 1
+        assert (await served.record(patient)).attempts[0].committed
+
+        # Who leaves in the midst of what is judged has left an answer like any other.
+        sim.scripts["small"] = Script(text=("for", "ty"), fault=Fault(stall_after=1))
+        async with served.session.post(
+            served.url + OPENAI.path, json=OPENAI.body("optimistic", True), headers=REVISES
+        ) as response:
+            assert await response.content.readany()
+            response.close()
+        await eventually(lambda: served.house.gateway.tally.in_flight == 0)
+        left = (await served.records())[-1]
+        assert (left.outcome, [it.outcome for it in left.attempts]) == ("cancelled", ["cancelled"])
 
 
 @pytest.mark.parametrize("usage", [False, True])
@@ -478,10 +676,13 @@ async def test_whatever_fails_there_is_one_answer_or_one_error_and_the_sums_agre
                     for name in names
                 }
                 asking = [served.ask(route, stream=stream) for route in EVERY]
+                asking += [
+                    served.ask(route, stream=stream, headers=REVISES) for route in ("optimistic", "patient")
+                ]
                 for answer in await asyncio.gather(*asking):
                     _is_one_answer_or_one_error(answer, stream)
         records = await served.records()
-        assert len(records) == len(FAULTS) * len(names) * len(EVERY)
+        assert len(records) == len(FAULTS) * len(names) * (len(EVERY) + 2)
         for record in records:
             _agrees_with_itself(record)
         assert served.house.gateway.tally.in_flight == 0
@@ -580,6 +781,35 @@ async def test_a_budget_holds_for_all_that_a_strategy_asks_at_once(tmp_path: Pat
             if it.charge is not None
         )
         assert 0 < spent <= 10_000_000
+
+
+async def test_who_pushes_all_to_the_strong_model_spends_a_cap_of_their_own_and_no_more(
+    tmp_path: Path,
+) -> None:
+    names = ("plain", "optimistic", "judge", "fuse", "critique", "hedge")
+    routes = {name: {**EVERY[name], "continuity": True} for name in names}
+    budgets = [{"each": "key", "usd": 0.01, "per": "month"}]
+    async with simulated(routes, tmp_path, budgets=budgets) as (sim, served):
+        keys = SqliteKeys(served.house.ledger_path)
+        made = {name: keys.create(name, (), 0) for name in ("mallory", "alice")}
+        served.house.gateway.ring.refresh()
+
+        async def ask(name: str, route: str) -> int:
+            headers = {"authorization": f"Bearer {made[name].secret}", **REVISES}
+            return (await served.ask(route, stream=True, max_tokens=20, headers=headers)).status
+
+        sim.script = REFUSES
+        sim.scripts["strong"] = said("forty", "-two")
+        statuses: set[int] = set()
+        for _ in range(3):
+            statuses |= {*await asyncio.gather(*(ask("mallory", route) for route in names))}
+        assert statuses == {200, 429}
+        assert await ask("alice", "plain") == 200, "another's cap is another's"
+        spent: Counter[str | None] = Counter()
+        for record in await served.records():
+            spent[record.key_id] += record.charge.nanousd or 0 if record.charge else 0
+        assert sorted(amount <= 10_000_000 for amount in spent.values()) == [True, True]
+        assert len(spent) == 2
 
 
 async def test_after_the_first_byte_nothing_is_tried_and_a_broken_stream_says_so(tmp_path: Path) -> None:
@@ -739,3 +969,40 @@ async def test_the_arms_of_a_split_are_compared_by_what_became_of_their_requests
         assert sum(arm["requests"] for arm in told["arms"]) == 120
         none = await asyncio.to_thread(CliRunner().invoke, experiment, ["other", *options])
         assert "No request of the route other was drawn" in none.stderr
+
+
+async def test_the_near_model_answers_while_the_far_one_is_gone_and_while_it_comes_back(
+    tmp_path: Path,
+) -> None:
+    far, near = {"model": "openai/far", "retries": 0}, {"model": "anthropic/near", "retries": 0}
+    breaker = {"failures": 1, "cooldown": 0.1, "max_cooldown": 0.1, "recovery": 3600}
+    routes = {"edge": {"edge": far, "near": near}}
+    async with simulated(routes, tmp_path, provider={"breaker": breaker}) as (sim, served):
+        sim.scripts |= {"far": Script(fault=Fault(disconnect=True)), "near": said("here")}
+        gone = await served.ask("edge")
+        assert gone.headers["x-isthmus-model"] == "anthropic/near"
+        first, last = (await served.record(gone)).attempts
+        assert (first.model, first.outcome, last.outcome) == ("openai/far", "error", "ok")
+
+        state = served.house.workshop.breakers()["openai/far"].state
+        sim.scripts["far"] = Script(text=("the", "re"), fault=Fault(stall_after=1))
+        await eventually(lambda: state(clock()) == "half-open")
+        trial = await Caller.ask(served, "edge")
+        assert b'"the"' in await trial.until(b'"the"')
+        # One tries whether it is back: all others stay.
+        meanwhile = await served.ask("edge")
+        assert meanwhile.headers["x-isthmus-model"] == "anthropic/near"
+        left_alone = (await served.record(meanwhile)).attempts[0]
+        assert (left_alone.model, left_alone.code) == ("openai/far", "breaker_open")
+        sim.release()
+        assert b"[DONE]" in await trial.until(b"[DONE]")
+        await trial.leave()
+
+        # It is coming back, by few requests at a time; a failure ends that.
+        sim.scripts["far"] = said("there")
+        back = await served.ask("edge")
+        assert back.headers["x-isthmus-model"] == "openai/far"
+        assert state(clock()) == "half-open"
+        sim.scripts["far"] = Script(fault=Fault(disconnect=True))
+        assert (await served.ask("edge")).headers["x-isthmus-model"] == "anthropic/near"
+        assert state(clock()) == "open"

@@ -15,6 +15,7 @@ from isthmus.strategies.plan import (
     CallModel,
     Cascade,
     Choose,
+    Edge,
     Ensemble,
     Fallback,
     Grade,
@@ -33,6 +34,7 @@ from isthmus.strategies.plan.node import (
     CutOff,
     Deliver,
     Draft,
+    Early,
     Effect,
     Kept,
     Learned,
@@ -43,7 +45,7 @@ from isthmus.strategies.plan.node import (
     Result,
     Verdict,
 )
-from isthmus.strategies.plan.split import Arm
+from isthmus.strategies.plan.split import Arm, Bandit, Stop
 
 NAMES = ("a", "b", "c", "d")
 ROUTERS = ("one", "two")
@@ -101,12 +103,15 @@ calibrations = st.sampled_from(
 def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     arms = st.lists(st.builds(Arm, plan=inner, weight=st.floats(0.01, 100)), min_size=1, max_size=3)
     return st.one_of(
+        st.builds(Edge, far=inner, near=inner),
         st.builds(Fallback, plans=st.lists(inner, min_size=1, max_size=3).map(tuple)),
         st.builds(
             Split,
             arms=arms.map(tuple),
             sticky=st.sampled_from([None, "key", "user"]),
             salt=st.text(max_size=3),
+            stop=st.sampled_from([None, Stop()]),
+            bandit=st.sampled_from([None, Bandit()]),
         ),
         st.builds(
             Cascade,
@@ -115,7 +120,10 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
                     Step,
                     plan=inner,
                     accept=st.builds(
-                        Acceptance, self_check=st.sampled_from([None, 0.5]), calibration=calibrations
+                        Acceptance,
+                        self_check=st.sampled_from([None, 0.5]),
+                        calibration=calibrations,
+                        early=st.sampled_from([None, Early(logprob=-1), Early(surely=-0.1)]),
                     ),
                     context=st.sampled_from(["fresh", "with_attempt"]),
                     among=st.lists(names, max_size=2).map(tuple),
@@ -126,6 +134,8 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
             ).map(tuple),
             unsure=st.sampled_from(["fail", "deliver"]),
             on_stale=st.sampled_from(["strong", "warn"]),
+            escalated=st.sampled_from(["stays", "returns"]),
+            stream=st.sampled_from(["buffered", "optimistic"]),
         ),
         st.builds(Shadow, candidate=names, of=inner, share=st.floats(0.1, 1), judge=st.none() | names),
         st.builds(Grade, judge=names, of=inner, share=st.floats(0.1, 1)),

@@ -19,10 +19,17 @@ class BreakerMachine(RuleBasedStateMachine):
         failures=st.integers(1, 4),
         cooldown=st.floats(0.1, 20.0),
         max_cooldown=st.floats(0.1, 60.0),
+        recovery=st.sampled_from([0.0, 10.0]),
         start=st.floats(0.0, 1e6),
     )
-    def begin(self, failures: int, cooldown: float, max_cooldown: float, start: float) -> None:
-        self.settings = BreakerSettings(failures=failures, cooldown=cooldown, max_cooldown=max_cooldown)
+    def begin(
+        self, failures: int, cooldown: float, max_cooldown: float, recovery: float, start: float
+    ) -> None:
+        self.settings = BreakerSettings(
+            failures=failures, cooldown=cooldown, max_cooldown=max_cooldown, recovery=recovery
+        )
+        self.well_since: float | None = None
+        self.successes = 0
         self.breaker = Breaker(self.settings)
         self.now = start
         self.failed_in_a_row = 0
@@ -37,6 +44,13 @@ class BreakerMachine(RuleBasedStateMachine):
     def an_attempt_asks(self) -> None:
         before = self.breaker.state(self.now)
         permitted = self.breaker.permits(self.now)
+        if before == "half-open" and self.well_since is not None:
+            # Nobody here is under way but in words: there is room for one, and one more for each success.
+            assert permitted
+            self.breaker.under_way = self.successes + 1
+            assert not self.breaker.permits(self.now)
+            self.breaker.under_way = 0
+            return
         assert permitted == (before == "closed" or (before == "half-open" and not self.probe_is_out()))
         if permitted and before == "half-open":
             self.probe_at = self.now
@@ -46,10 +60,18 @@ class BreakerMachine(RuleBasedStateMachine):
         before = self.breaker.state(self.now)
         self.breaker.succeeded(self.now)
         after = self.breaker.state(self.now)
-        assert after == ("open" if before == "open" else "closed")
+        if before == "half-open":
+            self.well_since = self.now if self.well_since is None else self.well_since
+            self.successes += 1
+            back = self.now - self.well_since >= self.settings.recovery
+            assert after == ("closed" if back else "half-open")
+            self.probe_at = None
+        else:
+            assert after == before
         if after == "closed":
             self.failed_in_a_row = 0
-            self.probe_at = None
+            self.probe_at = self.well_since = None
+            self.successes = 0
 
     @rule(retry_after_s=st.none() | st.floats(0.0, 1e5))
     def one_fails(self, retry_after_s: float | None) -> None:
@@ -62,7 +84,8 @@ class BreakerMachine(RuleBasedStateMachine):
         self.failed_in_a_row += 1
         if before == "half-open" or self.failed_in_a_row >= self.settings.failures:
             assert self.breaker.state(self.now) == "open"
-            self.probe_at = None
+            self.probe_at = self.well_since = None
+            self.successes = 0
             asked = min(retry_after_s or 0.0, self.settings.max_cooldown)
             shortest = min(self.settings.cooldown, self.settings.max_cooldown)
             # The sum of a large clock and a small pause is not exact.

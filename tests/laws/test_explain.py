@@ -15,6 +15,7 @@ from isthmus.bootstrap import router_of
 from isthmus.cli.explain import explain
 from isthmus.config.load import parse
 from isthmus.core.call import Operation
+from isthmus.core.decision import Previous
 from isthmus.core.errors import Fault
 from isthmus.core.label import Label
 from isthmus.core.portfolio import Capability, Model, Provider
@@ -41,6 +42,9 @@ circumstances = st.builds(
     draw=st.one_of(st.sampled_from([0.0, 0.5]), st.floats(0, 1, exclude_max=True)),
     key=st.sampled_from([None, "key_1", "key_2"]),
     user=st.sampled_from([None, "ada", "grace"]),
+    revises=st.booleans(),
+    weights=st.sampled_from([(), (("a", 0.0),), (("a", 0.2), ("b", 0.8))]),
+    previous=st.none() | st.builds(Previous, model=st.sampled_from(NAMES)),
     foreseen=st.just(()) | foresights,
 )
 
@@ -62,7 +66,12 @@ def facts(draw: st.DrawFn) -> Facts:
             for name in NAMES
         },
         routes={
-            name: Route(name=name, plan=draw(plans), thrift=draw(st.none() | st.builds(Thrift, plan=plans)))
+            name: Route(
+                name=name,
+                plan=draw(plans),
+                thrift=draw(st.none() | st.builds(Thrift, plan=plans)),
+                continuity=draw(st.booleans()),
+            )
             for name in ROUTES
         },
         config_hash="c",
@@ -117,6 +126,7 @@ def test_a_decision_calls_what_it_allows_and_says_why_not_the_rest(
     assert decision.reasons
     assert (decision.plan is None) == (not decision.allowed)
     assert 0 < decision.propensity <= 1
+    assert decision.previous in (None, drawn.previous)
     if decision.plan is not None:
         faults = st.tuples(st.sampled_from([Fault.TIMEOUT, Fault.UPSTREAM_ERROR]), st.just(False), st.none())
         effects, _ = drive(decision.plan, lambda name: result_of(name, data.draw(faults)))

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import AttemptEnded, AttemptStarted, Delivered, Delta, Event, Finished
-from isthmus.core.pieces import TextDelta
+from isthmus.core.events import AttemptEnded, AttemptStarted, Delivered, Delta, Event, Finished, Revised
+from isthmus.core.pieces import Piece, TextDelta, text_of
 from isthmus.core.record import AttemptRecord
 from isthmus.strategies.plan import CallModel, Fallback, Node
-from isthmus.strategies.plan.node import Assess, Attempt, Circumstances, Draft, Kept, Verdict
+from isthmus.strategies.plan.node import (
+    Assess,
+    Attempt,
+    Circumstances,
+    Draft,
+    Early,
+    Kept,
+    Opening,
+    Verdict,
+)
 from isthmus.strategies.run import run
 from tests.laws.plans import NAMES, foresights, plans
 from tests.laws.plans import faults as fault_classes
@@ -23,8 +32,11 @@ from tests.laws.plans import faults as fault_classes
 outcomes = st.tuples(
     st.integers(0, 3), st.one_of(st.none(), fault_classes), st.one_of(st.none(), st.floats(0, 20))
 )
+openings: st.SearchStrategy[Opening] = st.sampled_from(["short", "open", "hopeless", "sure"])
 settled = st.tuples(plans, st.just(()) | foresights).map(
-    lambda both: both[0].choose(Circumstances(draw=0.5, key="k", user="u", foreseen=both[1])).node
+    lambda both: (
+        both[0].choose(Circumstances(draw=0.5, key="k", user="u", revises=True, foreseen=both[1])).node
+    )
 )
 
 
@@ -35,13 +47,16 @@ class Script:
         self,
         draw: Callable[[], tuple[int, Fault | None, float | None]],
         accepts: Callable[[], bool] = lambda: True,
+        opens: Callable[[], Opening] = lambda: "open",
     ) -> None:
         self._draw = draw
         self._accepts = accepts
+        self._opens = opens
         self.made: list[Scripted] = []
         self.performed: list[str] = []
         self.closed: list[str] = []
         self.said = 0
+        self.shown = 0
         self.slept: list[float] = []
 
     def attempt(self, effect: Attempt | Draft, number: int) -> Scripted:
@@ -56,9 +71,24 @@ class Script:
     def assess(self, effect: Assess) -> Verdict:
         return Verdict(self._accepts(), 0.5, "so it is")
 
+    def begun(self, number: int, by: Early, pieces: Sequence[Piece]) -> Opening:
+        opening = self._opens()
+        return "open" if opening == "sure" and by.surely is None else opening
+
+    def show(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        assert self.said == 0, "a draft was shown after something was said for good"
+        self.shown += 1
+        return Delta(pieces=tuple(pieces))
+
+    def release(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        assert self.said == 0, "a draft became the client's after something was said"
+        self.said += 1
+        self.made[number - 1].released = True
+        return Delta(pieces=tuple(pieces))
+
     def deliver(self, kept: Kept) -> Delta:
         self.said += 1
-        return Delta(pieces=kept.pieces)
+        return Delta(pieces=(TextDelta(text=f"{kept.number} "),))
 
     def load(self, model: str) -> int:
         return len(self.performed) - len(self.closed)
@@ -80,6 +110,7 @@ class Scripted:
         self._error = error
         self.number = number
         self.open = True
+        self.released = False
         self._closed = False
 
     async def next(self) -> Delta | AttemptEnded:
@@ -87,10 +118,10 @@ class Scripted:
         await asyncio.sleep(0)
         if self._left:
             self._left -= 1
-            if isinstance(self._effect, Draft):
-                return Delta(pieces=(TextDelta(text="x"),))
+            if isinstance(self._effect, Draft) and not self.released:
+                return Delta(pieces=(TextDelta(text=f"{self.number} "),))
             self._script.said += 1
-            return Delta(data=b"x")
+            return Delta(data=b"%d " % self.number)
         return self._end(self._error)
 
     def cut_off(self) -> AttemptEnded | None:
@@ -110,7 +141,7 @@ class Scripted:
             model_id="m",
             outcome="error" if error else "ok",
             started_ms=0.0,
-            committed=self._deltas > self._left and isinstance(self._effect, Attempt),
+            committed=self.released or (self._deltas > self._left and isinstance(self._effect, Attempt)),
         )
         return AttemptEnded(record, error)
 
@@ -128,7 +159,9 @@ def _events(plan: Node, script: Script, permits: Callable[[str], bool]) -> list[
 
 @given(settled, st.sets(st.sampled_from(NAMES)), st.data())
 def test_the_interpreter_keeps_the_laws(plan: Node, allowed: set[str], data: st.DataObject) -> None:
-    script = Script(lambda: data.draw(outcomes), lambda: data.draw(st.booleans()))
+    script = Script(
+        lambda: data.draw(outcomes), lambda: data.draw(st.booleans()), lambda: data.draw(openings)
+    )
     events = _events(plan, script, allowed.__contains__)
 
     finished = [event for event in events if isinstance(event, Finished)]
@@ -139,7 +172,7 @@ def test_the_interpreter_keeps_the_laws(plan: Node, allowed: set[str], data: st.
     ended = [event for event in events if isinstance(event, AttemptEnded)]
     assert sorted(started) == sorted(event.record.number for event in ended)
     said = [event for event in events if isinstance(event, Delta)]
-    assert len(said) == script.said
+    assert len(said) == script.said + script.shown
     delivered = [event.number for event in events if isinstance(event, Delivered)]
     committed = [event.record.number for event in ended if event.record.committed]
     assert len({*delivered, *committed}) <= 1, "the client gets one model's answer"
@@ -147,6 +180,22 @@ def test_the_interpreter_keeps_the_laws(plan: Node, allowed: set[str], data: st.
         assert finished[0] == Finished(script.performed[delivered[0] - 1], None)
     elif finished[0].error is None:
         assert [event for event in ended if event.error is None]
+    stands = _standing(events)
+    if delivered or committed:
+        assert stands == {*delivered, *committed}, "of what was shown, only the answer still stands"
+
+
+def _standing(events: list[Event]) -> set[int]:
+    """The attempts of which something stands before the client in the end; never more than one."""
+    stands: set[int] = set()
+    for event in events:
+        if isinstance(event, Revised):
+            assert stands, "nothing is taken back that was not shown"
+            stands = set()
+        elif isinstance(event, Delta):
+            stands |= set(map(int, (event.data.decode() or text_of(event.pieces)).split()))
+            assert len(stands) == 1, "what stands is taken back before another answer begins"
+    return stands
 
 
 @given(settled, st.data())
@@ -155,7 +204,8 @@ def test_deltas_come_between_the_start_and_the_end_of_their_attempt_or_are_deliv
 ) -> None:
     running: set[int] = set()
     delivered = False
-    for event in _events(plan, Script(lambda: data.draw(outcomes)), lambda _: True):
+    script = Script(lambda: data.draw(outcomes), opens=lambda: data.draw(openings))
+    for event in _events(plan, script, lambda _: True):
         match event:
             case AttemptStarted(_, number):
                 assert not delivered
@@ -174,7 +224,7 @@ def test_deltas_come_between_the_start_and_the_end_of_their_attempt_or_are_deliv
 def test_whatever_is_under_way_is_told_and_let_go_when_nobody_waits_any_more(
     plan: Node, steps: int, data: st.DataObject
 ) -> None:
-    script = Script(lambda: data.draw(outcomes))
+    script = Script(lambda: data.draw(outcomes), opens=lambda: data.draw(openings))
     heard: list[Event] = []
 
     async def leave() -> None:

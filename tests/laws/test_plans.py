@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isthmus.core.decision import Previous
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.strategies.plan import CallModel, Cascade, Ensemble, Fallback, Grade, Node, Shadow, Split
+from isthmus.strategies.plan import CallModel, Cascade, Edge, Ensemble, Fallback, Grade, Node, Shadow, Split
 from isthmus.strategies.plan.call import LONGEST_PAUSE_S
+from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import Attempt, Circumstances, Deliver, Race, Result, Wait
-from isthmus.strategies.plan.split import Arm
-from tests.laws.plans import NAMES, asked, drive, foresights, outcomes, plans, result_of
+from isthmus.strategies.plan.split import Arm, Bandit, Stop
+from tests.laws.plans import NAMES, asked, drive, foresights, names, outcomes, plans, result_of
 
 draws = st.floats(0, 1, exclude_max=True)
 circumstances = st.builds(
@@ -48,6 +50,8 @@ def _answers(plan: Node) -> set[str]:
             return {*plan.members, *otherwise}
         case Cascade():
             return {name for stage in plan.stages for name in _answers(stage.plan)}
+        case Edge():
+            return _answers(plan.far) | _answers(plan.near)
         case Fallback():
             return {name for inner in plan.plans for name in _answers(inner)}
         case Shadow() | Grade():
@@ -96,6 +100,52 @@ def test_what_took_all_of_its_time_is_not_asked_again_but_handed_over() -> None:
     assert [effect.model for effect in effects if isinstance(effect, Attempt)] == ["a", "b"]
 
 
+@given(plans, st.sampled_from(NAMES), st.lists(names, max_size=2).map(tuple), circumstances, st.data())
+def test_a_plan_that_stays_calls_no_more_than_before(
+    plan: Node, model: str, arms: tuple[str, ...], drawn: Circumstances, data: st.DataObject
+) -> None:
+    staying = plan.staying(Previous(model=model, arms=arms))
+    if staying is None:
+        assert model not in _answers(plan)
+        return
+    assert model in staying.models()
+    assert set(staying.models()) <= set(plan.models())
+    effects, result = drive(staying.choose(drawn).node, lambda name: result_of(name, data.draw(outcomes)))
+    assert asked(effects) <= set(plan.models())
+    assert result.final or result.error is not None
+
+
+@given(st.lists(names, min_size=1, max_size=4, unique=True), st.sampled_from(NAMES))
+def test_a_conversation_is_answered_by_whom_it_stays_with(models: list[str], model: str) -> None:
+    parts = tuple(CallModel(model=name) for name in models)
+    for plan in (
+        Fallback(plans=parts),
+        Split(arms=tuple(Arm(plan=part) for part in parts)),
+        Cascade(stages=tuple(Step(plan=part) for part in parts)),
+    ):
+        for draw in (0.0, 0.5, 0.99):
+            staying = plan.staying(Previous(model=model))
+            if model not in models:
+                assert staying is None
+                continue
+            assert staying is not None
+            choice = staying.choose(Circumstances(draw=draw))
+            assert drive(choice.node, Result)[1].model == model
+            assert choice.propensity == 1.0
+
+
+def test_of_the_arms_that_call_a_model_a_conversation_stays_in_the_one_that_was_drawn() -> None:
+    small, strong = CallModel(model="a"), CallModel(model="b")
+    cascade = Cascade(stages=(Step(plan=small), Step(plan=strong)))
+    split = Split(arms=(Arm(plan=strong, name="strong"), Arm(plan=cascade)))
+    drawn = split.choose(Circumstances(draw=0.9))
+    assert drawn.arms == ("a, b",)
+    staying = split.staying(Previous(model="b", arms=drawn.arms))
+    assert staying is not None
+    choice = staying.choose(Circumstances(draw=0.0))
+    assert (choice.node, choice.arms) == (strong, drawn.arms)
+
+
 @given(plans, circumstances)
 def test_equal_circumstances_give_an_equal_choice(plan: Node, drawn: Circumstances) -> None:
     assert plan.choose(drawn) == plan.choose(drawn)
@@ -109,6 +159,53 @@ def test_a_split_shares_by_weight(weights: list[float], draw: float) -> None:
     below = sum(weights[:index]) / sum(weights)
     assert choice.propensity == weights[index] / sum(weights)
     assert below - 1e-9 <= draw <= below + choice.propensity + 1e-9
+
+
+@given(
+    st.lists(st.floats(0.1, 10), min_size=2, max_size=4),
+    st.sets(st.integers(0, 3), min_size=1),
+    st.sampled_from([None, Bandit()]),
+    draws,
+)
+def test_who_is_stopped_is_drawn_no_more_and_nobody_else_is_moved(
+    weights: list[float], stopped: set[int], bandit: Bandit | None, draw: float
+) -> None:
+    arms = tuple(Arm(plan=CallModel(model=str(index)), weight=weight) for index, weight in enumerate(weights))
+    split = Split(arms=arms, stop=Stop(), bandit=bandit)
+    before = split.choose(Circumstances(draw=draw))
+    gone = tuple((str(index), 0.0) for index in stopped if index < len(arms))
+    after = split.choose(Circumstances(draw=draw, weights=gone))
+    left = [weight for index, weight in enumerate(weights) if index not in stopped]
+    if not left:
+        assert after == before, "nobody is left to go to"
+        return
+    chosen = int(after.arms[0])
+    assert chosen not in stopped
+    assert after.propensity == pytest.approx(weights[chosen] / sum(left))
+    if int(before.arms[0]) not in stopped and bandit is None:
+        assert after.arms == before.arms
+    assert Split(arms=arms).choose(Circumstances(draw=draw, weights=gone)).arms == before.arms
+
+
+def test_an_arm_stays_stopped_whichever_of_its_models_are_left() -> None:
+    both = Fallback(plans=(CallModel(model="a"), CallModel(model="b")))
+    split = Split(arms=(Arm(plan=both), Arm(plan=CallModel(model="c"))), stop=Stop())
+    left = split.prune(lambda name: name != "a")
+    assert isinstance(left, Split)
+    stopped = (("a, b", 0.0),)
+    for draw in (0.0, 0.99):
+        assert left.choose(Circumstances(draw=draw, weights=stopped)).arms == ("c",)
+
+
+def test_whom_a_stopped_arm_had_is_shared_by_weight() -> None:
+    arms = tuple(
+        Arm(plan=CallModel(model=name), weight=weight) for name, weight in (("a", 1), ("b", 2), ("c", 3))
+    )
+    split = Split(arms=arms, stop=Stop())
+    drawn = [
+        split.choose(Circumstances(draw=(n + 0.5) / 6000, weights=(("b", 0.0),))).arms[0] for n in range(6000)
+    ]
+    assert (drawn.count("a"), drawn.count("c")) == (1500, 4500)
 
 
 weights = st.lists(st.floats(0.5, 5), min_size=1, max_size=3)

@@ -18,6 +18,9 @@ class Breaker:
     not report within `max_cooldown` counts as gone, and another one may follow. While it is open, reports of
     attempts that began earlier change nothing.
 
+    With `recovery`, it is closed by a success that comes so long after the first one: until then it is
+    half-open, and one attempt more at a time passes after each success, as TCP starts slowly (RFC 5681, 3.1).
+
     `under_way` counts the attempts that have begun and not ended; whoever makes them keeps it.
     """
 
@@ -28,6 +31,8 @@ class Breaker:
         self._closed = True
         self._until = 0.0
         self._probe_until: float | None = None
+        self._well_since: float | None = None
+        self._room = 1
         self.under_way = 0
 
     def state(self, now: float) -> State:
@@ -52,6 +57,8 @@ class Breaker:
             return True
         if self.wait_s(now) > 0.0:
             return False
+        if self._well_since is not None:
+            return self.under_way < self._room
         self._probe_until = now + self._settings.max_cooldown
         return True
 
@@ -59,9 +66,19 @@ class Breaker:
         """An attempt showed that the endpoint is well."""
         if self.state(now) == "open":
             return
+        self._probe_until = None
+        if not self._closed and not self._has_come_back(now):
+            return
         self._closed = True
         self._failures = self._openings = 0
-        self._probe_until = None
+        self._well_since = None
+
+    def _has_come_back(self, now: float) -> bool:
+        """True where this success ends its recovery; else it makes room for one attempt more."""
+        if self._well_since is None:
+            self._well_since, self._room = now, 1
+        self._room += 1
+        return now - self._well_since >= self._settings.recovery
 
     def failed(self, now: float, retry_after_s: float | None = None) -> None:
         """An attempt failed by the endpoint's fault.
@@ -78,6 +95,7 @@ class Breaker:
         # The exponent is bounded, as a float's is.
         grown = self._settings.cooldown * 2.0 ** min(self._openings, 64)
         self._openings += 1
+        self._well_since = None
         self._closed = False
         self._until = now + min(max(grown, retry_after_s or 0.0), self._settings.max_cooldown)
         self._probe_until = None

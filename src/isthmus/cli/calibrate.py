@@ -184,9 +184,16 @@ def _calibrated(
     pair = pair_of(cascade)
     labels, left_out = labelled(*pair, runs.answers(run.id), marks)
     _require_logprobs(run, pair[0], len(labels), left_out)
+    style = config.routes[route].style
+    if style is not None:
+        click.echo(
+            f"isthmus: the models were asked without the style card of {route}: what holds for their answers "
+            "need not hold for those that it shapes.",
+            err=True,
+        )
     trial = calibrated(
         labels,
-        tie_of(route, cascade, config.models, config.providers),
+        tie_of(route, cascade, config.models, config.providers, card=style.card if style else ""),
         pair,
         max_risk=promise.max_risk,
         delta=promise.delta,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from pathlib import Path
 
 import click
 import msgspec
 
-from isthmus.bootstrap import open_feedback, open_records
+from isthmus.bootstrap import experiment_on, in_service, open_feedback, open_records
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
 from isthmus.core.feedback import verdict
 from isthmus.evals.experiments import ArmSoFar, Worse, so_far, trials_of
+from isthmus.evals.trials.referee import Stopped
 from isthmus.statistics.intervals import Interval
 from isthmus.store.records import Where
 
@@ -40,16 +42,29 @@ def experiment(route: str, since: float | None, config_path: Path | None, as_jso
     scores = {name: score for name, said in opinions.items() if (score := verdict(said).score) is not None}
     found = so_far(trials_of(records.scan(where), scores))
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        standing = msgspec.to_builtins(experiment_on(route, in_service(config, path), path))
+        said = {name: standing[name] for name in ("stopped", "weights")}
+        click.echo(msgspec.json.encode(msgspec.to_builtins(found) | said))
         return
     heads = ("ARM", "REQUESTS", "ANSWERED", "USD EACH", "MEDIAN", "P95", "FEEDBACK")
     click.echo(table(heads, [_row(arm) for arm in found.arms]))
+    standing = experiment_on(route, in_service(config, path), path)
+    for stopped in standing.stopped:
+        when = dt.datetime.fromtimestamp(stopped.at_us / 1_000_000, dt.UTC)
+        click.echo(f"{stopped.arm} was stopped on {when:%Y-%m-%d %H:%M} UTC: it {_why(stopped)}.")
     for worse in found.worse:
-        click.echo(_stop(worse))
+        if worse.arm not in {stopped.arm for stopped in standing.stopped}:
+            click.echo(_stop(worse))
+    if standing.weights:
+        click.echo(f"Weights by now: {', '.join(f'{arm} {weight:g}' for arm, weight in standing.weights)}.")
     if not found.arms:
         click.echo(f"No request of the route {route} was drawn into an arm of a split.", err=True)
     elif not found.worse:
         click.echo("No arm is worse than another beyond what chance explains, so far.", err=True)
+
+
+def _why(stopped: Stopped) -> str:
+    return stopped.in_words().removeprefix(f"{stopped.arm} ")
 
 
 def _row(arm: ArmSoFar) -> tuple[str, ...]:

@@ -10,15 +10,26 @@ from typing import Any
 import click
 import msgspec
 
-from isthmus.bootstrap import bring_vectors, foresights_of, in_service, inspection_of, router_of
+from isthmus.bootstrap import (
+    bring_vectors,
+    experiment_on,
+    foresights_of,
+    in_service,
+    inspection_of,
+    router_of,
+)
 from isthmus.cli.keys import now_us, opened
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.why import Because, Why, why
+from isthmus.config.config import Config
 from isthmus.config.load import lines_of, locate
-from isthmus.core.decision import Decision
+from isthmus.core.decision import Decision, Previous
+from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.foresight import Foresight
 from isthmus.core.label import BOTTOM, Label
+from isthmus.dialects import CLIENT_WIRES
 from isthmus.dialects.openai import OpenAIChat
+from isthmus.dialects.style import body_of, styled
 from isthmus.gateway.inspection import Inspected
 from isthmus.perimeter.grounds import Ground
 from isthmus.perimeter.policy import SURE_ENOUGH, Policy
@@ -34,6 +45,10 @@ from isthmus.strategies.plan.node import Circumstances
 @click.option("--key", help="Explain for this key, by id or name: its routes, its floor, its sticky arm.")
 @click.option("--user", help="Explain for this end user: sticky splits go by them.")
 @click.option("--label", "said", help="Explain for a caller who sends this level in x-isthmus-label.")
+@click.option(
+    "--after", metavar="MODEL", help="Explain for a conversation that this model has answered so far."
+)
+@click.option("--revisions", is_flag=True, help="Explain for a client that takes back what it has seen.")
 @click.option("--task", default="", help="Explain for a caller who sends this name in x-isthmus-task.")
 @click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
@@ -46,6 +61,8 @@ def explain(
     key: str | None,
     user: str | None,
     said: str | None,
+    after: str | None,
+    revisions: bool,
     task: str,
     thrifty: bool,
     embeddings: bool,
@@ -70,18 +87,27 @@ def explain(
         return any(policy.refuses(model, label) for model in models)
 
     inspection = inspection_of(policy, secrets.token_bytes(32))
-    body = _body(route, prompt, embeddings)
+    body = _body(found, prompt, embeddings)
     known = inspection.look(body, floors, talks=not embeddings, barred=barred)
     foreseen: tuple[Foresight, ...] = ()
     if not embeddings:
         bring_vectors(config)
         foresights = foresights_of(config)
-        foreseen = foresights.of(found.name, OpenAIChat().peek(body), task, now_us(), thrifty=thrifty)
+        asked = OpenAIChat().peek(_plain_body(found.name, prompt, embeddings))
+        foreseen = foresights.of(found.name, asked, task, now_us(), thrifty=thrifty)
     decision = router_of(config).decide(
         found.name,
         "embeddings" if embeddings else "chat",
         known.label,
-        Circumstances(draw=_draw(prompt), key=asking.id if asking else None, user=user, foreseen=foreseen),
+        Circumstances(
+            draw=_draw(prompt),
+            key=asking.id if asking else None,
+            user=user,
+            previous=_previous(after, config, found),
+            revises=revisions,
+            weights=experiment_on(found.name, config, path).weights,
+            foreseen=foreseen,
+        ),
         known.hidden.label if known.hidden else None,
         thrifty,
     )
@@ -92,6 +118,26 @@ def explain(
         _print(decision, known, because)
     if decision.plan is None:
         raise SystemExit(1)
+
+
+def _previous(model: str | None, config: Config, route: Route) -> Previous | None:
+    if model is None:
+        return None
+    if model not in config.models:
+        raise IsthmusError(
+            Fault.NOT_FOUND,
+            f"There is no model {model!r}.",
+            code="unknown_model",
+            hint=f"Models: {', '.join(sorted(config.models))}.",
+        )
+    if not route.continuity:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"The route {route.name!r} does not mind who has answered a conversation.",
+            code="no_continuity",
+            hint="Leave --after out, or say `continuity: true` in the route.",
+        )
+    return Previous(model=model)
 
 
 def _valid_key(reference: str, config_path: Path | None) -> Key:
@@ -108,9 +154,17 @@ def _as_data(known: Inspected, because: Why) -> dict[str, Any]:
     return {"found": found, "blind": known.seen.blind, "hidden": hidden, "why": msgspec.to_builtins(because)}
 
 
-def _body(route: str, prompt: str, embeddings: bool) -> bytes:
+def _plain_body(route: str, prompt: str, embeddings: bool) -> bytes:
     asked = {"input": prompt} if embeddings else {"messages": [{"role": "user", "content": prompt}]}
     return msgspec.json.encode({"model": route, **asked})
+
+
+def _body(route: Route, prompt: str, embeddings: bool) -> bytes:
+    """The request as models get it: with the route's style card."""
+    body = _plain_body(route.name, prompt, embeddings)
+    if route.style is None or embeddings:
+        return body
+    return body_of(styled(CLIENT_WIRES["openai"].peek(body), route.style.card))
 
 
 def _floors(policy: Policy, route: Route, key: Key | None, said: str | None) -> list[Ground]:

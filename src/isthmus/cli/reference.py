@@ -69,6 +69,14 @@ _HTTP_REQUEST_HEADERS = (
         "How sensitive the request is at least: a level, or a name of the config's. Can raise, never lower.",
     ),
     (
+        "x-isthmus-conversation",
+        "The conversation's name, of your choice: its label only rises, and `continuity` goes by it.",
+    ),
+    (
+        "x-isthmus-revisions",
+        "`accept`: a stream of Chat Completions may be begun before it is judged, and be taken back.",
+    ),
+    (
         "x-isthmus-task",
         "The name of the request's task, as the samples call it of which its route has learned to choose.",
     ),

@@ -40,9 +40,11 @@ class Calibrations:
         providers: Mapping[str, Provider],
         folder: FilePath,
         findings: Findings,
+        cards: Mapping[str, str],
     ) -> None:
         self.files: list[CalibrationFile] = []
         self._models, self._providers = models, providers
+        self._cards = cards
         self._folder = folder
         self._findings = findings
         self._filled: dict[int, Calibrated] = {}
@@ -85,7 +87,8 @@ class Calibrations:
 
     def _tie(self, route: str, cascade: Cascade) -> Tie:
         try:
-            return tie_of(route, cascade, self._models, self._providers, self._folder)
+            card = self._cards.get(route, "")
+            return tie_of(route, cascade, self._models, self._providers, self._folder, card)
         except IsthmusError as error:
             raise UnusableError(Code.CONFLICT, error.message, error.hint) from None
         except OSError as error:
@@ -142,8 +145,9 @@ def tie_of(
     models: Mapping[str, Model],
     providers: Mapping[str, Provider],
     folder: FilePath = FilePath(),
+    card: str = "",
 ) -> Tie:
-    """What a calibration of this cascade made now would hold for.
+    """What a calibration of this cascade made now would hold for, on a route with this style card.
 
     Of the config only what decides about the two models' answers: who they are and how they are spoken to,
     not their prices, nor what else is demanded of the weak one's answer, since whoever accepts less adds no
@@ -154,6 +158,6 @@ def tie_of(
     return Tie(
         route=route,
         models={it: identity(models[it], folder) for it in pair},
-        template=hashlib.sha256(shown.encode()).hexdigest(),
+        template=hashlib.sha256((card + shown).encode()).hexdigest(),
         config=spoken_to(pair, models, providers),
     )

@@ -28,6 +28,7 @@ from isthmus.config.plans import check_plans
 from isthmus.config.routers import Routers
 from isthmus.config.secrets import resolve
 from isthmus.config.signed import compile_signers
+from isthmus.config.styles import compile_style
 from isthmus.config.tree import Mapping, Mark, Path, Sequence, Tree, sounds_secret
 from isthmus.core.errors import IsthmusError
 from isthmus.core.label import BOTTOM, Label
@@ -42,7 +43,7 @@ from isthmus.core.portfolio import (
 )
 from isthmus.providers.transport import OWNED_HEADERS
 from isthmus.routing.route import OF_EVALUATIONS, Route
-from isthmus.strategies.plan import Node
+from isthmus.strategies.plan import Node, Split
 
 MODES: frozenset[Capability] = frozenset({"chat", "embeddings"})
 """Capabilities of which an answer needs exactly one."""
@@ -104,8 +105,13 @@ class _Compiler:
         models = _compiled(
             (name, self._model(name, entry, providers)) for name, entry in self._sections.models.items()
         )
+        styles = {
+            name: compile_style(entry.style, self._folder, ("routes", name, "style"), self._add)
+            for name, entry in self._sections.routes.items()
+        }
+        cards = {name: style.card for name, style in styles.items() if style is not None}
         known = (self._sections.plans, models, providers, self._folder, self._findings)
-        calibrations, routers = Calibrations(*known), Routers(*known)
+        calibrations, routers = Calibrations(*known, cards), Routers(*known)
 
         def filled(plan: Node) -> Node:
             # A choice inside of a cascade is the same object until it is filled itself.
@@ -118,6 +124,8 @@ class _Compiler:
                 record_bodies=entry.record_bodies,
                 floor=Label(entry.floor) if entry.floor else BOTTOM,
                 thrift=entry.thrift and msgspec.structs.replace(entry.thrift, plan=filled(entry.thrift.plan)),
+                continuity=entry.continuity,
+                style=styles[name],
             )
             for name, entry in self._sections.routes.items()
         }
@@ -132,6 +140,8 @@ class _Compiler:
         for route in routes.values():
             self._check_name(route.name)
             self._check_modes(route, models)
+            if isinstance(route.plan, Split) and route.plan.stop is not None and route.plan.stop.webhook:
+                self._check_secret(route.plan.stop.webhook, ("routes", route.name))
         if self._findings.refused:
             return None
         self._warn_of_unused(models, routes)
@@ -701,6 +711,7 @@ def _anchored(config: Config, folder: FilePath) -> Config:
     """The config with every path made absolute."""
     providers = {name: _anchored_provider(provider, folder) for name, provider in config.providers.items()}
     models = {name: _anchored_model(model, folder) for name, model in config.models.items()}
+    routes = {name: _anchored_route(route, folder) for name, route in config.routes.items()}
     ledger = config.ledger
     if ledger.path is not None:
         ledger = msgspec.structs.replace(ledger, path=absolute(ledger.path, folder))
@@ -726,6 +737,7 @@ def _anchored(config: Config, folder: FilePath) -> Config:
         config,
         providers=providers,
         models=models,
+        routes=routes,
         ledger=ledger,
         perimeter=policy,
         drift=drift,
@@ -742,6 +754,16 @@ def _anchored_provider(provider: Provider, folder: FilePath) -> Provider:
         if (secret := getattr(provider, name)) is not None
     }
     return msgspec.structs.replace(provider, ca_file=ca_file, **secrets)
+
+
+def _anchored_route(route: Route, folder: FilePath) -> Route:
+    style, plan = route.style, route.plan
+    if style is not None and style.file is not None:
+        style = msgspec.structs.replace(style, file=absolute(style.file, folder))
+    if isinstance(plan, Split) and plan.stop is not None and plan.stop.webhook is not None:
+        hook = _anchored_secret(plan.stop.webhook, folder)
+        plan = msgspec.structs.replace(plan, stop=msgspec.structs.replace(plan.stop, webhook=hook))
+    return msgspec.structs.replace(route, style=style, plan=plan)
 
 
 def _anchored_secret(secret: SecretRef, folder: FilePath) -> SecretRef:

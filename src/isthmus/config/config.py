@@ -173,7 +173,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def files(self) -> tuple[Path, ...]:
         """The files besides its own whose content is a part of what it means."""
-        paths = (*(file.path for file in self.perimeter.files), *(file.path for file in self.calibrations))
+        cards = (route.style.file for route in self.routes.values() if route.style is not None)
+        paths = (
+            *(file.path for file in self.perimeter.files),
+            *(file.path for file in self.calibrations),
+            *(card for card in cards if card is not None),
+        )
         return tuple(map(Path, paths))
 
     @property

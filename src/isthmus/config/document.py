@@ -32,7 +32,7 @@ from isthmus.core.portfolio import (
 from isthmus.core.promises import Promises
 from isthmus.perimeter.engines import Engine
 from isthmus.perimeter.policy import RULES, Clearance, Rule
-from isthmus.routing.route import Thrift
+from isthmus.routing.route import Style, Thrift
 from isthmus.strategies.plan import Node
 
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -186,13 +186,17 @@ class RouteEntry(msgspec.Struct, frozen=True, kw_only=True):
     the longest does.
     `plan` is the strategy, where you prefer to write it apart from the other keys. `record_bodies` keeps the
     texts of requests and answers in the ledger; by default none are kept. `floor` is the least level of what
-    comes this way. `thrift` is another strategy, for the time when a budget is nearly used.
+    comes this way. `thrift` is another strategy, for the time when a budget is nearly used. `continuity`
+    keeps a conversation with the model that has answered it, for as long as it may and the plan has it.
+    `style` is what every model of the route is told, before the client's own system prompt.
     """
 
     plan: Node
     record_bodies: bool = False
     floor: Level | None = None
     thrift: Thrift | None = None
+    continuity: bool = False
+    style: Style | None = None
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):

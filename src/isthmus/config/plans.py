@@ -19,14 +19,16 @@ from isthmus.strategies.plan import (
     CallModel,
     Cascade,
     Choose,
+    Edge,
     Ensemble,
     Fallback,
     Grade,
     Node,
     Shadow,
+    Split,
 )
 from isthmus.strategies.plan.cascade import Step
-from isthmus.strategies.plan.node import Acceptance
+from isthmus.strategies.plan.node import Acceptance, Early
 
 _Fault: TypeAlias = tuple[Code, str, str, Mark, Path]
 
@@ -57,6 +59,8 @@ def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fa
     match plan.node:
         case Fallback(plans=plans):
             yield from _failed_just_now(plans, origins)
+        case Split() if plan.node.learns:
+            yield from _learning(plan, plan.node)
         case Burst(queue=models):
             if len(models) == 1:
                 hint = "Name the models to go to when it is full, or write it as a call."
@@ -65,8 +69,23 @@ def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fa
             yield from _ensemble(plan, plan.node)
         case Cascade(stages=stages):
             yield from _cascade(stages, origins)
+            yield from _seen_at_once(plan, plan.node)
         case Choose():
             yield from _choose(plan, plan.node)
+
+
+def _learning(plan: DecodedPlan, split: Split) -> Iterator[_Fault]:
+    word = "stop" if split.stop is not None else "bandit"
+    # The plan of a route: written beside its other keys, or under `plan`.
+    if plan.path[0] != "routes" or plan.path[2:] not in ((), ("plan",)):
+        message = f"`{word}` is for a split that is a route's whole strategy."
+        yield _unheeded(plan, word, message, "Remove it, or make the split a route of its own.")
+    names = [arm.called for arm in split.arms]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        message = f"Two arms are called `{name}`, so that nobody could tell which is better."
+        yield Code.CONFLICT, message, "Give them a `name` each.", plan.tree.start, plan.path
+    if len(names) == 1:
+        yield _unheeded(plan, word, "There is no other arm.", "Add one, or write the plan by itself.")
 
 
 def _parts(node: Node) -> tuple[Node, ...]:
@@ -74,6 +93,8 @@ def _parts(node: Node) -> tuple[Node, ...]:
     match node:
         case Fallback(plans=plans):
             return plans
+        case Edge(far=far, near=near):
+            return (far, near)
         case Cascade(stages=stages):
             return tuple(stage.plan for stage in stages)
         case Ensemble(otherwise=Node() as otherwise):
@@ -124,7 +145,7 @@ def _ensemble(plan: DecodedPlan, ensemble: Ensemble) -> Iterator[_Fault]:
     if combine not in ("first_valid", "critique") and ensemble.accept != Acceptance():
         hint = "Say `combine: first_valid`, or put the ensemble into a step of a cascade."
         yield _unheeded(plan, "accept", f"`combine: {combine}` accepts every answer.", hint)
-    for word in ("agreement", "self_check", "calibration"):
+    for word in ("agreement", "self_check", "calibration", "early"):
         if getattr(ensemble.accept, word) is not None:
             hint = "Put the ensemble into a step of a cascade, which can."
             yield _unheeded(plan, "accept", f"An ensemble does not look at `{word}`.", hint)
@@ -160,6 +181,32 @@ def _cascade(stages: Sequence[Step], origins: dict[int, DecodedPlan]) -> Iterato
             message = "Before the first step there is no attempt to be shown."
             yield Code.UNREACHABLE, message, "Remove `context`, or move it to a later step.", *where
         yield from _uncheckable(stage.accept, *where)
+        if stage.accept.early is not None and at < len(stages) - 1:
+            yield from _early(stage, stage.accept.early, *where)
+
+
+def _seen_at_once(plan: DecodedPlan, cascade: Cascade) -> Iterator[_Fault]:
+    early = [stage.accept.early for stage in cascade.stages if stage.accept.early is not None]
+    if cascade.stream == "optimistic" and any(it.surely is not None for it in early):
+        message = "What is streamed before it is judged is not streamed sooner by `surely`."
+        yield Code.CONFLICT, message, "Remove one of the two.", _mark(plan, "stream"), plan.path
+
+
+def _early(stage: Step, early: Early, mark: Mark, path: Path) -> Iterator[_Fault]:
+    if early.logprob is None and early.surely is None:
+        message = "The first tokens decide nothing."
+        yield Code.MISSING, message, "Say `logprob:`, `surely:` or both in `early`.", mark, path
+    if early.logprob is not None and early.surely is not None and early.surely < early.logprob:
+        message = "By these first tokens an answer would be streamed and cut off at once."
+        yield Code.CONFLICT, message, "Let `surely` be greater than `logprob`.", mark, path
+    if not isinstance(stage.plan, CallModel):
+        message = "Only a call of one model has first tokens to decide by."
+        yield Code.UNREACHABLE, message, "Remove `early`, or let the step be a call.", mark, path
+    if early.surely is not None:
+        for word in ("schema", "agreement", "self_check", "calibration"):
+            if getattr(stage.accept, word):
+                message = f"What is streamed by `surely` is not judged by `{word}` any more."
+                yield Code.CONFLICT, message, "Remove one of the two.", mark, path
 
 
 def _uncheckable(accept: Acceptance, mark: Mark, path: Path) -> Iterator[_Fault]:

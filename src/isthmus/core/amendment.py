@@ -17,8 +17,8 @@ class Amendment(msgspec.Struct, frozen=True, kw_only=True):
 
     `turns` come after the conversation. `plain` asks for words alone: no calls of tools, no other form, one
     choice, no thinking, sampled as the model is by default. `varied` asks for an answer that may differ from
-    others to the same question. `logprobs` asks for the log-probabilities of the answer's tokens. None leaves
-    what the caller said.
+    others to the same question. `logprobs` asks for the log-probabilities of the answer's tokens. `streamed`
+    asks for it as it comes, whatever the client wants. None leaves what the caller said.
 
     Not every model may see the turns, which may hold what the conversation does not. `optional` turns are
     left out for such a model; without those that are not, there is nothing to ask it.
@@ -30,6 +30,7 @@ class Amendment(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: bool = False
     max_tokens: int | None = None
     varied: bool = False
+    streamed: bool = False
 
     def join(self, other: Amendment | None) -> Amendment:
         """This change, and after it the other."""
@@ -42,6 +43,7 @@ class Amendment(msgspec.Struct, frozen=True, kw_only=True):
             logprobs=self.logprobs or other.logprobs,
             max_tokens=self.max_tokens if other.max_tokens is None else other.max_tokens,
             varied=self.varied or other.varied,
+            streamed=self.streamed or other.streamed,
         )
 
     def without_turns(self) -> Amendment:
@@ -79,6 +81,8 @@ def amended(call: Call, amendment: Amendment) -> Call:
         }
     if amendment.logprobs:
         changes["logprobs"] = True
+    if amendment.streamed:
+        changes |= {"stream": True, "include_usage": True}
     if amendment.max_tokens is not None:
         changes["max_tokens"] = amendment.max_tokens
     if amendment.varied:

@@ -18,6 +18,13 @@ class Refused(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Previous(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answered a conversation's last turn: the model, and the arms that had been drawn for it."""
+
+    model: str
+    arms: tuple[str, ...] = ()
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of routing: a value, the same for `explain` and for the live request.
 
@@ -29,7 +36,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     `propensity` is the probability with which this plan was chosen among the route's alternatives (1.0 where
     nothing was drawn), kept so that other policies can be estimated from logged traffic. `arms` are the names
     of the arms that were drawn, outer ones first. `foreseen` is what learned routers said of the request,
-    where the route asks any.
+    where the route asks any. `previous` is who answered the conversation before, None where it begins, or is
+    not known, or the route does not heed it. `revises` says that the client takes back what it has seen of a
+    stream, where it is told to. `weights` are those of arms that had other ones by then than the config says.
     """
 
     route: str
@@ -46,4 +55,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     hidden_label: Label | None = None
     thrifty: bool = False
     arms: tuple[str, ...] = ()
+    previous: Previous | None = None
+    revises: bool = False
+    weights: tuple[tuple[str, float], ...] = ()
     foreseen: tuple[Foresight, ...] = ()

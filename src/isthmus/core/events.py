@@ -58,6 +58,10 @@ class Delivered(msgspec.Struct, frozen=True):
     number: int
 
 
+class Revised(msgspec.Struct, frozen=True):
+    """What the client has seen so far is taken back: the deltas that follow begin the answer anew."""
+
+
 class Finished(msgspec.Struct, frozen=True):
     """The strategy is done: `model` answered, or `error` says why none did. Always the last event, exactly
     once.
@@ -67,4 +71,4 @@ class Finished(msgspec.Struct, frozen=True):
     error: IsthmusError | None = None
 
 
-Event: TypeAlias = AttemptStarted | Delta | AttemptEnded | Judged | Delivered | Finished
+Event: TypeAlias = AttemptStarted | Delta | AttemptEnded | Judged | Delivered | Revised | Finished

@@ -58,12 +58,15 @@ class BreakerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """When a model is left alone after failures.
 
     `failures` is how many in a row it takes. `cooldown` is how many seconds it is left alone. `max_cooldown`
-    is what that grows to while it keeps failing, in seconds.
+    is what that grows to while it keeps failing, in seconds. `recovery` is for how many seconds after its
+    first success it is coming back still: a few requests at a time try it, more with each success, and one
+    failure ends that.
     """
 
     failures: Annotated[int, Meta(ge=1)] = 5
     cooldown: Seconds = 5.0
     max_cooldown: Seconds = 60.0
+    recovery: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):

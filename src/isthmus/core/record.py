@@ -99,11 +99,12 @@ class Grounds(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `asked` is the model's name as the caller said it, None where that is the route's. `floor` is that of the
     key, and `said` are the levels' names that the caller sent. `blind` says that something could not be
     looked into. `unlooked` are kinds for which nobody looked, since finding them could not have raised the
-    label.
+    label. `before` is how the conversation was labelled so far, where it is known.
     """
 
     asked: str | None = None
     floor: Label = BOTTOM
+    before: Label = BOTTOM
     said: tuple[str, ...] = ()
     blind: bool = False
     unlooked: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from isthmus.core.money import format_usd
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Record
 from isthmus.core.usage import Charge
+from isthmus.dialects.revisions import revision
 from isthmus.gateway.request import Request
 from isthmus.gateway.story import Story, clock
 
@@ -72,6 +73,15 @@ class Answer:
         else:
             self._pieces.extend(delta.pieces)
         return None
+
+    def revise(self) -> Awaitable[None]:
+        """Take back all of a stream that was said."""
+        story = self._story
+        assert story.envelope is not None
+        self._encoder = None
+        data = revision(story.envelope.model, story.id, story.at_us // 1_000_000)
+        self._keep(data)
+        return self._request.write(data)
 
     def last(self, error: IsthmusError | None) -> bytes:
         """What is still to be said: a stream's end or its error, or all of what is wanted whole.

@@ -16,6 +16,7 @@ from isthmus.dialects import CLIENT_WIRES
 from isthmus.gateway.admission import Admission
 from isthmus.gateway.answer import JSON
 from isthmus.gateway.auth import Ring, authenticate
+from isthmus.gateway.conversations import Conversations
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
 from isthmus.gateway.exchange import Exchange
 from isthmus.gateway.feedback import LONGEST_BODY, FeedbackDesk
@@ -27,6 +28,7 @@ from isthmus.gateway.treasury import Treasury
 from isthmus.store.feedback import Feedbacks
 from isthmus.store.keys import Key
 from isthmus.store.ledger import Ledger
+from isthmus.strategies.plan.node import Weights
 from isthmus.telemetry.metrics import Tally
 
 MODEL_PAGE = "/v1/models/"
@@ -37,6 +39,7 @@ class Gateway:
 
     `engines` tells the state of each engine that the gateway runs, by the model's name; `ready` is every
     state `ready`. `weights` tells of which signed artefact an engine was started, where it was of one.
+    `arm_weights` tells what arms of splits weigh by now, by the config's hash and the route's name.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Gateway:
         feedbacks: Feedbacks,
         engines: Callable[[], Mapping[str, str]] = dict,
         weights: Callable[[], Mapping[str, str]] = dict,
+        arm_weights: Callable[[], Mapping[tuple[str, str], Weights]] = dict,
     ) -> None:
         bounds = snapshot.config.gateway
         self.snapshot = snapshot
@@ -60,8 +64,10 @@ class Gateway:
         self.tally = tally
         self._feedback = FeedbackDesk(feedbacks, ledger, ring)
         self.mirrors = Mirrors(ledger, tally, self._feedback)
+        self.conversations = Conversations()
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False
+        self.arm_weights = arm_weights
         self._engines = engines
         self._weights = weights
         self._registry = CollectorRegistry()

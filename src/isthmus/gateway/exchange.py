@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from isthmus.accounting.budgets import Caller
-from isthmus.core.call import Envelope, Message, Text
+from isthmus.core.call import Message, Text
 from isthmus.core.codec import ClientWire
-from isthmus.core.decision import Decision
+from isthmus.core.decision import Decision, Previous
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import Delta, Event, Finished
+from isthmus.core.events import Delta, Event, Finished, Revised
 from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
+from isthmus.dialects.revisions import CARRIERS
+from isthmus.dialects.style import body_of, styled
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
+from isthmus.gateway.conversations import NAME_HEADER, Standing, Trail
 from isthmus.gateway.foresight import TASK_HEADER
 from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.mirrors import Overheard
@@ -43,6 +46,9 @@ LABEL_HEADER = b"x-isthmus-label"
 """By this header a caller says how sensitive the request is at least; it can raise the label, never lower it.
 """
 
+REVISIONS_HEADER = b"x-isthmus-revisions"
+"""By `accept` in this header a caller says that it takes back what it has seen of a stream when told."""
+
 
 class Exchange:
     """One request and its answer. Made for a single use: `await Exchange(...).serve()`.
@@ -59,6 +65,7 @@ class Exchange:
         "_settled",
         "_snapshot",
         "_story",
+        "_trail",
         "_wire",
     )
 
@@ -70,6 +77,7 @@ class Exchange:
         self._story = Story(wire, self._snapshot.config.hash)
         self._answer = Answer(request, wire, self._story, holds_end=gateway.strict)
         self._heard: Overheard | None = None
+        self._trail: Trail | None = None
         self._known = False
         self._settled = False
 
@@ -128,20 +136,32 @@ class Exchange:
             story.uploading = clock() - began
         envelope = story.envelope = self._wire.peek(body)
         route = story.route = snapshot.route(envelope.model, story.key)
+        if route.style is not None and self._wire.operation != "embeddings":
+            envelope = styled(envelope, route.style.card)
+            body = body_of(envelope)
         floors = floors_of(route, story.key)
         label, hidden = snapshot.inspection.unseen(floors), None
         if label is None or LABEL_HEADER in self._request.headers:
             label, _, hidden = await self._inspect(body, floors, route)
+        hidden_label = hidden.label if hidden else None
+        standing = self._standing(route)
+        if standing is not None:
+            story.before = standing.label
+            label = label.join(standing.label)
+            hidden_label = hidden_label and hidden_label.join(standing.hidden or standing.label)
         purse = await self._purse(route) if snapshot.config.budgets else None
         thrifty = purse is not None and route.thrift is not None and purse.spent(route.thrift.at)
         decision = story.decision = snapshot.router.decide(
             route.name,
             envelope.operation,
             label,
-            self._circumstances(envelope, route, thrifty),
-            hidden.label if hidden else None,
+            self._circumstances(route, thrifty, standing.previous if standing is not None else None),
+            hidden_label,
             thrifty,
         )
+        if self._trail is not None:
+            # Its label counts from now on, whatever comes of this request.
+            self._gateway.conversations.keep(self._trail, Standing.of(decision))
         if decision.plan is None:
             raise _nothing_allowed(decision)
         if self._gateway.strict:
@@ -174,6 +194,8 @@ class Exchange:
         if kind is Finished:
             self._story.answered_by = event.model  # type: ignore[union-attr]
             return self._finish(event.error)  # type: ignore[union-attr]
+        if kind is Revised:
+            return self._answer.revise()
         self._story.take(event)
         return None
 
@@ -182,6 +204,8 @@ class Exchange:
         if type(event) is Delta:
             assert self._heard is not None
             self._heard.take(event)
+        elif type(event) is Revised:
+            self._heard = Overheard()
         return self._listen(event)
 
     def _permits(self, effect: Attempt | Draft) -> bool | Awaitable[bool]:
@@ -222,6 +246,9 @@ class Exchange:
             record = self._record(outcome, 200, error)
         await answer.end(last, record)
         decision = self._story.decision
+        if error is None and decision is not None and self._trail is not None:
+            standing = Standing.of(decision, self._story.answered_by)
+            self._gateway.conversations.keep(self._trail, standing)
         if error is None and decision is not None and decision.plan.casts:
             mirrors = self._gateway.mirrors
             mirrors.cast(self._story, self._snapshot, decision.plan, self._heard, self._permits)
@@ -327,11 +354,44 @@ class Exchange:
         story.warnings = purse.warnings
         return purse
 
-    def _circumstances(self, envelope: Envelope, route: Route, thrifty: bool) -> Circumstances:
+    def _standing(self, route: Route) -> Standing | None:
+        """What is known of the conversation, where the route or the caller wants it to be known."""
+        name = self._request.headers.get(NAME_HEADER)
+        if self._wire.operation != "chat" or not (route.continuity or name):
+            return None
+        conversations, key, envelope = self._gateway.conversations, self._story.key, self._story.envelope
+        assert envelope is not None
+        self._trail = conversations.trail(envelope, key.id if key else None, name)
+        return conversations.standing(self._trail) if self._trail is not None else None
+
+    def _circumstances(self, route: Route, thrifty: bool, previous: Previous | None) -> Circumstances:
         story, key = self._story, self._story.key
         task = self._request.headers.get(TASK_HEADER, b"").decode("utf-8", "replace")
-        foreseen = self._snapshot.foresights.of(route.name, envelope, task, story.at_us, thrifty=thrifty)
-        return Circumstances(draw=random(), key=key.id if key else None, user=story.user, foreseen=foreseen)
+        assert story.envelope is not None
+        # What the client asks, without the card that all requests of the route have.
+        foreseen = self._snapshot.foresights.of(
+            route.name, story.envelope, task, story.at_us, thrifty=thrifty
+        )
+        return Circumstances(
+            draw=random(),
+            key=key.id if key else None,
+            user=story.user,
+            foreseen=foreseen,
+            previous=previous,
+            revises=self._revises(),
+            weights=self._gateway.arm_weights().get((self._snapshot.config.hash, route.name), ()),
+        )
+
+    def _revises(self) -> bool:
+        """True where the client heeds it when an answer is taken back, and its dialect can say so."""
+        envelope, headers = self._story.envelope, self._request.headers
+        return (
+            REVISIONS_HEADER in headers
+            and headers[REVISIONS_HEADER].strip().lower() == b"accept"
+            and self._wire.name in CARRIERS
+            and envelope is not None
+            and envelope.stream
+        )
 
     async def _pause(self, seconds: float) -> None:
         assert self._story.attempts is not None, "there is a plan, and so there are attempts"

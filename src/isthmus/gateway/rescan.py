@@ -33,6 +33,7 @@ class Rescanner:
         self._config = config
         self._inspection = inspection
         self._bodies = bodies
+        self._cards: dict[str, frozenset[str]] = {}
 
     def look(self, some: Sequence[Past]) -> list[Past]:
         """The same requests, with what is seen in them now."""
@@ -51,17 +52,30 @@ class Rescanner:
             return past
         known = self._inspection.look(
             body,
-            [route.floor, grounds.floor, *said],
+            [route.floor, grounds.floor, grounds.before, *said],
             talks=past.operation != "embeddings",
             barred=self._barred(route),
         )
+        kinds, card = frozenset(by_kind(known.seen)), self._in_card(route, past.operation)
         seen = Again(
-            kinds=frozenset(by_kind(known.seen)),
+            kinds=kinds | card,
             blind=bool(known.seen.blind),
-            unlooked=known.seen.unlooked,
-            hidden=known.hidden.label if known.hidden is not None else None,
+            unlooked=tuple(kind for kind in known.seen.unlooked if kind not in card),
+            # What is found in the card was not looked at together with the rest.
+            hidden=known.hidden.label if known.hidden is not None and not card else None,
         )
         return past._replace(again=seen)
+
+    def _in_card(self, route: Route, operation: str) -> frozenset[str]:
+        """What is found in the route's style card, which is kept with no request."""
+        if route.style is None or operation == "embeddings":
+            return frozenset()
+        known = self._cards.get(route.name)
+        if known is None:
+            said = {"messages": [{"role": "system", "content": route.style.card}]}
+            seen = self._inspection.look(msgspec.json.encode(said), ()).seen
+            known = self._cards[route.name] = frozenset(by_kind(seen))
+        return known
 
     def _barred(self, route: Route) -> Callable[[Label], bool]:
         policy = self._inspection.policy

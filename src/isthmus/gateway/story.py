@@ -16,7 +16,7 @@ from isthmus.core.decision import Decision
 from isthmus.core.errors import IsthmusError
 from isthmus.core.events import AttemptEnded, Delivered, Event, Judged
 from isthmus.core.ids import request_id
-from isthmus.core.label import BOTTOM
+from isthmus.core.label import BOTTOM, Label
 from isthmus.core.record import (
     NO_GROUNDS,
     AttemptRecord,
@@ -45,8 +45,9 @@ class Story:
     """What is known of one request so far. Its facts are set as they become known.
 
     `arrived`, `first_out` are readings of `clock`; `queued` and `uploading` are seconds spent waiting for a
-    place, and for the request's body. `vouched` are the levels that the caller named; `blind` and `unlooked`
-    are as in `Sightings`. `said` gathers the answer's bytes where bodies are recorded.
+    place, and for the request's body. `before` is how its conversation was labelled. `vouched` are the levels
+    that the caller named; `blind` and `unlooked` are as in `Sightings`. `said` gathers the answer's bytes
+    where bodies are recorded.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Story:
         "arrived",
         "at_us",
         "attempts",
+        "before",
         "blind",
         "body",
         "config_hash",
@@ -88,6 +90,7 @@ class Story:
         self.mirrors: str | None = None
         self.envelope: Envelope | None = None
         self.route: Route | None = None
+        self.before: Label = BOTTOM
         self.vouched: tuple[str, ...] = ()
         self.findings: dict[str, int] | None = None
         self.blind = False
@@ -212,9 +215,17 @@ class Story:
         name, key = self.envelope.model, self.key
         asked = None if self.route is not None and self.route.name == name else name[:LONGEST_NAME]
         floor = BOTTOM if key is None else key.floor
-        if asked is None and floor is BOTTOM and not (self.vouched or self.blind or self.unlooked):
+        lowest = floor is BOTTOM and self.before is BOTTOM
+        if asked is None and lowest and not (self.vouched or self.blind or self.unlooked):
             return NO_GROUNDS
-        return Grounds(asked=asked, floor=floor, said=self.vouched, blind=self.blind, unlooked=self.unlooked)
+        return Grounds(
+            asked=asked,
+            floor=floor,
+            before=self.before,
+            said=self.vouched,
+            blind=self.blind,
+            unlooked=self.unlooked,
+        )
 
     def _timings(self) -> Timings:
         now = clock()

@@ -15,6 +15,7 @@ import msgspec
 from isthmus.accounting.bounds import Bound, bound
 from isthmus.accounting.charge import charge
 from isthmus.confidence.assess import assess
+from isthmus.confidence.beginnings import Beginning, beginning
 from isthmus.core.amendment import Amendment, amended, uses_tools
 from isthmus.core.call import Call, Envelope
 from isthmus.core.codec import ClientWire, EndpointWire, Reading, StreamDecoder, Watch, Wire
@@ -57,6 +58,9 @@ _lingering: set[asyncio.Task[None]] = set()
 
 _WORKED_IN_VAIN = frozenset({Fault.TIMEOUT, Fault.TOOK_TOO_LONG, Fault.BROKEN_STREAM, Fault.MALFORMED_ANSWER})
 """An endpoint that fails so has had the request, and may bill what nobody got to see."""
+
+_ENDS = (Finish, UsageReport)
+"""What a client takes for the end of an answer, which is for the verdict to say."""
 
 MAX_ERROR_BODY = 64 * 1024
 EVENT_SAMPLE = 4096
@@ -189,6 +193,11 @@ class Question:
         return self._amendment is not None
 
     @property
+    def streams(self) -> bool:
+        """True where the answer is wanted as it comes."""
+        return self.envelope.stream or (self._amendment is not None and self._amendment.streamed)
+
+    @property
     def adds_logprobs(self) -> bool:
         """True where a strategy asks for log-probabilities that the client does not want."""
         added = self._amendment is not None and self._amendment.logprobs
@@ -258,7 +267,7 @@ class Attempts:
     """
 
     # An attempt knows the question, and not these: a cycle would keep each request until the next collection.
-    __slots__ = ("_delivered", "_hidden", "_made", "_purse", "_upstreams", "question")
+    __slots__ = ("_delivered", "_hidden", "_made", "_purse", "_shown", "_upstreams", "question")
 
     def __init__(
         self,
@@ -270,6 +279,7 @@ class Attempts:
         self.question = question
         self._made: list[Attempt] = []
         self._delivered: Attempt | None = None
+        self._shown: int | None = None
         self._upstreams = upstreams
         self._hidden = hidden
         self._purse = purse
@@ -294,11 +304,39 @@ class Attempts:
         """See `strategies.run.Performer`."""
         return assess(effect, self.question.call)
 
+    def begun(self, number: int, by: plan.Early, pieces: Sequence[Piece]) -> plan.Opening:
+        """See `strategies.run.Performer`."""
+        found = beginning(pieces, by)
+        if found.why is not None:
+            self._numbered(number).judged = found
+        return found.opening
+
+    def show(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        """See `strategies.run.Performer`."""
+        self._shown = number
+        return Delta(pieces=self._wanted(it for it in pieces if not isinstance(it, _ENDS)))
+
+    def release(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        """See `strategies.run.Performer`."""
+        attempt = self._delivered = self._numbered(number)
+        attempt.released = True
+        return Delta(pieces=self._wanted(self._unseen(number, pieces)))
+
     def deliver(self, kept: plan.Kept) -> Delta:
         """See `strategies.run.Performer`."""
-        self._delivered = next(it for it in self._made if it.number == kept.number)
-        pieces = kept.pieces if self.question.call.logprobs else _without_logprobs(kept.pieces)
-        return Delta(pieces=pieces, last=True)
+        self._delivered = self._numbered(kept.number)
+        return Delta(pieces=self._wanted(self._unseen(kept.number, kept.pieces)), last=True)
+
+    def _numbered(self, number: int) -> Attempt:
+        return next(it for it in self._made if it.number == number)
+
+    def _unseen(self, number: int, pieces: Sequence[Piece]) -> Iterable[Piece]:
+        """Those that the client has not been shown."""
+        return (it for it in pieces if isinstance(it, _ENDS)) if self._shown == number else pieces
+
+    def _wanted(self, pieces: Iterable[Piece]) -> tuple[Piece, ...]:
+        """Those, as the client wants them."""
+        return tuple(pieces) if self.question.call.logprobs else _without_logprobs(pieces)
 
     def load(self, model: str) -> int:
         """See `strategies.run.Performer`."""
@@ -325,7 +363,8 @@ class Attempts:
 class Attempt:
     """One call of one model: an `Answering` of `strategies.run`, and the facts that its record will say.
 
-    `queued` are the seconds that it waited for a free connection. `heard` tells that the endpoint has begun
+    `queued` are the seconds that it waited for a free connection. `released` is a draft that has become the
+    client's, and `judged` what its beginning decided. `heard` tells that the endpoint has begun
     to speak, `said` estimates the tokens of the answer so far.
     """
 
@@ -348,12 +387,14 @@ class Attempt:
         "dropped",
         "first_token",
         "heard",
+        "judged",
         "number",
         "passthrough",
         "purpose",
         "question",
         "queued",
         "reading",
+        "released",
         "said",
         "started",
         "status",
@@ -379,6 +420,8 @@ class Attempt:
         self.reading = Reading()
         self.committed = False
         self.passthrough = False
+        self.released = False
+        self.judged = Beginning("short")
         self.dropped: tuple[str, ...] = ()
         self.said = 0
         self.question = question
@@ -404,7 +447,7 @@ class Attempt:
         try:
             delta = await self._next()
             if delta is not None:
-                return delta
+                return self._told(delta)
         except IsthmusError as fault:
             # An error outlives its attempt; with its traceback it would hold the whole request, in a cycle.
             error = fault.with_traceback(None)
@@ -421,6 +464,17 @@ class Attempt:
             self.upstream.breaker.under_way -= 1
             self._tell_breaker(error)
         return AttemptEnded(self._record(error), error)
+
+    @property
+    def seen(self) -> bool:
+        """True where the client gets the answer as it comes."""
+        return self.purpose == "answer" or self.released
+
+    def _told(self, delta: Delta) -> Delta:
+        """A part of the answer, as whoever gets it is to have it."""
+        if self.released and self.question.adds_logprobs:
+            return Delta(pieces=_without_logprobs(delta.pieces), last=delta.last)
+        return delta
 
     def cut_off(self) -> AttemptEnded | None:
         """See `strategies.run.Answering`."""
@@ -469,7 +523,7 @@ class Attempt:
                 self.upstream.model.family, lambda: self._bound(spoken.body)
             )
         self._sent = True
-        if self.question.envelope.stream:
+        if self.question.streams:
             assert spoken is not None, "only counting, which is never streamed, does without a wire"
             return await self._begin_stream(spoken)
         self._next = _nothing_more
@@ -584,7 +638,7 @@ class Attempt:
 
     def _take(self, size: int) -> None:
         """Note that so much of an answer is kept; a stream that is passed on is not."""
-        if self.purpose != "answer":
+        if not self.seen:
             self._taken += size
             if self._taken > DEFAULT_MAX_BODY_BYTES:
                 assert self._stream is not None
@@ -609,7 +663,7 @@ class Attempt:
     async def _chunk(self) -> bytes:
         stream, question = self._stream, self.question
         assert stream is not None
-        if self.committed and self.purpose == "answer":
+        if self.committed and self.seen:
             return await stream.next_chunk()
         # Nobody reads a draft while it comes: all of its time is waiting.
         began = question.clock()
@@ -751,10 +805,12 @@ class Attempt:
             finish=reading.finish,
             usage=usage,
             charge=charged,
-            committed=self.committed and self.purpose == "answer",
+            committed=self.committed and self.seen,
             passthrough=self.passthrough,
             dropped=self.dropped,
             purpose=self.purpose,
+            confidence=self.judged.confidence,
+            verdict=self.judged.why,
             weights=upstream.weights(),
         )
 
@@ -804,7 +860,7 @@ class Attempt:
         )
 
 
-def _without_logprobs(pieces: tuple[Piece, ...]) -> tuple[Piece, ...]:
+def _without_logprobs(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
     """What a client gets that did not ask for them."""
     return tuple(
         msgspec.structs.replace(it, logprobs=None) if isinstance(it, TextDelta) and it.logprobs else it

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from isthmus.core.call import Operation
-from isthmus.core.decision import Decision, Refused
+from isthmus.core.decision import Decision, Previous, Refused
 from isthmus.core.label import Label
 from isthmus.core.portfolio import Model, Provider
 from isthmus.dialects import operation_of
@@ -77,13 +77,20 @@ class Router:
             pruned = prune(self._facts.routes[route], operation, label, self._facts, hidden, thrifty)
             _bound(self._pruned)
             self._pruned[route, operation, label, hidden, thrifty] = pruned
-        choice = pruned.plan.choose(circumstances) if pruned.plan is not None else None
-        index = (route, operation, label, hidden, thrifty, choice, circumstances.foreseen)
+        keeps = self._facts.routes[route].continuity and operation == "chat"
+        previous = circumstances.previous if keeps else None
+        rest: dict[str, Any] = {
+            "previous": previous,
+            "revises": circumstances.revises,
+            "weights": circumstances.weights,
+            "foreseen": circumstances.foreseen,
+        }
+        choice = choose(pruned, circumstances, previous)
+        index = (route, operation, label, hidden, thrifty, choice, *rest.values())
         decision = self._decisions.get(index)
         if decision is None:
             decision = settle(route, operation, label, pruned, choice, self._facts, hidden, thrifty)
-            if circumstances.foreseen:
-                decision = msgspec.structs.replace(decision, foreseen=circumstances.foreseen)
+            decision = msgspec.structs.replace(decision, **rest)
             _bound(self._decisions)
             self._decisions[index] = decision
         return decision
@@ -125,6 +132,30 @@ def prune(
         plan=plan,
         thrifty=thrifty and route.thrift is not None,
     )
+
+
+def choose(pruned: Pruned, circumstances: Circumstances, previous: Previous | None) -> Choice | None:
+    """What is drawn of the plan, None where nothing is left of it; a conversation stays with who answered it
+    `previous`ly, or it is said why not."""
+    plan = pruned.plan
+    if plan is None:
+        return None
+    if previous is None:
+        return plan.choose(circumstances)
+    staying = plan.staying(previous)
+    choice = (staying or plan).choose(circumstances)
+    if staying is None:
+        said = f"the conversation leaves {previous.model}: {_why_left(previous.model, pruned)}"
+    else:
+        said = f"the conversation stays with {previous.model}, which has answered it"
+    return msgspec.structs.replace(choice, reasons=(said, *choice.reasons))
+
+
+def _why_left(model: str, pruned: Pruned) -> str:
+    refused = next((it.reason for it in pruned.refused if it.model == model), None)
+    if refused is not None:
+        return refused
+    return "the thrifty plan does not ask it" if pruned.thrifty else "the route does not ask it any more"
 
 
 def settle(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -32,12 +32,32 @@ class Thrift(msgspec.Struct, frozen=True, kw_only=True):
     at: Annotated[float, Meta(gt=0, le=1)] = 0.9
 
 
+class Style(msgspec.Struct, frozen=True, kw_only=True):
+    """How every model of a route is told to speak: a style card, which stands before whatever the client's
+    own system prompt says.
+
+    `system` is the card itself: tone, names, rules of form. `file` is where it stands instead, relative to
+    the config.
+    """
+
+    shorthand: ClassVar[str] = "system"
+
+    system: str | None = None
+    file: str | None = None
+
+    @property
+    def card(self) -> str:
+        """The card's text."""
+        return self.system or ""
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A route: applications know it by `name`, never the models behind it.
 
     A name with `*`, `?` or `[` is a pattern, so that an application may go on saying `gpt-4o`.
     `record_bodies` keeps the texts of requests and answers in the ledger; the default keeps none. `floor` is
-    the least label of what comes this way. `thrift` is what it does while money is short.
+    the least label of what comes this way. `thrift` is what it does while money is short. `continuity` keeps
+    a conversation with the model that has answered it. `style` is said to each of its models.
     """
 
     name: str
@@ -45,6 +65,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     record_bodies: bool = False
     floor: Label = BOTTOM
     thrift: Thrift | None = None
+    continuity: bool = False
+    style: Style | None = None
 
     def models(self) -> tuple[str, ...]:
         """Every model that the route may call, each once."""

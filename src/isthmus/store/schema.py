@@ -128,6 +128,9 @@ STEPS: Mapping[int, Sequence[str]] = {
         """CREATE TABLE IF NOT EXISTS drift (
             route TEXT NOT NULL, until_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (route)
         )""",
+        """CREATE TABLE IF NOT EXISTS experiments (
+            id TEXT NOT NULL, route TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (id)
+        )""",
         """CREATE TABLE IF NOT EXISTS feedback (
             id TEXT NOT NULL PRIMARY KEY, record_id TEXT NOT NULL, at_us BIGINT NOT NULL, key_id TEXT,
             judge TEXT, score DOUBLE, correction TEXT, comment TEXT, metadata TEXT
@@ -492,6 +495,16 @@ drift = Table(
     Column("body", LargeBinary, nullable=False),
 )
 """How far each watched route was looked at, and what was found. See `isthmus.evals.drift`."""
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("route", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""Splits that are decided while they run, by what they are: who was stopped, and what the others weigh. See
+`isthmus.evals.trials`."""
+
 hours = Table(
     "hours",
     metadata,

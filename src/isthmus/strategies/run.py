@@ -9,7 +9,16 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import AttemptEnded, AttemptStarted, Delivered, Delta, Event, Finished, Judged
+from isthmus.core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Delivered,
+    Delta,
+    Event,
+    Finished,
+    Judged,
+    Revised,
+)
 from isthmus.core.pieces import Piece
 from isthmus.strategies.plan.node import (
     Assess,
@@ -18,11 +27,13 @@ from isthmus.strategies.plan.node import (
     CutOff,
     Deliver,
     Draft,
+    Early,
     Effect,
     Kept,
     Load,
     Next,
     Node,
+    Opening,
     Race,
     Reply,
     Result,
@@ -43,6 +54,11 @@ Asking = TypeVar("Asking", Attempt, Draft)
 
 class Answering(Protocol):
     """One model that has been asked. It is asked for events until it has ended, and closed in any case."""
+
+    @property
+    def number(self) -> int:
+        """Which of the run's attempts it is, from 1 on."""
+        ...
 
     async def next(self) -> Delta | AttemptEnded:
         """The next part of the answer as soon as it is there, then exactly one AttemptEnded. Raises only
@@ -71,8 +87,20 @@ class Performer(Protocol):
         """Whether a kept answer is good enough."""
         ...
 
+    def begun(self, number: int, by: Early, pieces: Sequence[Piece]) -> Opening:
+        """What the beginning of an attempt's answer decides about it."""
+        ...
+
     def deliver(self, kept: Kept) -> Delta:
         """A kept answer, as the client is to have it."""
+        ...
+
+    def show(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        """What a draft has just said, as the client may see it before it is judged: all but its end."""
+        ...
+
+    def release(self, number: int, pieces: Sequence[Piece]) -> Delta:
+        """What a draft has said so far, as the client is to have it: from now on it is the client's."""
         ...
 
     def load(self, model: str) -> int:
@@ -132,7 +160,7 @@ class _Drafts:
 class _Run:
     """One run of a plan: the attempts so far, and the drafts that are under way, begun last at the end."""
 
-    __slots__ = ("_drafts", "_listen", "_number", "_performer", "_permits", "_sleep")
+    __slots__ = ("_drafts", "_listen", "_number", "_performer", "_permits", "_seen", "_sleep")
 
     def __init__(
         self,
@@ -147,6 +175,8 @@ class _Run:
         self._listen = listen
         self._number = 0
         self._drafts: list[_Drafts] = []
+        self._seen: int | None = None
+        """The attempt whose draft the client has begun to see."""
 
     async def through(self, plan: Node) -> Result:
         steps = plan.steps()
@@ -189,6 +219,7 @@ class _Run:
             case Say(kept, verdict, confidence):
                 await self._tell(Judged(kept.number, confidence, verdict))
             case Deliver(kept):
+                await self._make_room(kept.number)
                 await self._tell(Delivered(kept.number))
                 await self._tell(self._performer.deliver(kept))
                 return Result(kept.model, committed=True)
@@ -224,7 +255,10 @@ class _Run:
             return _refused(effect.model)
         answering = await self._start(permitted)
         try:
-            return await self._pass_on(effect.model, answering, await answering.next())
+            event = await answering.next()
+            if self._seen is not None and type(event) is Delta:
+                await self._make_room(answering.number)
+            return await self._pass_on(effect.model, answering, event)
         finally:
             answering.close()
 
@@ -242,14 +276,26 @@ class _Run:
         if permitted is None:
             return _refused(effect.model)
         answering = await self._start(permitted)
-        pieces: list[Piece] = []
-        ended = None
+        number, pieces, early = answering.number, list[Piece](), effect.early
+        ended, released = None, False
         try:
             while type(event := await answering.next()) is not AttemptEnded:
                 pieces.extend(event.pieces)  # type: ignore[union-attr]
+                if effect.shown:
+                    await self._show(number, event.pieces)  # type: ignore[union-attr]
+                opening = "short" if early is None else self._performer.begun(number, early, pieces)
+                if opening == "sure":
+                    released = True
+                    return await self._release(effect.model, number, answering, pieces)
+                if opening == "hopeless":
+                    ended = answering.cut_off()
+                    return Result(effect.model, kept=Kept(effect.model, number, tuple(pieces), whole=False))
+                if opening == "open":
+                    early = None
             ended = event
         except asyncio.CancelledError:
-            ended = answering.cut_off()
+            # What the client has begun to see is told of by who performs it, like an attempt.
+            ended = None if released else answering.cut_off()
             raise
         finally:
             answering.close()
@@ -258,6 +304,26 @@ class _Run:
         if ended.error is not None:
             return Result(effect.model, ended.error)
         return Result(effect.model, kept=Kept(effect.model, ended.record.number, tuple(pieces)))
+
+    async def _make_room(self, number: int) -> None:
+        """Nothing of another attempt than this stands before the client from now on."""
+        if self._seen not in (None, number):
+            self._seen = None
+            await self._tell(Revised())
+
+    async def _show(self, number: int, pieces: Sequence[Piece]) -> None:
+        delta = self._performer.show(number, pieces)
+        if delta.pieces:
+            await self._make_room(number)
+            self._seen = number
+            await self._tell(delta)
+
+    async def _release(
+        self, model: str, number: int, answering: Answering, pieces: Sequence[Piece]
+    ) -> Result:
+        """Pass a draft on that has begun: all that it has said, and then whatever comes."""
+        await self._make_room(number)
+        return await self._pass_on(model, answering, self._performer.release(number, pieces))
 
     async def _race(self, effect: Race) -> Result:
         first = await self._permitted(effect.first)
@@ -277,7 +343,10 @@ class _Run:
             # One that failed before the other was asked has not been raced at all.
             return await self._attempt(effect.second) if spoken and won.hands_over else won
         try:
-            return await self._pass_on(won.model, won.answering, won.task.result())
+            event = won.task.result()
+            if self._seen is not None and type(event) is Delta:
+                await self._make_room(won.answering.number)
+            return await self._pass_on(won.model, won.answering, event)
         finally:
             won.answering.close()
 

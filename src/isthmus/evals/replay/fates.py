@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from isthmus.core.call import Operation
-from isthmus.core.decision import Decision
+from isthmus.core.decision import Decision, Previous
 from isthmus.core.foresight import Foresight
 from isthmus.core.label import Label
 from isthmus.routing.decide import Router
@@ -35,7 +35,7 @@ class Question(msgspec.Struct, frozen=True):
     """What a router is asked: all that a decision depends on, but for the draw.
 
     `key` and `user` are said only where the route has a split that sticks to them, `foreseen` where it
-    chooses by a learned router.
+    chooses by a learned router. `previous`, `revises` and `weights` are as in the `Decision`.
     """
 
     route: str
@@ -46,6 +46,9 @@ class Question(msgspec.Struct, frozen=True):
     key: str | None
     user: str | None
     foreseen: tuple[Foresight, ...] = ()
+    previous: Previous | None = None
+    revises: bool = False
+    weights: tuple[tuple[str, float], ...] = ()
 
 
 def chances(router: Router, question: Question) -> tuple[Chance, ...]:
@@ -56,7 +59,15 @@ def chances(router: Router, question: Question) -> tuple[Chance, ...]:
             question.route,
             question.operation,
             question.label,
-            Circumstances(draw=draw, key=question.key, user=question.user, foreseen=question.foreseen),
+            Circumstances(
+                draw=draw,
+                key=question.key,
+                user=question.user,
+                foreseen=question.foreseen,
+                previous=question.previous,
+                revises=question.revises,
+                weights=question.weights,
+            ),
             question.hidden,
             question.thrifty,
         )

@@ -56,7 +56,7 @@ def relabel(policy: Policy, route: Route, seen: Seen, decided: Decision | None) 
     except IsthmusError as unknown:
         bottom = Label(policy.default)
         return Relabelled(bottom, bottom, said=unknown.code)
-    floors = (route.floor, grounds.floor, *said)
+    floors = (route.floor, grounds.floor, grounds.before, *said)
     if seen.kinds is None:
         least = policy.label_of((), grounds.blind, floors)
         # Whether anybody would have been blind is not known either.

@@ -309,6 +309,10 @@ class Replayer:
         operation: Operation = past.operation  # type: ignore[assignment]
         foreseen = self._foreseen(past)
         question = Question(case.route.name, operation, label, hidden, thrifty, key, user, foreseen)
+        if (then := case.decided) is not None:
+            question = msgspec.structs.replace(
+                question, previous=then.previous, revises=then.revises, weights=then.weights
+            )
         found = self._chances.get(question)
         if found is None:
             if len(self._chances) >= MOST_REMEMBERED:
@@ -403,6 +407,9 @@ def _group(decided: Decision) -> tuple[object, ...]:
         decided.label,
         decided.hidden_label,
         decided.thrifty,
+        decided.previous,
+        decided.revises,
+        decided.weights,
         decided.foreseen,
     )
 

@@ -8,6 +8,7 @@ from isthmus.strategies.plan.burst import Burst
 from isthmus.strategies.plan.call import CallModel
 from isthmus.strategies.plan.cascade import Cascade
 from isthmus.strategies.plan.choose import Choose
+from isthmus.strategies.plan.edge import Edge
 from isthmus.strategies.plan.ensemble import Ensemble
 from isthmus.strategies.plan.fallback import Fallback
 from isthmus.strategies.plan.grade import Grade
@@ -18,7 +19,7 @@ from isthmus.strategies.plan.split import Split
 
 STRATEGIES: dict[str, type[Node]] = {
     node.keyword: node
-    for node in (CallModel, Fallback, Split, Cascade, Choose, Ensemble, Hedge, Burst, Shadow, Grade)
+    for node in (CallModel, Fallback, Split, Cascade, Choose, Ensemble, Hedge, Burst, Edge, Shadow, Grade)
 }
 """Every strategy by its keyword in the config."""
 
@@ -28,6 +29,7 @@ __all__ = [
     "CallModel",
     "Cascade",
     "Choose",
+    "Edge",
     "Ensemble",
     "Fallback",
     "Grade",

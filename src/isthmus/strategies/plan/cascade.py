@@ -10,7 +10,9 @@ from msgspec import Meta
 
 from isthmus.core.amendment import Amendment, turn
 from isthmus.core.answers import in_words
+from isthmus.core.decision import Previous
 from isthmus.core.pieces import text_of
+from isthmus.strategies.plan.call import CallModel
 from isthmus.strategies.plan.node import (
     Acceptance,
     Assess,
@@ -29,9 +31,11 @@ from isthmus.strategies.plan.node import (
     Verdict,
     assessed,
     attempted,
+    begun,
     changed,
     kept,
     once_each,
+    shown,
 )
 
 WITH_ATTEMPT = (
@@ -81,12 +85,15 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascade"):
     """Ask the first of `steps`; where its answer will not do, the next, and so on.
 
-    An answer that may yet be rejected is kept from the client until it is judged, so a stream begins then.
+    An answer that may yet be rejected is kept from the client until it is judged, so a `stream` begins then;
+    it is `buffered`. An `optimistic` one begins at once, and is taken back where the answer is rejected, for
+    clients that say they heed that; for all others it is buffered.
     `unsure` says what becomes of the last rejected answer where no later step can answer: `fail` tells the
     caller of the failure, `deliver` gives the answer all the same. What cannot be judged, such as an
     embedding, is asked of the last step alone, whose answer is always taken. `on_stale` says what a cascade
     does whose calibration is of another state of things, and promises nothing any more: `strong` asks the
-    last step alone, `warn` goes on, and says so.
+    last step alone, `warn` goes on, and says so. Where the route keeps conversations with their models, one
+    that `escalated` `stays` with the step that has answered it, or `returns` to the first step each time.
     """
 
     keyword: ClassVar[str] = "cascade"
@@ -96,6 +103,8 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
     stages: Annotated[tuple[Step, ...], Meta(min_length=1)] = msgspec.field(name="steps")
     unsure: Literal["fail", "deliver"] = "fail"
     on_stale: Literal["strong", "warn"] = "strong"
+    escalated: Literal["stays", "returns"] = "stays"
+    stream: Literal["buffered", "optimistic"] = "buffered"
 
     @property
     def stale(self) -> tuple[str, ...]:
@@ -122,10 +131,22 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
     def plain(self) -> Node:
         return self.stages[-1].plan.plain()
 
+    def staying(self, previous: Previous) -> Node | None:
+        for at, stage in enumerate(self.stages):
+            plan = stage.plan.staying(previous)
+            if plan is None:
+                continue
+            if at and self.escalated == "returns":
+                return self
+            left = (msgspec.structs.replace(stage, plan=plan), *self.stages[at + 1 :])
+            return plan if len(left) == 1 else msgspec.structs.replace(self, stages=left)
+        return None
+
     def words(self) -> str:
         *before, last = self.stages
         steps = [stage.words() for stage in before]
-        return "; else ".join([*steps, last.plan.words()])
+        told = ", streamed before it is judged" if self.stream == "optimistic" else ""
+        return "; else ".join([*steps, last.plan.words()]) + told
 
     def choose(self, circumstances: Circumstances) -> Choice:
         if not self.stale:
@@ -139,6 +160,7 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
 
     def _chosen(self, circumstances: Circumstances) -> Choice:
         choices = [stage.plan.choose(circumstances) for stage in self.stages]
+        stream = self.stream if circumstances.revises else "buffered"
         propensity = 1.0
         for choice in choices:
             propensity *= choice.propensity
@@ -148,12 +170,15 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
         )
         reasons = tuple(reason for choice in choices for reason in choice.reasons)
         arms = tuple(arm for choice in choices for arm in choice.arms)
-        return Choice(msgspec.structs.replace(self, stages=stages), propensity, reasons, arms)
+        return Choice(msgspec.structs.replace(self, stages=stages, stream=stream), propensity, reasons, arms)
 
     def steps(self) -> Steps:
         rejected: Kept | None = None
         for stage in self.stages[:-1]:
-            result, beside = yield from _drafted(stage, rejected)
+            result, beside = yield from _drafted(stage, rejected, seen=self.stream == "optimistic")
+            if result.kept is not None and not result.kept.whole:
+                # A beginning shows nobody anything, and is no answer.
+                continue
             if result.kept is not None:
                 verdict = yield from _judged(stage, result.kept, beside)
                 if verdict.accepted:
@@ -177,17 +202,23 @@ def _shown(stage: Step, rejected: Kept | None) -> Steps:
     return changed(steps, Amendment(turns=turns, optional=True))
 
 
-def _drafted(stage: Step, rejected: Kept | None) -> Doing[tuple[Result, tuple[Kept, ...]]]:
-    """What comes of a stage whose answer is kept, and the answers that others gave beside it."""
+def _drafted(stage: Step, rejected: Kept | None, *, seen: bool) -> Doing[tuple[Result, tuple[Kept, ...]]]:
+    """What comes of a stage whose answer is kept, and the answers that others gave beside it. Where it is
+    `seen`, the client may follow it."""
     own = stage.plan.models()[0]
     others = (*map(Draft, stage.among), *[Draft(own, Amendment(varied=True))] * stage.samples)
     steps = _shown(stage, rejected)
     if stage.accept.reads_logprobs:
         steps = changed(steps, Amendment(logprobs=True))
+    steps = kept(steps)
+    if stage.accept.early is not None and isinstance(stage.plan, CallModel):
+        steps = begun(steps, stage.accept.early)
+    if seen:
+        steps = shown(steps)
     if not others:
-        return (yield from kept(steps)), ()
+        return (yield from steps), ()
     yield Begin(others)
-    result = yield from kept(steps)
+    result = yield from steps
     beside: list[Kept] = []
     # Without an answer there is nothing that they could agree with.
     while result.kept is not None and (other := (yield Next())) is not None:

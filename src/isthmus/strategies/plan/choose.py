@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 import msgspec
 from msgspec import Meta
 
+from isthmus.core.decision import Previous
 from isthmus.core.foresight import Foresight, Outlook
 from isthmus.core.money import format_usd, nanousd
 from isthmus.strategies.plan.call import CallModel
@@ -59,6 +60,13 @@ class Choose(Node, frozen=True, kw_only=True, tag_field="strategy", tag="choose"
 
     def plain(self) -> Node:
         return CallModel(model=self.among[0])
+
+    def staying(self, previous: Previous) -> Node | None:
+        if previous.model not in self.among:
+            return None
+        others = tuple(name for name in self.models() if name != previous.model)
+        kept = CallModel(model=previous.model)
+        return Fallback(plans=(kept, msgspec.structs.replace(self, among=others))) if others else kept
 
     def words(self) -> str:
         raise AssertionError("a choice is settled by choose() before it is told of")

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from isthmus.core.amendment import Amendment, turn
 from isthmus.core.answers import in_words, same_as, says_something
+from isthmus.core.decision import Previous
 from isthmus.core.pieces import text_of
 from isthmus.strategies.plan.call import CallModel
 from isthmus.strategies.plan.comparison import compared, preferred
@@ -103,6 +104,11 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
 
     def plain(self) -> Node:
         return CallModel(model=self.members[0])
+
+    def staying(self, previous: Previous) -> Node | None:
+        if previous.model in self.members or previous.model == self.judge:
+            return self
+        return self.otherwise.staying(previous) if self.otherwise is not None else None
 
     def words(self) -> str:
         asked = ", ".join(self.members)

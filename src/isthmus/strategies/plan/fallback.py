@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Self
 import msgspec
 from msgspec import Meta
 
+from isthmus.core.decision import Previous
 from isthmus.strategies.plan.node import Choice, Circumstances, Node, Result, Steps, once_each
 
 
@@ -36,6 +37,12 @@ class Fallback(Node, frozen=True, kw_only=True, tag_field="strategy", tag="fallb
 
     def plain(self) -> Node:
         return msgspec.structs.replace(self, plans=tuple(plan.plain() for plan in self.plans))
+
+    def staying(self, previous: Previous) -> Node | None:
+        for at, plan in enumerate(self.plans):
+            if (first := plan.staying(previous)) is not None:
+                return Fallback(plans=(first, *self.plans[:at], *self.plans[at + 1 :]))
+        return None
 
     def words(self) -> str:
         return ", then ".join(plan.words() for plan in self.plans)

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from isthmus.core.amendment import Amendment, turn
 from isthmus.core.answers import in_words
+from isthmus.core.decision import Previous
 from isthmus.core.pieces import text_of
 from isthmus.strategies.plan.aside import Aside
 from isthmus.strategies.plan.node import (
@@ -72,6 +73,10 @@ class Grade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="grade"):
 
     def plain(self) -> Node:
         return self.of.plain()
+
+    def staying(self, previous: Previous) -> Node | None:
+        of = self.of.staying(previous)
+        return msgspec.structs.replace(self, of=of) if of is not None else None
 
     def words(self) -> str:
         return f"{self.of.words()}; graded by {self.judge}"

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from typing import Annotated, ClassVar, Self, TypeAlias, TypeVar
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from isthmus.core.amendment import Amendment
 from isthmus.core.calibrator import Calibrator
+from isthmus.core.decision import Previous
 from isthmus.core.errors import IsthmusError
 from isthmus.core.foresight import Foresight
 from isthmus.core.pieces import Piece
@@ -29,12 +30,42 @@ class Attempt(msgspec.Struct, frozen=True):
     amendment: Amendment | None = None
 
 
+class Early(msgspec.Struct, frozen=True, kw_only=True):
+    """What the first `tokens` of an answer decide about it, by the mean of their log-probabilities.
+
+    Below `logprob` the rest is not waited for: the answer is cut off, and rejected. From `surely` on it is
+    accepted, and streamed at once: nothing else is demanded of it but that it does not begin as a refusal.
+    """
+
+    tokens: Annotated[int, Meta(ge=1, le=1024)] = 16
+    logprob: Annotated[float, Meta(le=0)] | None = None
+    surely: Annotated[float, Meta(le=0)] | None = None
+
+    def words(self) -> str:
+        """What is decided so, in words."""
+        cut = f"cut off below {self.logprob:g}" if self.logprob is not None else ""
+        sure = f"streamed at once from {self.surely:g} on" if self.surely is not None else ""
+        decided = ", ".join(filter(None, (cut, sure)))
+        return f"not {decided} by the mean log-probability of its first {self.tokens} tokens"
+
+
+Opening: TypeAlias = Literal["short", "open", "hopeless", "sure"]
+"""What the beginning of an answer says: it is too `short` yet, leaves it `open`, or decides."""
+
+
 class Draft(msgspec.Struct, frozen=True):
-    """Effect: call `model` once and keep its answer from the client; see `Result.kept`."""
+    """Effect: call `model` once and keep its answer from the client; see `Result.kept`.
+
+    By `early`, its beginning may decide: it is cut off, and `Kept.whole` is False; or it is passed on to the
+    client from there on, like an attempt. `shown` lets the client see it as it comes, all but its end: before
+    another answer begins, it is told that this one does not count.
+    """
 
     model: str
     amendment: Amendment | None = None
     purpose: Purpose = "draft"
+    early: Early | None = None
+    shown: bool = False
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -109,11 +140,12 @@ Effect: TypeAlias = Attempt | Draft | Begin | Next | CutOff | Race | Load | Deli
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """The whole answer of an attempt, kept from the client."""
+    """The answer of an attempt, kept from the client; not `whole` where it was cut off for its beginning."""
 
     model: str
     number: int
     pieces: tuple[Piece, ...] = ()
+    whole: bool = True
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -180,6 +212,29 @@ def changed(steps: Steps, amendment: Amendment) -> Steps:
     return (yield from _mapped(steps, lambda effect: _with(effect, amendment)))
 
 
+def begun(steps: Steps, early: Early) -> Steps:
+    """The same steps, with each draft judged by its beginning."""
+
+    def judged(effect: Effect) -> Effect:
+        if not isinstance(effect, Draft):
+            return effect
+        asked = Amendment(logprobs=True, streamed=True).join(effect.amendment)
+        return msgspec.structs.replace(effect, amendment=asked, early=early)
+
+    return (yield from _mapped(steps, judged))
+
+
+def shown(steps: Steps) -> Steps:
+    """The same steps, with each draft of an answer seen by the client as it comes."""
+
+    def seen(effect: Effect) -> Effect:
+        if not isinstance(effect, Draft) or effect.purpose != "draft":
+            return effect
+        return msgspec.structs.replace(effect, shown=True)
+
+    return (yield from _mapped(steps, seen))
+
+
 def gathered(drafts: tuple[Draft, ...], seconds: float | None = None) -> Doing[list[Result]]:
     """Performs drafts side by side; their results, in their order, as far as they came within `seconds`."""
     yield Begin(drafts)
@@ -203,6 +258,10 @@ def kept(steps: Steps, purpose: Purpose = "draft") -> Steps:
         match effect:
             case Attempt(model, amendment):
                 reply = yield Draft(model, amendment, purpose)
+            case Draft(early=early):
+                # Whoever keeps the whole has not judged it yet: nothing of it is passed on.
+                unsure = early and msgspec.structs.replace(early, surely=None)
+                reply = yield msgspec.structs.replace(effect, early=unsure, shown=False)
             case Race(first, second):
                 # Nobody sees which of two drafts speaks first: the second is for where the first fails.
                 result = yield from attempted(Draft(first.model, first.amendment, purpose))
@@ -282,7 +341,8 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     mean log-probability of the answer's tokens. `agreement` is the least share of the other answers that say
     the same. `self_check` is the least probability that its own model gives it when it is asked, in a call of
     its own, whether it is right. `calibration` is a file that `isthmus calibrate` made: the answer's
-    confidence by it reaches its threshold. Of several choices (`n`), the words of the first are judged.
+    confidence by it reaches its threshold. `early` says what its first tokens decide already. Of several
+    choices (`n`), the words of the first are judged.
     """
 
     schema: bool = False
@@ -292,11 +352,12 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     agreement: Annotated[float, Meta(gt=0, le=1)] | None = None
     self_check: Annotated[float, Meta(gt=0, le=1)] | None = None
     calibration: Calibrated | None = None
+    early: Early | None = None
 
     @property
     def reads_logprobs(self) -> bool:
         """True where an answer is judged by the log-probabilities of its tokens."""
-        return self.logprob is not None or self.calibration is not None
+        return self.logprob is not None or self.calibration is not None or self.early is not None
 
     def words(self) -> str:
         """What is demanded, in words."""
@@ -308,6 +369,7 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
             f"the same as {self.agreement:.0%} of the others" if self.agreement is not None else "",
             f"right by its own check with {self.self_check:.0%}" if self.self_check is not None else "",
             f"as sure as {self.calibration.file} demands" if self.calibration is not None else "",
+            self.early.words() if self.early is not None else "",
         ]
         return ", ".join(filter(None, demands)) or "there at all"
 
@@ -316,18 +378,27 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
         return self == Acceptance(refuses=True, complete=False)
 
 
+Weights: TypeAlias = tuple[tuple[str, float], ...]
+"""What some arms of a split weigh, by name."""
+
+
 class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     """What a plan may depend on besides the config, handed in so that the same circumstances give the same
     plan.
 
     `draw` is a number in [0, 1) that is fresh for each request; `key` and `user` identify who asks, where
-    known. `foreseen` is what learned routers say of the request.
+    known. `foreseen` is what learned routers say of the request. `previous` is who answered the conversation
+    before, where that is known. `revises` says that the client takes back what it has seen, where it is told
+    to. `weights` are those of a split's arms, by name, that have other ones by now than the config says.
     """
 
     draw: float
     key: str | None = None
     user: str | None = None
     foreseen: tuple[Foresight, ...] = ()
+    previous: Previous | None = None
+    revises: bool = False
+    weights: Weights = ()
 
 
 ALMOST_ONE = math.nextafter(1.0, 0.0)
@@ -382,6 +453,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     def plain(self) -> Node:
         """This plan for what cannot be judged, such as an embedding or a count of tokens."""
         return self
+
+    def staying(self, previous: Previous) -> Node | None:
+        """This plan for a conversation that goes on: who answered it before is asked first. None where this
+        plan does not ask that model."""
+        return self if previous.model in self.models() else None
 
     def choose(self, circumstances: Circumstances) -> Choice:
         """This plan with every draw made."""

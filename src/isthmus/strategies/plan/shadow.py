@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Self
 import msgspec
 from msgspec import Meta
 
+from isthmus.core.decision import Previous
 from isthmus.strategies.plan.aside import Aside
 from isthmus.strategies.plan.comparison import compared, preferred
 from isthmus.strategies.plan.node import (
@@ -61,6 +62,10 @@ class Shadow(Node, frozen=True, kw_only=True, tag_field="strategy", tag="shadow"
 
     def plain(self) -> Node:
         return self.of.plain()
+
+    def staying(self, previous: Previous) -> Node | None:
+        of = self.of.staying(previous)
+        return msgspec.structs.replace(self, of=of) if of is not None else None
 
     def words(self) -> str:
         judged = f", compared by {self.judge}" if self.judge else ""

@@ -1,0 +1,51 @@
+"""`style` of a route → its card, read and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+
+import msgspec
+
+from isthmus.config.faults import Code
+from isthmus.config.paths import absolute
+from isthmus.config.perimeter import Add
+from isthmus.config.tree import Path
+from isthmus.routing.route import Style
+
+LONGEST_CARD = 100_000
+"""Bytes: it is sent, and paid, with every request."""
+
+
+def compile_style(entry: Style | None, folder: FilePath, path: Path, add: Add) -> Style | None:
+    """The style with its card in it, None where there is none; whatever is wrong is added to the faults.
+
+    The file's path is relative to `folder`, and stays as it was said.
+    """
+    if entry is None or (entry.file is None and entry.system is not None):
+        return entry
+    if entry.file is None or entry.system is not None:
+        code = Code.MISSING if entry.file is None else Code.CONFLICT
+        message = "A style says nothing." if entry.file is None else "A style says both `system` and `file`."
+        add(code, message, "Say one of `system` and `file`.", path)
+        return None
+    place = (*path, "file")
+    try:
+        with FilePath(absolute(entry.file, folder)).open("rb") as opened:
+            content = opened.read(LONGEST_CARD + 1)
+        card = content.decode().strip()
+    except FileNotFoundError:
+        hint = "Relative paths are relative to the config file."
+        add(Code.FILE_NOT_FOUND, f"There is no file {entry.file}.", hint, place)
+        return None
+    except OSError as error:
+        reason = error.strerror or "unknown error"
+        add(Code.UNUSABLE_FILE, f"{entry.file} cannot be read: {reason}.", "", place)
+        return None
+    except UnicodeDecodeError:
+        add(Code.UNUSABLE_FILE, f"{entry.file} is no text in UTF-8.", "", place)
+        return None
+    if not card or len(content) > LONGEST_CARD:
+        fault = "is empty" if not card else f"is longer than {LONGEST_CARD:,} bytes"
+        add(Code.UNUSABLE_FILE, f"{entry.file} {fault}.", "", place)
+        return None
+    return msgspec.structs.replace(entry, system=card)

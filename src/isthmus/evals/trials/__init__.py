@@ -1,0 +1,1 @@
+"""Experiments that are decided while they run: arms are stopped, and shares follow what is learned."""
