@@ -38,7 +38,7 @@ from isthmus.core.errors import Fault, IsthmusError
 
 Durability: TypeAlias = Literal["NORMAL", "FULL"]
 
-VERSION = 3
+VERSION = 4
 """The version of the tables below."""
 
 HOUR_US = 3_600_000_000
@@ -128,19 +128,15 @@ STEPS: Mapping[int, Sequence[str]] = {
         """CREATE TABLE IF NOT EXISTS drift (
             route TEXT NOT NULL, until_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (route)
         )""",
-        """CREATE TABLE IF NOT EXISTS experiments (
-            id TEXT NOT NULL, route TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (id)
-        )""",
         """CREATE TABLE IF NOT EXISTS feedback (
             id TEXT NOT NULL PRIMARY KEY, record_id TEXT NOT NULL, at_us BIGINT NOT NULL, key_id TEXT,
-            judge TEXT, score DOUBLE, correction TEXT, comment TEXT, metadata TEXT
+            score DOUBLE, correction TEXT, comment TEXT, metadata TEXT
         )""",
         "CREATE INDEX IF NOT EXISTS feedback_record ON feedback (record_id)",
         "ALTER TABLE records ADD COLUMN mirrors TEXT",
         "ALTER TABLE attempts ADD COLUMN purpose TEXT NOT NULL DEFAULT 'answer'",
         "ALTER TABLE attempts ADD COLUMN confidence DOUBLE",
         "ALTER TABLE attempts ADD COLUMN verdict TEXT",
-        "ALTER TABLE attempts ADD COLUMN weights TEXT",
         """CREATE TABLE IF NOT EXISTS hours (
             at_us BIGINT NOT NULL, route TEXT NOT NULL, model TEXT NOT NULL, key_id TEXT NOT NULL,
             requests BIGINT NOT NULL, input_tokens BIGINT NOT NULL, output_tokens BIGINT NOT NULL,
@@ -152,6 +148,13 @@ STEPS: Mapping[int, Sequence[str]] = {
         ) WITHOUT ROWID""",
         "CREATE TABLE IF NOT EXISTS hours_until (until_us BIGINT NOT NULL, PRIMARY KEY (until_us))",
         _COUNT_LATE_RECORDS,
+    ),
+    4: (
+        "ALTER TABLE feedback ADD COLUMN judge TEXT",
+        "ALTER TABLE attempts ADD COLUMN weights TEXT",
+        """CREATE TABLE IF NOT EXISTS experiments (
+            id TEXT NOT NULL, route TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (id)
+        )""",
         """CREATE TABLE IF NOT EXISTS rollouts (
             number BIGINT NOT NULL, model TEXT NOT NULL, at_us BIGINT NOT NULL, body BLOB NOT NULL,
             PRIMARY KEY (number)
