@@ -74,7 +74,7 @@ bench-strategies: install ## Measure routers, cascades and votes on known outcom
 bench-evals: install ## Judge intervals, tests and estimates by worlds whose truth is known (six minutes on idle cores)
 	$(BIN)/python -m bench.evals.run
 
-bench-distill: install train-install ## Measure what a student learns, through the gateway (a quarter of an hour)
+bench-distill: install train-install ## Measure what a student learns, through the gateway (up to half an hour)
 	$(BIN)/python -m bench.distill.run
 
 clean:             ## Remove what was built

@@ -247,9 +247,10 @@ def test_the_curve_goes_on_where_steps_are_done_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name: x\n", "`student` is missing"),
+        ("name: x\n", "does not say `dataset`"),
         ("name: x\nstudent: a\ndataset: none.jsonl\n", "none.jsonl"),
-        ("name: x\nstudent: a\ndataset: data.jsonl\n", "The weights a cannot be taken"),
+        ("name: x\nstudent: a\ndataset: data.jsonl\nby: people\n", "The weights a cannot be taken"),
+        ("name: x\nstudent: a\ndataset: data.jsonl\n", "may not teach"),
         ("name: x\nstudent: a\ndataset: data.jsonl\ntrain: {device: tpu}\n", "tpu"),
     ],
 )
