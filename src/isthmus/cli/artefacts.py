@@ -27,6 +27,9 @@ from isthmus.providers.engines.fetch import Progress
 POISONED = 3
 """The status where an artefact descends from something quarantined."""
 
+_SHOWN_FROM = 100_000_000
+"""So many bytes are hashed so fast that nobody has to be told how far it is."""
+
 _artefact = click.argument("path", type=click.Path(path_type=Path, exists=True))
 _json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 
@@ -201,7 +204,11 @@ def lineage(path: Path, quarantined: tuple[str, ...], list_: Path | None, as_jso
 def _hashing(path: Path) -> Iterator[Report]:
     line = ProgressLine()
     try:
-        yield lambda done, total: line(Progress(f"hashing {path.name}", done, total))
+        yield (
+            lambda done, total: (
+                line(Progress(f"hashing {path.name}", done, total)) if total > _SHOWN_FROM else None
+            )
+        )
     finally:
         line.end()
 

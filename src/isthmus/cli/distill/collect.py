@@ -55,7 +55,8 @@ def collect(recipe: Path, output: Path, max_usd: int | None, config_path: Path |
     """
     path = locate(config_path)
     config = load_or_exit(path)
-    rule = needed(recipe_or_exit(recipe).collect, "collect")
+    said = recipe_or_exit(recipe)
+    rule, name = needed(said.collect, "collect"), said.name or recipe.stem
     permission = permission_of(path, rule.permission)
     if output.exists():
         raise golden.exists(output)
@@ -72,10 +73,10 @@ def collect(recipe: Path, output: Path, max_usd: int | None, config_path: Path |
             look,
             held_out.samples if held_out is not None else (),
             gathering.left_out,
-            recipe.stem,
+            name,
         )
     _require_rows(curated)
-    card = card_of(recipe.stem, curated, rule, held_out.hash if held_out is not None else None)
+    card = card_of(name, curated, rule, held_out.hash if held_out is not None else None)
     golden.write(output, curated, card)
     _present(card, output, as_json)
 
