@@ -20,7 +20,7 @@ from isthmus.core.rollout import Stage, Turn, Version
 from isthmus.evals.rollout.guards import QUANTITIES, Guards
 from isthmus.evals.rollout.jury import Jury
 from isthmus.evals.rollout.promotion import model_of, promoted, rolled_back
-from isthmus.evals.rollout.trials import Trial, Trials
+from isthmus.evals.rollout.trials import Side, Trial, Trials
 from isthmus.gateway.rollover import first_standing, verify
 from isthmus.statistics.excess import Excess
 from isthmus.store import schema
@@ -123,6 +123,16 @@ def test_what_happens_to_both_at_once_is_held_against_neither() -> None:
         down = 100 <= number < 200
         guards.take(Trial("new" if number % 10 == 5 else "old", failed=down))
     assert guards.judgement().verdict != "roll back"
+
+
+def test_weights_that_turn_bad_are_noticed_soon_where_they_answer_most_requests() -> None:
+    guards = Guards(RULE)
+    for number in range(4000):
+        guards.take(Trial("old" if number % 10 == 5 else "new", failed=False))
+    for number in range(1000):
+        side: Side = "old" if number % 10 == 5 else "new"
+        guards.take(Trial(side, failed=side == "new"))
+    assert guards.judgement().verdict == "roll back"
 
 
 def test_no_more_than_a_doubt_keeps_weights_where_they_are() -> None:

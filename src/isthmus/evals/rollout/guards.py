@@ -7,7 +7,6 @@ over all stages: weights that keep to the rule are sent back with a chance of `a
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -18,9 +17,6 @@ from isthmus.statistics.excess import Excess
 
 Quantity: TypeAlias = Literal["errors", "latency", "escalation", "judge", "feedback"]
 Verdict: TypeAlias = Literal["go on", "stay", "roll back"]
-
-MOST_WAITING = 10_000
-"""So many values of the new version wait for one of the old; where none comes, the first are forgotten."""
 
 UNNOTICED_MS = 50.0
 """An answer that comes so much later is not slower: at such times the machine's other work decides."""
@@ -54,10 +50,12 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Guard:
-    """One quantity: values of the new version against those of the old one, each against the nearest before
-    it that has no counterpart yet, or else the next to come.
+    """One quantity: values of the new version against those of the old one, each against the last before it
+    that has no counterpart yet, or else the next to come.
 
-    The order of arrival alone makes the pairs: what happens to both at once is held against neither.
+    The order of arrival alone makes the pairs: what happens to both at once is held against neither. Of each
+    side one value waits at most: where one version answers most of the requests, those would else wait longer
+    and longer, and what happens now would be held against what happened long ago.
     """
 
     def __init__(self, quantity: Quantity, allowed: float, slower: float) -> None:
@@ -65,21 +63,14 @@ class _Guard:
         self._allowed = allowed
         self._slower = slower
         self._excess = Excess(bound=(1 + allowed) / 2)
-        self._old: float | None = None
-        self._waiting: deque[float] = deque(maxlen=MOST_WAITING)
+        self._waiting: dict[Side, float] = {}
 
     def observe(self, side: Side, value: float) -> None:
         """Takes a value: the higher, the worse."""
-        if side == "old":
-            if self._waiting:
-                self._compare(self._waiting.popleft(), value)
-            else:
-                self._old = value
-        elif self._old is not None:
-            old, self._old = self._old, None
-            self._compare(value, old)
-        else:
-            self._waiting.append(value)
+        self._waiting[side] = value
+        if len(self._waiting) == 2:
+            self._compare(self._waiting["new"], self._waiting["old"])
+            self._waiting.clear()
 
     def prefer(self, preference: float) -> None:
         """Takes what a judge made of two answers to one request, who needs no counterpart."""
