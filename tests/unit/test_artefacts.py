@@ -292,7 +292,11 @@ def certificate(
     *,
     days: tuple[int, int] = (-1, 90),
     usage: Sequence[x509.ObjectIdentifier] = (ExtendedKeyUsageOID.CODE_SIGNING,),
+    issues: bool | None = None,
+    signs: bool | None = None,
 ) -> x509.Certificate:
+    issues = issuer is None if issues is None else issues
+
     def name(text: str) -> x509.Name:
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
@@ -305,21 +309,21 @@ def certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(NOW + dt.timedelta(days=days[0]))
         .not_valid_after(NOW + dt.timedelta(days=days[1]))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=issues, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False
         )
-        .add_extension(_key_usage(issuer is None), critical=True)
+        .add_extension(_key_usage(issues, not issues if signs is None else signs), critical=True)
     )
     if issuer is not None and usage:
         made = made.add_extension(x509.ExtendedKeyUsage(usage), critical=False)
     return made.sign(signing, hashes.SHA256())
 
 
-def _key_usage(authority: bool) -> x509.KeyUsage:
+def _key_usage(authority: bool, signs: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=not authority,
+        digital_signature=signs,
         key_cert_sign=authority,
         crl_sign=authority,
         content_commitment=False,
@@ -338,8 +342,8 @@ OTHER_CA = certificate("Our authority", OTHER_CA_KEY)
 LEAF_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-def by_certificate(leaf: x509.Certificate, key: ec.EllipticCurvePrivateKey = LEAF_KEY) -> bytes:
-    return signature.signed("x", {"a": "ab" * 32}, key, [leaf.public_bytes(Encoding.DER)])
+def by_certificate(*chain: x509.Certificate, key: ec.EllipticCurvePrivateKey = LEAF_KEY) -> bytes:
+    return signature.signed("x", {"a": "ab" * 32}, key, [it.public_bytes(Encoding.DER) for it in chain])
 
 
 def authority(certificate: x509.Certificate) -> Signer:
@@ -363,13 +367,41 @@ def test_a_certificate_of_the_authority_vouches() -> None:
         certificate("Release", LEAF_KEY, (CA, CA_KEY), usage=()),
         certificate("Release", LEAF_KEY),
         certificate("Release", OTHER_CA_KEY, (CA, CA_KEY)),
+        certificate("Release", LEAF_KEY, (CA, CA_KEY), signs=False),
+        certificate("Release", LEAF_KEY, (CA, CA_KEY), issues=True, signs=True),
     ],
-    ids=["other authority", "over", "not yet", "for a server", "for nothing", "its own", "another's key"],
+    ids=[
+        *("other authority", "over", "not yet", "for a server", "for nothing", "its own", "another's key"),
+        *("not for signatures", "itself an authority"),
+    ],
 )
 def test_another_certificate_does_not(leaf: x509.Certificate) -> None:
     with pytest.raises(ArtefactError, match="nobody who is trusted") as caught:
         signature.checked(by_certificate(leaf), (authority(CA), SIGNER), NOW)
     assert "release.pub: a key, and it was signed with a certificate" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("usage", "vouches"),
+    [
+        ((), True),
+        ((ExtendedKeyUsageOID.CODE_SIGNING,), True),
+        ((ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,), True),
+        ((ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH), False),
+    ],
+    ids=["anything", "code", "any", "clients and servers"],
+)
+def test_an_authority_in_between_vouches_where_it_may_for_code(
+    usage: Sequence[x509.ObjectIdentifier], vouches: bool
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    between = certificate("Our releases", key, (CA, CA_KEY), usage=usage, issues=True)
+    content = by_certificate(certificate("Release", LEAF_KEY, (between, key)), between)
+    if vouches:
+        assert signature.checked(content, (authority(CA),), NOW).signer == "ca.pem"
+        return
+    with pytest.raises(ArtefactError, match="nobody who is trusted"):
+        signature.checked(content, (authority(CA),), NOW)
 
 
 def test_a_certificate_that_is_no_authority_is_no_signer() -> None:

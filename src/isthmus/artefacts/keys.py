@@ -171,8 +171,9 @@ def key_of_chain(chain: Sequence[bytes], trusted: Signer, now: dt.datetime) -> P
     """The signing certificate's key, where the authority has issued it for code signing and it is valid now.
 
     Raises ValueError, which says why not. `chain` is DER, the signing certificate first. Names, validity,
-    constraints and signatures are checked as RFC 5280 wants it; of the signing certificate the usage for code
-    signing is demanded, critical or not.
+    constraints and signatures are checked as RFC 5280 wants it. The signing certificate is no authority, its
+    key may make signatures, and its usage for code signing is demanded, critical or not. An authority that
+    names usages has to name that one, too.
     """
     from cryptography import x509
     from cryptography.x509 import verification as check
@@ -182,8 +183,29 @@ def key_of_chain(chain: Sequence[bytes], trusted: Signer, now: dt.datetime) -> P
         if usage is None or ExtendedKeyUsageOID.CODE_SIGNING not in usage:
             raise ValueError("not for code signing")
 
-    of_leaf = check.ExtensionPolicy.permit_all().require_present(
-        x509.ExtendedKeyUsage, check.Criticality.AGNOSTIC, signs_code
+    def makes_signatures(_: object, __: object, usage: x509.KeyUsage | None) -> None:
+        if usage is not None and not usage.digital_signature:
+            raise ValueError("not for signatures")
+
+    def issues_nothing(_: object, __: object, constraints: x509.BasicConstraints | None) -> None:
+        if constraints is not None and constraints.ca:
+            raise ValueError("an authority's own")
+
+    def issues_for_code(_: object, __: object, usage: x509.ExtendedKeyUsage | None) -> None:
+        named = {ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+        if usage is not None and named.isdisjoint(usage):
+            raise ValueError("an authority in it may not issue for code signing")
+
+    either = check.Criticality.AGNOSTIC
+    of_leaf = (
+        check.ExtensionPolicy.permit_all()
+        .require_present(x509.ExtendedKeyUsage, either, signs_code)
+        .may_be_present(x509.KeyUsage, either, makes_signatures)
+        .may_be_present(x509.BasicConstraints, either, issues_nothing)
+    )
+    # The library's own rule is for TLS: it wants authorities that issue for clients.
+    of_authorities = check.ExtensionPolicy.webpki_defaults_ca().may_be_present(
+        x509.ExtendedKeyUsage, either, issues_for_code
     )
     try:
         leaf, *between = [x509.load_der_x509_certificate(it) for it in chain]
@@ -191,7 +213,7 @@ def key_of_chain(chain: Sequence[bytes], trusted: Signer, now: dt.datetime) -> P
             check.PolicyBuilder()
             .store(check.Store([authority(trusted)]))
             .time(now)
-            .extension_policies(ca_policy=check.ExtensionPolicy.webpki_defaults_ca(), ee_policy=of_leaf)
+            .extension_policies(ca_policy=of_authorities, ee_policy=of_leaf)
             .build_client_verifier()
         )
         verifier.verify(leaf, between)
