@@ -309,6 +309,8 @@ def test_a_rollout_begins_in_the_shadow_and_goes_through_the_shares(config: Conf
         (turn("canary"), OTHER, "full", "rollout_under_way"),
         (turn("canary"), NEW, "shadow", "rollout_backwards"),
         (turn("canary"), NEW, "canary", "rollout_backwards"),
+        # A gateway would go on with the engine that has the file open.
+        (turn("full", 1.0), Version(NEW.weights, "d" * 64), None, "path_taken"),
     ],
 )
 def test_promotions_that_make_no_sense_are_refused(

@@ -64,7 +64,7 @@ def promoted(
     """The turn that begins the rollout of `new`, or brings it to `stage` by hand.
 
     `own` are the weights that the config gives to the model, `last` is its last turn. Raises IsthmusError:
-    `already_promoted`, `rollout_under_way`, `rollout_backwards`, `name_taken`.
+    `already_promoted`, `rollout_under_way`, `rollout_backwards`, `path_taken`, `name_taken`.
     """
     rule = config.rule_of(model.name)
     running = last if last is not None and last.holds_for(own) and last.under_way else None
@@ -77,6 +77,13 @@ def promoted(
             f"{model.name} runs on these weights already ({new.id}).",
             code="already_promoted",
             hint="Nothing has to be done.",
+        )
+    if new.weights == old.weights:
+        raise IsthmusError(
+            Fault.INVALID_REQUEST,
+            f"{new.weights} is where the weights in force ({old.id}) come from, and has others by now.",
+            code="path_taken",
+            hint="Put the new weights at a path of their own, and the old ones back to theirs.",
         )
     if (name := name_of(model.name, new, own)) != model.name and name in config.models:
         raise IsthmusError(
