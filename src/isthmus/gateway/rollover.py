@@ -87,10 +87,19 @@ def first_standing(config: Config, rollouts: Rollouts, digests: Digests, at_us: 
             turn = next(it for it in turns if it.model == error.model)
             if turn.stage != "rolled back":
                 back = turn.then("rolled back", 0.0, why=error.text, who=GATEWAY, at_us=at_us)
-                rollouts.append(back, turn.number)
+                _append_first(rollouts, back, turn.number)
                 continue
             log.error("%s", error.text)
         return Standing(config, turns, serving, known)
+
+
+def _append_first(rollouts: Rollouts, turn: Turn, after: int) -> None:
+    """Add a turn, unless somebody was faster: what they have decided is looked at next."""
+    try:
+        rollouts.append(turn, after)
+    except IsthmusError as error:
+        if error.code != "rollout_changed":
+            raise
 
 
 class Rollover:
@@ -135,12 +144,16 @@ class Rollover:
 
     def given_up(self, turn: Turn) -> str | None:
         """Why the engine of the new version, which serves beside the config's own or in its place, has given
-        up; None where it has not."""
+        up, or has other weights since its last start; None where neither is so."""
         names = self.names(turn)
         if names is None or names.new == turn.model or turn.stage == "rolled back":
             return None
         engine = self._maker.hosted().get(names.new)
-        return _why_failed(engine) if engine is not None and engine.state == "failed" else None
+        if engine is None:
+            return None
+        if engine.verified not in (None, turn.new.sha256):
+            return _others(names.new, turn.model).text
+        return _why_failed(engine) if engine.state == "failed" else None
 
     async def take(self, turns: Sequence[Turn]) -> None:
         """Serve as these turns want it, once every version that is new is ready.
@@ -185,7 +198,7 @@ class Rollover:
                 # Of a signed artefact the engine tells what it has loaded.
                 promised = promised_of(model, turns)
                 if promised is not None and engine.verified not in (None, promised.sha256):
-                    raise _others(model)
+                    raise _others(model.name, model.family)
             await warm(snapshot.upstreams[model.name])
         except TimeoutError:
             message = f"The engine of {model.name} was not ready within {START_PATIENCE_S:.0f} s."
@@ -243,7 +256,7 @@ def verify(model: Model, turns: Sequence[Turn], digests: Digests) -> None:
     except ArtefactError as error:
         raise UnfitError(model.family, error.message, error.hint) from error
     if not same(found, promised):
-        raise _others(model)
+        raise _others(model.name, model.family)
 
 
 def promised_of(model: Model, turns: Sequence[Turn]) -> Version | None:
@@ -253,9 +266,9 @@ def promised_of(model: Model, turns: Sequence[Turn]) -> Version | None:
     return next((it for it in versions if it.weights == model.weights), None)
 
 
-def _others(model: Model) -> UnfitError:
-    message = f"The weights of {model.name} are not those that were promoted: the file has changed."
-    return UnfitError(model.family, message, "Promote them as they are now.")
+def _others(name: str, model: str) -> UnfitError:
+    message = f"The weights of {name} are not those that were promoted: the file has changed."
+    return UnfitError(model, message, "Promote them as they are now.")
 
 
 async def until_ready(engine: Hosted) -> None:
