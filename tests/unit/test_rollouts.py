@@ -233,6 +233,16 @@ def test_what_a_record_shows(told: Record, shown: list[Trial]) -> None:
     assert list(Trials(NAMES, "now").of(told)) == shown
 
 
+def test_a_copy_that_is_refused_fails_where_the_old_version_has_answered() -> None:
+    trials = Trials(NAMES, "now")
+    refused = attempt(NAMES.new, "error", purpose="shadow", fault="context_too_long")
+    limited = attempt(NAMES.new, "error", purpose="shadow", fault="rate_limited")
+    assert list(trials.of(record(refused, mirrors="1", model=None))) == []
+    for shadow, shown in ((refused, [Trial("new", failed=True)]), (limited, [])):
+        list(trials.of(record(attempt("student"), id="1")))
+        assert list(trials.of(record(shadow, mirrors="1", model=None))) == shown
+
+
 def test_a_judge_is_heard_where_the_two_versions_were_held_against_each_other() -> None:
     trials, compared = Trials(NAMES, "now"), Trial("new", preference=0.5)
     judged = attempt(NAMES.new, purpose="shadow", confidence=0.5)

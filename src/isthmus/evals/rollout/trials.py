@@ -19,6 +19,7 @@ MOST_REMEMBERED = 10_000
 _ASKED = frozenset({"answer", "draft", "shadow"})
 _FOR_THE_CALLER = frozenset({"answer", "draft"})
 _NEUTRAL = frozenset({"cancelled", "interrupted"})
+_REFUSALS = frozenset({Fault.INVALID_REQUEST, Fault.CONTEXT_TOO_LONG, Fault.UNSUPPORTED, Fault.TOO_LARGE})
 
 
 class Trial(NamedTuple):
@@ -52,9 +53,18 @@ class Trials:
             return
         for side, name in (("old", self._names.old), ("new", self._names.new)):
             asked = [it for it in record.attempts if it.model == name and it.purpose in _ASKED]
-            if asked and asked[0].outcome not in _NEUTRAL and not _is_of_the_request(asked[0]):
+            if asked and asked[0].outcome not in _NEUTRAL and not self._is_of_the_request(asked[0], record):
                 yield _trial(side, name, asked[0], record)  # type: ignore[arg-type]
         yield from self._compared(record)
+
+    def _is_of_the_request(self, attempt: AttemptRecord, record: Record) -> bool:
+        """True where any model would have failed: it says nothing of this one."""
+        if attempt.fault is None:
+            return False
+        fault = Fault(attempt.fault)
+        # The old version has answered the very same request.
+        could_be_answered = fault in _REFUSALS and record.mirrors in self._answered
+        return fault.status < 500 and not could_be_answered
 
     def _compared(self, record: Record) -> Iterator[Trial]:
         """The judge's preference, where the new version was held against the old one and nobody else."""
@@ -79,8 +89,3 @@ def _trial(side: Side, name: str, first: AttemptRecord, record: Record) -> Trial
         ms=first.total_ms if not failed and first.purpose in _FOR_THE_CALLER else None,
         escalated=record.model != name if seen else None,
     )
-
-
-def _is_of_the_request(attempt: AttemptRecord) -> bool:
-    """True where any model would have failed: it says nothing of this one."""
-    return attempt.fault is not None and Fault(attempt.fault).status < 500
