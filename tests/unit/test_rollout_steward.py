@@ -14,6 +14,7 @@ from isthmus.config.load import parse
 from isthmus.config.rollouts import Pair, pair_of
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import SecretRef
+from isthmus.core.record import Record
 from isthmus.core.rollout import Stage, Turn, Version
 from isthmus.evals.rollout import steward
 from isthmus.evals.rollout.steward import Steward, UnfitError
@@ -67,14 +68,19 @@ def turn(model: str = "student", stage: Stage = "canary") -> Turn:
     )
 
 
-def led(store: Store, gateway: Gateway, posted: list[str] | None = None) -> Steward:
+def led(
+    store: Store,
+    gateway: Gateway,
+    posted: list[str] | None = None,
+    recall: Callable[[int], Sequence[Record]] = lambda _: (),
+) -> Steward:
     async def post(_: RolloutRule, body: bytes) -> None:
         if posted is None:
             raise IsthmusError(Fault.UNAVAILABLE, "The webhook is ill.", code="webhook_failed")
         posted.append(msgspec.json.decode(body)["text"])
 
     told = max((turn.number for turn in store.history()), default=0)
-    return Steward(store, gateway, lambda _: (), post, lambda: 7, told=told)
+    return Steward(store, gateway, recall, post, lambda: 7, told=told)
 
 
 async def test_each_new_turn_is_told_once_whoever_added_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -211,6 +217,23 @@ async def test_of_two_who_decide_at_once_the_second_gives_way() -> None:
     gateway._take = faster
     await watch.look()
     assert [it.who for it in store.history()] == ["tester", "tester"]
+
+
+async def test_what_could_not_be_recalled_is_recalled_later() -> None:
+    asked = []
+
+    def recall(since_us: int) -> Sequence[Record]:
+        asked.append(since_us)
+        if len(asked) == 1:
+            raise IsthmusError(Fault.UNAVAILABLE, "The ledger is busy.", code="ledger_busy")
+        return ()
+
+    store = Store()
+    store.append(turn(), 0)
+    watch = led(store, Gateway(), recall=recall)
+    for _ in range(5):
+        await watch.look()
+    assert asked == [1, 1]
 
 
 async def test_a_store_that_is_ill_is_complained_of_once(caplog: pytest.LogCaptureFixture) -> None:

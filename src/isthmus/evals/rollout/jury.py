@@ -26,6 +26,7 @@ class Jury:
         self.turn = turn
         self.config_hash = config_hash
         self.rule = rule
+        self.has_recalled = False
         self.opinions_until = 0
         self._sides: Mapping[str, Side] = {names.old: "old", names.new: "new"}
         self._trials = Trials(names, config_hash)
@@ -43,6 +44,7 @@ class Jury:
         mine = sorted((it for it in records if it.config_hash == self.config_hash), key=_ended_us)
         self.hear(mine)
         self._recalled = frozenset(it.id for it in mine)
+        self.has_recalled = True
 
     def hear(self, records: Iterable[Record]) -> None:
         """Take records, in the order in which their requests ended."""

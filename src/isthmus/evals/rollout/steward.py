@@ -207,11 +207,10 @@ class Steward:
         juries: dict[str, Jury] = {}
         for turn, names in self._under_way():
             juries[turn.model] = await self._jury(turn, names)
-        fresh = {model for model, jury in juries.items() if self._juries.get(model) is not jury}
         self._juries = juries
         self._judgements = {it: self._judgements[it] for it in self._judgements.keys() & juries.keys()}
         for model, jury in juries.items():
-            judgement = await asyncio.to_thread(self._judged, jury, heard, model in fresh)
+            judgement = await asyncio.to_thread(self._judged, jury, heard)
             self._judgements[model] = judgement
             if judgement.verdict == "roll back":
                 await self._turn(jury.turn, "rolled back", 0.0, judgement.why)
@@ -233,8 +232,8 @@ class Steward:
             return sitting
         return Jury(turn, names, self._serving.config_hash, rule)
 
-    def _judged(self, jury: Jury, heard: Sequence[Record], fresh: bool) -> Judgement:
-        if fresh:
+    def _judged(self, jury: Jury, heard: Sequence[Record]) -> Judgement:
+        if not jury.has_recalled:
             jury.recall(self._recall(jury.turn.at_us))
         jury.hear(heard)
         jury.listen(self._store.opinions(jury.config_hash, jury.models, jury.opinions_until))
