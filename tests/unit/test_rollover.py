@@ -111,6 +111,21 @@ async def test_a_version_that_was_started_again_from_other_weights_has_given_up(
     assert "are not those that were promoted" in (gateway.rollover.given_up(promoted) or "")
 
 
+async def test_the_patience_with_an_engine_begins_when_its_weights_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rollover, "LOOK_S", 0.001)
+    engine = Engine(ready=False)
+    engine.state = "fetching"
+    waiting = asyncio.create_task(rollover.until_ready(engine, 0.002))
+    await asyncio.wait([waiting], timeout=0.05)
+    assert not waiting.done()
+    engine.state = "starting"
+    async with asyncio.timeout(5):
+        with pytest.raises(TimeoutError):
+            await waiting
+
+
 def test_of_two_gateways_that_start_at_once_both_do(config: Config) -> None:
     class Crowded(MemoryRollouts):
         def append(self, turn: Turn, after: int) -> Turn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -193,8 +194,7 @@ class Rollover:
         engine = self._maker.hosted().get(model.name)
         try:
             if engine is not None:
-                async with asyncio.timeout(START_PATIENCE_S):
-                    await until_ready(engine)
+                await until_ready(engine, START_PATIENCE_S)
                 # Of a signed artefact the engine tells what it has loaded.
                 promised = promised_of(model, turns)
                 if promised is not None and engine.verified not in (None, promised.sha256):
@@ -271,14 +271,21 @@ def _others(name: str, model: str) -> UnfitError:
     return UnfitError(model, message, "Promote them as they are now.")
 
 
-async def until_ready(engine: Hosted) -> None:
-    """Return when the engine answers; raises IsthmusError once it has failed, though it would try again."""
+async def until_ready(engine: Hosted, patience_s: float = math.inf) -> None:
+    """Return when the engine answers; raises IsthmusError once it has failed, though it would try again.
+
+    Raises TimeoutError where it takes so many seconds longer than its weights took to come.
+    """
     ready = asyncio.ensure_future(engine.ready())
     try:
         while not ready.done():
             await asyncio.wait([ready], timeout=LOOK_S)
             if (failure := engine.unready()) is not None and engine.state == "failed":
                 raise failure
+            if engine.state != "fetching":
+                patience_s -= LOOK_S
+            if patience_s < 0 and not ready.done():
+                raise TimeoutError
         await ready
     finally:
         ready.cancel()
