@@ -256,6 +256,16 @@ def test_a_bundle_of_another_kind_is_refused(change: Callable[[dict[str, Any]], 
         signature.checked(resigned(change, bundle_too=True), (SIGNER,), NOW)
 
 
+def test_nobody_waits_for_a_pipe(student: Path) -> None:
+    signature_path(student).unlink()
+    os.mkfifo(signature_path(student))
+    assert "it is no plain file" in refusal(student).message
+    (student / declaration.FILE).unlink()
+    os.mkfifo(student / declaration.FILE)
+    with pytest.raises(ArtefactError, match="it is no plain file"):
+        declaration.of_folder(student)
+
+
 def test_what_the_reference_would_ignore_is_not_ignored(student: Path) -> None:
     with opened(student) as files:
         found = digests(files)

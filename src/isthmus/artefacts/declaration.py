@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from isthmus.artefacts.faults import ArtefactError, malformed
+from isthmus.artefacts.manifest import beginning
 
 FILE = "artefact.json"
 TEMPLATE = "chat_template.jinja"
@@ -125,8 +126,7 @@ def of_folder(folder: Path) -> Declaration:
     """What an artefact's folder says, whether anybody vouches for it or not. Raises ArtefactError."""
     path = folder / FILE
     try:
-        with path.open("rb") as file:
-            return read(file.read(MOST_BYTES + 1), str(path))
+        return read(beginning(path, MOST_BYTES + 1), str(path))
     except OSError as fault:
         raise ArtefactError(
             "artefact_malformed",

@@ -8,6 +8,7 @@ that differ only by case or by compatibility forms of letters.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -54,6 +55,19 @@ def opened(path: Path, private: Path | None = None) -> Iterator[Files]:
 def followed(path: Path) -> Path:
     """The path behind every link; one that leads nowhere, or in a circle, is left for who opens it."""
     return Path(os.path.realpath(path))
+
+
+def beginning(path: Path, most: int) -> bytes:
+    """So many bytes of a plain file, or fewer. Raises OSError, at once also for a pipe, which would keep its
+    reader waiting for as long as whoever put it there likes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(descriptor)
 
 
 def order(name: str) -> list[str]:

@@ -15,7 +15,17 @@ from typing import NamedTuple
 
 from isthmus.artefacts import signature
 from isthmus.artefacts.faults import ArtefactError, unverified
-from isthmus.artefacts.manifest import ITSELF, Digests, Files, Report, digests, followed, identity, opened
+from isthmus.artefacts.manifest import (
+    ITSELF,
+    Digests,
+    Files,
+    Report,
+    beginning,
+    digests,
+    followed,
+    identity,
+    opened,
+)
 from isthmus.core.portfolio import Signer
 
 
@@ -74,8 +84,7 @@ def verified(
 def _signature(path: Path) -> bytes:
     beside = signature_path(path)
     try:
-        with beside.open("rb") as file:
-            return file.read(signature.MOST_BYTES + 1)
+        return beginning(beside, signature.MOST_BYTES + 1)
     except FileNotFoundError:
         raise ArtefactError(
             "artefact_unverified",
