@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -254,6 +255,18 @@ def test_a_statement_of_another_kind_is_refused_though_it_is_signed(
 def test_a_bundle_of_another_kind_is_refused(change: Callable[[dict[str, Any]], None], why: str) -> None:
     with pytest.raises(ArtefactError, match=why):
         signature.checked(resigned(change, bundle_too=True), (SIGNER,), NOW)
+
+
+def test_what_would_not_verify_with_its_bill_is_not_signed(tmp_path: Path) -> None:
+    folder = write(tmp_path / "many", tiny_weights())
+    said = declaration.of_folder(folder)
+    more = [f"{number}.md" for number in range(256 - len(said.files) - 1)]
+    for name in more:
+        (folder / name).write_text("x")
+    files = {**said.files, **dict.fromkeys(more, "evidence")}
+    (folder / declaration.FILE).write_bytes(msgspec.structs.replace(said, files=files).dump())
+    with pytest.raises(ArtefactError, match="more than 256 files"):
+        look_through_and_sign(folder, keys.private_key(PRIVATE, "key"))
 
 
 def test_nobody_waits_for_a_pipe(student: Path) -> None:

@@ -15,7 +15,17 @@ from isthmus.artefacts.bom import bill
 from isthmus.artefacts.declaration import Declaration
 from isthmus.artefacts.faults import ArtefactError, malformed
 from isthmus.artefacts.formats import check_files
-from isthmus.artefacts.manifest import ITSELF, Digests, Files, Report, digests, followed, identity, opened
+from isthmus.artefacts.manifest import (
+    ITSELF,
+    MOST_FILES,
+    Digests,
+    Files,
+    Report,
+    digests,
+    followed,
+    identity,
+    opened,
+)
 from isthmus.artefacts.signature import signed
 from isthmus.artefacts.template import Finding, lint, templates_of
 from isthmus.artefacts.verify import signature_path
@@ -55,6 +65,8 @@ def sign(
         noted = _template_findings(files, found, accepted_template)
         said = None if files.keys() == {ITSELF} else _declared(path, files, found)
     if said is not None:
+        if len(found.keys() | {declaration.BOM}) > MOST_FILES:
+            raise malformed(str(path), f"with {declaration.BOM} it has more than {MOST_FILES} files")
         written = bill(said, found, fingerprint)
         _replace(path / declaration.BOM, written, path.parent)
         # What is signed is what was hashed above, even if somebody changes a file meanwhile.
