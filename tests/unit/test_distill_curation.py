@@ -15,13 +15,14 @@ import pytest
 
 from isthmus.core.errors import IsthmusError
 from isthmus.core.evaluation import Answered, Sample
+from isthmus.core.record import AttemptRecord, Record, Timings
 from isthmus.distill import golden
 from isthmus.distill.card import card_of
 from isthmus.distill.contamination import COMMON, touched
 from isthmus.distill.curation import Curated, curate
 from isthmus.distill.permission import Permission
 from isthmus.distill.provenance import Origin
-from isthmus.distill.rows import Makers, Marks, Row, rewritten, rows_of_run
+from isthmus.distill.rows import Makers, Marks, Row, rewritten, rows_of_records, rows_of_run
 from isthmus.distill.sections import ClassCap, Collect, Shares
 from isthmus.store.runs import Candidate, Kept, Place, Run
 
@@ -151,6 +152,39 @@ def test_the_answer_that_most_agree_with_is_taken() -> None:
     assert found.answer == "4"
     assert found.marks.agreement == 0.75
     assert found.origins[0].terms == "", "of a model that the config does not have, nobody knows the terms"
+
+
+# Of the ledger
+
+
+def of_record(metadata: dict[str, Any], target: tuple[str, ...] = ()) -> Row:
+    """The row of a request that the model `m` has answered, of terms that nobody knows."""
+    record = Record(
+        id="s",
+        at_us=1_795_000_000_000_000,
+        dialect="openai",
+        operation="chat",
+        route="r",
+        stream=False,
+        status=200,
+        outcome="ok",
+        attempts=(AttemptRecord(number=1, model="m", provider="p", model_id="m", outcome="ok", started_ms=0),),
+        timings=Timings(queue_ms=0, overhead_ms=0, first_token_ms=None, total_ms=1),
+        config_hash="c",
+    )
+    request = {"messages": [{"role": "user", "content": "what of tides"}]}
+    told = Sample(id="s", request=request, target=target, metadata=metadata)
+    (found,) = rows_of_records([told], {"s": record}, Makers({}, {}), Counter())
+    return found
+
+
+def test_a_grade_by_a_judge_is_no_word_of_people_and_bears_the_judges_name() -> None:
+    by_people = of_record({"answer": "twice a day", "score": 1.0})
+    assert by_people.marks == Marks(human=1.0)
+    assert [it.part for it in by_people.origins] == ["answer", "input"]
+    graded = of_record({"answer": "twice a day", "score": 1.0, "judge": "strong"})
+    assert graded.marks == Marks(score=1.0)
+    assert [it.model for it in graded.origins if it.part == "mark"] == ["strong"]
 
 
 def test_a_full_disk_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ LONGEST_METADATA = 200
 """A value of the metadata with more characters is a text, and left out."""
 
 _OF_THE_SOURCE = frozenset(
-    {FIELD, "answer", "tool_calls", "comment", "score", "at_us", "model", "rejected", "split"}
+    {FIELD, "answer", "tool_calls", "comment", "score", "judge", "at_us", "model", "rejected", "split"}
 )
 
 
@@ -110,7 +110,7 @@ class Makers:
             at_us=kept.at_us,
         )
 
-    def of_judge(self, name: str, kept: Kept) -> Origin:
+    def of_judge(self, name: str, source: str, at_us: int, run: str = "") -> Origin:
         """The origin of the mark that this model of the config has given to an answer."""
         model = self._models.get(name)
         return Origin(
@@ -119,9 +119,9 @@ class Makers:
             terms=self._terms(name) if model is not None else "",
             provider=model.provider if model is not None else "",
             model=model.id if model is not None else name,
-            source=kept.id,
-            run=kept.run,
-            at_us=kept.at_us,
+            source=source,
+            run=run,
+            at_us=at_us,
         )
 
     def _terms(self, name: str) -> str:
@@ -162,12 +162,18 @@ def rows_of_records(
         edited = correction is not None and isinstance(said, str) and near(*pairs_of([said, correction]))
         people = _people("answer", record.id, record.at_us)
         origins = by_models if correction is None else (people, *by_models) if edited else (people,)
-        score = sample.metadata.get("score")
-        marks = Marks(gold=correction is not None, human=score if correction is None else None)
+        # Of what somebody has put right, no mark is heeded.
+        score, judge = (None, None) if correction is not None else map(sample.metadata.get, ("score", "judge"))
+        marks = Marks(
+            gold=correction is not None,
+            human=score if judge is None else None,
+            score=score if judge is not None else None,
+        )
+        judges = () if judge is None else (makers.of_judge(judge, record.id, record.at_us),)
         yield Row(
             sample=_with_answer(sample, message),
             message=message,
-            origins=(*origins, _people("input", record.id, record.at_us)),
+            origins=(*origins, *judges, _people("input", record.id, record.at_us)),
             marks=marks,
             finish=record.attempts[-1].finish if record.attempts and correction is None else None,
         )
@@ -222,7 +228,7 @@ def rows_of_run(
             message=message,
             origins=(
                 makers.of_kept(candidate, kept, "answer"),
-                *(makers.of_judge(name, kept) for name in judges),
+                *(makers.of_judge(name, kept.id, kept.at_us, kept.run) for name in judges),
                 *inputs,
             ),
             ancestors=(run.dataset_hash, *through, *(told.ancestors if told is not None else ())),
