@@ -21,9 +21,11 @@ from isthmus.distill.card import card_of
 from isthmus.distill.contamination import COMMON, touched
 from isthmus.distill.curation import Curated, curate
 from isthmus.distill.permission import Permission
-from isthmus.distill.provenance import Origin
-from isthmus.distill.rows import Makers, Marks, Row, rewritten, rows_of_records, rows_of_run
+from isthmus.distill.provenance import FIELD, Origin, asking_of
+from isthmus.distill.quarantine import Entry, Quarantine
+from isthmus.distill.rows import Makers, Marks, Row, rewritten, rows_of_dataset, rows_of_records, rows_of_run
 from isthmus.distill.sections import ClassCap, Collect, Shares
+from isthmus.evals.datasets.dataset import Dataset
 from isthmus.store.runs import Candidate, Kept, Place, Run
 
 PEOPLE = (Origin(part="answer", maker="people"), Origin(part="input", maker="people"))
@@ -185,6 +187,43 @@ def test_a_grade_by_a_judge_is_no_word_of_people_and_bears_the_judges_name() -> 
     graded = of_record({"answer": "twice a day", "score": 1.0, "judge": "strong"})
     assert graded.marks == Marks(score=1.0)
     assert [it.model for it in graded.origins if it.part == "mark"] == ["strong"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "makers"),
+    [
+        ({"answer": "twice a day"}, {"people"}),
+        ({"tool_calls": [{"id": "c"}]}, {"people"}),
+        ({"answer": "The tides rise every day"}, {"people", "model"}),
+        # Its text was not kept: how much of it is left in the correction, nobody can tell.
+        ({}, {"people", "model"}),
+    ],
+)
+def test_a_correction_is_the_work_of_people_alone_where_it_is_seen_to_be(
+    metadata: dict[str, Any], makers: set[str]
+) -> None:
+    found = of_record(metadata, ("The tides rise every day.",))
+    assert found.marks == Marks(gold=True)
+    assert {it.maker for it in found.origins if it.part == "answer"} == makers
+
+
+def test_an_origin_that_cannot_be_read_is_taken_away_by_nobodys_word() -> None:
+    broken = msgspec.structs.replace(sample("what of tides"), metadata={FIELD: {"origins": "a model's"}})
+    told = Dataset(name="d", samples=(broken,), hash="h")
+    found = curated(list(rows_of_dataset(told, True, Counter())))
+    assert found.dropped == {"relabelled": 1}
+
+
+def test_what_is_in_quarantine_under_pseudonyms_is_not_collected_anew() -> None:
+    mail = row("mail NAME_1")
+    held = Quarantine([Entry(kind="dataset", value="d", at_us=1, askings=(asking_of(mail.sample),))])
+    permission = Permission(dt.date(2026, 11, 27), quarantine=held)
+
+    def hidden(it: Row) -> Row:
+        return rewritten(it, mail.sample.request, it.message, {})
+
+    found = curate([row("mail ann")], Collect(split=ALL_LEARNED), permission, hidden)
+    assert found.dropped == {"quarantined": 1}
 
 
 def test_a_full_disk_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from isthmus.core.answers import plain
 from isthmus.core.evaluation import Answered, Sample, Score
 from isthmus.core.portfolio import Model, Provider
 from isthmus.core.record import AttemptRecord, Record
-from isthmus.distill.provenance import FIELD, Origin, Part, provenance_of, seal_of
+from isthmus.distill.provenance import FIELD, Origin, Part, Provenance, provenance_of, seal_of
 from isthmus.distill.terms import terms_of
 from isthmus.evals.datasets.dataset import Dataset
 from isthmus.evals.datasets.near_duplicates import near, pairs_of
@@ -145,7 +145,8 @@ def rows_of_records(
     """A row for each sample that was made of a record (`evals.datasets.from_records`): its answer, or what
     somebody has put in its place.
 
-    Whoever puts an answer right leaves much of it: then both have written it.
+    Whoever puts an answer right leaves much of it: then both have written it, and so it is taken to be where
+    nobody knows the answer any more.
     """
     for sample in samples:
         record = noted.pop(sample.id)
@@ -159,9 +160,8 @@ def rows_of_records(
             left_out["no_answer"] += 1
             continue
         by_models = tuple(_of_attempts(record, makers))
-        edited = correction is not None and isinstance(said, str) and near(*pairs_of([said, correction]))
-        people = _people("answer", record.id, record.at_us)
-        origins = by_models if correction is None else (people, *by_models) if edited else (people,)
+        people = () if correction is None else (_people("answer", record.id, record.at_us),)
+        origins = people if correction is not None and _is_anew(correction, sample) else (*people, *by_models)
         # Of what somebody has put right, no mark is heeded.
         score, judge = (None, None) if correction is not None else map(sample.metadata.get, ("score", "judge"))
         marks = Marks(
@@ -177,6 +177,14 @@ def rows_of_records(
             marks=marks,
             finish=record.attempts[-1].finish if record.attempts and correction is None else None,
         )
+
+
+def _is_anew(correction: str, sample: Sample) -> bool:
+    """True where a correction is seen to have little of the answer that was given."""
+    said = sample.metadata.get("answer")
+    if not isinstance(said, str):
+        return "tool_calls" in sample.metadata
+    return not near(*pairs_of([said, correction]))
 
 
 def _of_attempts(record: Record, makers: Makers) -> Iterator[Origin]:
@@ -278,8 +286,15 @@ def rows_of_dataset(dataset: Dataset, by_people: bool, left_out: Counter[str]) -
             origins=origins,
             ancestors=(dataset.hash, *(told.ancestors if told is not None else ())),
             marks=Marks(gold=by_people),
-            relabelled=told is not None and told.seal != seal_of(sample) and not by_people,
+            relabelled=_is_relabelled(sample, told, by_people),
         )
+
+
+def _is_relabelled(sample: Sample, told: Provenance | None, by_people: bool) -> bool:
+    """True where it carries a provenance that is not about it, or one that nobody can read."""
+    if told is None:
+        return FIELD in sample.metadata
+    return told.seal != seal_of(sample) and not by_people
 
 
 def rewritten(row: Row, request: Mapping[str, Any], message: dict[str, Any], metadata: Any) -> Row:
