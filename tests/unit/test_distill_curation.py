@@ -14,14 +14,14 @@ import msgspec
 import pytest
 
 from isthmus.core.errors import IsthmusError
-from isthmus.core.evaluation import Answered, Sample
+from isthmus.core.evaluation import Answered, Sample, Score
 from isthmus.core.record import AttemptRecord, Record, Timings
 from isthmus.distill import golden
 from isthmus.distill.card import card_of
 from isthmus.distill.contamination import COMMON, touched
 from isthmus.distill.curation import Curated, curate
 from isthmus.distill.permission import Permission
-from isthmus.distill.provenance import FIELD, Origin, asking_of
+from isthmus.distill.provenance import FIELD, Origin, asking_of, sealed
 from isthmus.distill.quarantine import Entry, Quarantine
 from isthmus.distill.rows import Makers, Marks, Row, rewritten, rows_of_dataset, rows_of_records, rows_of_run
 from isthmus.distill.sections import ClassCap, Collect, Shares
@@ -129,9 +129,8 @@ def test_a_form_that_many_rows_have_is_no_passage() -> None:
     assert touched(learned[:COMMON], tests) == dict.fromkeys(range(COMMON), "passage")
 
 
-def test_the_answer_that_most_agree_with_is_taken() -> None:
-    asked = sample("how many")
-    run = Run(
+def run_of(repeat: int = 1) -> Run:
+    return Run(
         id="r",
         identity="i",
         at_us=1,
@@ -140,9 +139,14 @@ def test_the_answer_that_most_agree_with_is_taken() -> None:
         sample_ids=("s",),
         models=(Candidate(name="m", id="m", provider="p", kind="local"),),
         scorers=(),
-        repeat=4,
+        repeat=repeat,
         config_hash="c",
     )
+
+
+def test_the_answer_that_most_agree_with_is_taken() -> None:
+    asked = sample("how many")
+    run = run_of(repeat=4)
     said = ("Seven.", "4", "4.0", " 4 ")
     answers = {
         Place("m", "s", nth): Kept(
@@ -156,11 +160,28 @@ def test_the_answer_that_most_agree_with_is_taken() -> None:
     assert found.origins[0].terms == "", "of a model that the config does not have, nobody knows the terms"
 
 
+@pytest.mark.parametrize(
+    ("scorer", "parts"), [("exact", ["answer", "input", "mark"]), (None, ["answer", "input"])]
+)
+def test_whoever_wrote_the_targets_has_chosen_the_answers_that_reach_them(
+    scorer: str | None, parts: list[str]
+) -> None:
+    other = Origin(part="answer", maker="model", terms="zai/api", model="other")
+    asked = sealed(sample("how many", "4"), [other, Origin(part="input", maker="people")])
+    place = Place("m", "s")
+    said = {place: Kept(id="a", key=None, at_us=1, run="r", answered=Answered(model="m", text="4"))}
+    scores = {place: Score(value=1.0)} if scorer else {}
+    (found,) = rows_of_run(run_of(), [asked], said, scores, "m", scorer, Makers({}, {}), Counter())
+    assert sorted(it.part for it in found.origins) == parts
+    assert [it.model for it in found.origins if it.part == "mark"] == ["other"] * (scorer is not None)
+
+
 # Of the ledger
 
 
 def of_record(metadata: dict[str, Any], target: tuple[str, ...] = ()) -> Row:
     """The row of a request that the model `m` has answered, of terms that nobody knows."""
+    attempt = AttemptRecord(number=1, model="m", provider="p", model_id="m", outcome="ok", started_ms=0)
     record = Record(
         id="s",
         at_us=1_795_000_000_000_000,
@@ -170,7 +191,7 @@ def of_record(metadata: dict[str, Any], target: tuple[str, ...] = ()) -> Row:
         stream=False,
         status=200,
         outcome="ok",
-        attempts=(AttemptRecord(number=1, model="m", provider="p", model_id="m", outcome="ok", started_ms=0),),
+        attempts=(attempt,),
         timings=Timings(queue_ms=0, overhead_ms=0, first_token_ms=None, total_ms=1),
         config_hash="c",
     )

@@ -163,7 +163,8 @@ def rows_of_records(
         people = () if correction is None else (_people("answer", record.id, record.at_us),)
         origins = people if correction is not None and _is_anew(correction, sample) else (*people, *by_models)
         # Of what somebody has put right, no mark is heeded.
-        score, judge = (None, None) if correction is not None else map(sample.metadata.get, ("score", "judge"))
+        said_of_it = sample.metadata if correction is None else {}
+        score, judge = said_of_it.get("score"), said_of_it.get("judge")
         marks = Marks(
             gold=correction is not None,
             human=score if judge is None else None,
@@ -227,7 +228,6 @@ def rows_of_run(
             left_out["no_answer"] += 1
             continue
         told = provenance_of(sample)
-        inputs = [it for it in told.origins if it.part == "input"] if told is not None else []
         score = scores.get(place)
         yield Row(
             sample=_with_answer(
@@ -237,7 +237,7 @@ def rows_of_run(
             origins=(
                 makers.of_kept(candidate, kept, "answer"),
                 *(makers.of_judge(name, kept.id, kept.at_us, kept.run) for name in judges),
-                *inputs,
+                *(_left_of(told, compared=scorer is not None) if told is not None else ()),
             ),
             ancestors=(run.dataset_hash, *through, *(told.ancestors if told is not None else ())),
             marks=Marks(
@@ -247,6 +247,16 @@ def rows_of_run(
             ),
             finish=answered.finish,
         )
+
+
+def _left_of(told: Provenance, *, compared: bool) -> Iterator[Origin]:
+    """What of a sample's origins has a part in a new answer to it: the request's, and where answers are
+    `compared` with its target, those of the target. It chooses among them as a judge does."""
+    for origin in told.origins:
+        if origin.part == "input":
+            yield origin
+        elif compared:
+            yield msgspec.structs.replace(origin, part="mark")
 
 
 def _most_agreed(said: Sequence[tuple[Place, Kept]]) -> tuple[tuple[Place, Kept], float]:
