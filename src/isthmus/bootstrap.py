@@ -490,7 +490,7 @@ def foresights_of(config: Config, book: PriceBook | None = None) -> Foresights:
     wanted = {it for route in config.routes.values() for it in routers_of(route)}
     files = {file.sha256: file.path for file in config.routers if file.sha256 in wanted}
     predictors = {sha256: _predictor(path, sha256) for sha256, path in files.items()}
-    return Foresights(config.routes, predictors, prices_of(config, book) if predictors else {})
+    return Foresights(config.routes, predictors, prices_of(config, book) if predictors else {}, config.models)
 
 
 # Read in tenths of a second: a reload finds them here again.

@@ -394,14 +394,17 @@ def test_personal_data_is_dropped_or_gets_pseudonyms(monkeypatch: pytest.MonkeyP
             {"input": "again to ann.lee@example.org", "target": "done"},
             {"input": f"push with {secret} please", "target": "done"},
             {"input": "what of looms", "target": "on looms"},
+            {"input": "who wrote it", "target": "A", "choices": ["ann.lee@example.org", "nobody"]},
+            {"input": "whom to call", "target": "the office", "metadata": {"phone": 442079460958}},
         ],
     )
     files = {"files": [{"path": "gold.jsonl", "by": "people"}], "split": {"train": 1, "dev": 0, "test": 0}}
     write_recipe(files)
-    assert card_of(collect("--json"))["dropped"] == {"personal_data": 2, "secret": 1}
+    assert card_of(collect("--json"))["dropped"] == {"personal_data": 4, "secret": 1}
     assert len(rows()) == 1
     write_recipe({**files, "personal_data": "pseudonymise"})
-    assert card_of(collect("--json", to="hidden"))["dropped"] == {"secret": 1}
+    # A number has no pseudonym.
+    assert card_of(collect("--json", to="hidden"))["dropped"] == {"personal_data": 1, "secret": 1}
     told = json.dumps(rows("hidden"))
     assert "ann.lee" not in told
     assert len(set(re.findall(r"EMAIL_[A-Z0-9]{8}", told))) == 1, "one value has one pseudonym in all rows"

@@ -111,6 +111,19 @@ def test_too_few_samples_are_no_pass() -> None:
     assert "more samples would show it" in undecided.stdout
 
 
+def test_a_sample_that_is_there_ten_times_proves_no_more_than_once() -> None:
+    with Simulator.thread() as sim:
+        sim.simulator.script = right
+        prepare(sim.url, count=3)
+        lines = [sample("held", n) | {"id": f"held{n}-{nth}"} for n in range(3) for nth in range(10)]
+        Path("held.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        done = gate("--json")
+    assert done.exit_code == 3, done.output
+    record = msgspec.json.decode(done.stdout, type=GateRecord)
+    assert {it.n for it in record.judgement.checks if it.name == "keeps"} == {3}
+    assert any("27 samples of held.jsonl repeat others" in note for note in record.notes)
+
+
 def test_what_was_learned_is_no_test() -> None:
     with Simulator.thread() as sim:
         prepare(sim.url, 12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -10,15 +10,21 @@ import pytest
 
 from isthmus.catalog.prices import UNKNOWN, Period, Price, PriceList, Rates
 from isthmus.core.evaluation import Answered, Sample, Score
+from isthmus.core.foresight import Foresight, Outlook
 from isthmus.core.label import Label
+from isthmus.core.portfolio import Model
 from isthmus.core.tie import Tie
 from isthmus.core.usage import Charge, Usage
+from isthmus.dialects.openai import OpenAIChat
 from isthmus.evals.choosing import Lesson, Trial, lessons, teach
 from isthmus.evals.choosing_report import choosing_report
+from isthmus.gateway.foresight import Foresights
 from isthmus.reports.markdown import markdown
 from isthmus.routing.learned.header import parted
+from isthmus.routing.route import Route
 from isthmus.store.runs import Kept, Place
 from isthmus.strategies.plan import Choose
+from isthmus.strategies.plan.node import Circumstances, Learned
 
 MODELS = ("small", "large")
 TIE = Tie(route="r", models={"small": "1", "large": "2"}, template="", config="")
@@ -163,3 +169,42 @@ def test_only_samples_that_every_model_answered_teach() -> None:
     assert (found[1].task, found[1].usd, found[1].outputs) == ("sums", (2.0, 2.0), (9, 9))
     assert found[1].label == Label("confidential"), "what was found of its answer counts, too"
     assert msgspec.json.encode(found[1].scores) == b"[0.5,0.5]"
+
+
+class _Known:
+    """Stands for a learned router that has always learned of the same two models."""
+
+    def foresee(self, *_: Any) -> Foresight:
+        outlooks = (Outlook("large", 0.95, 30), Outlook("small", 0.85, 10))
+        return Foresight(by="one", supported=True, why="", input=20, outlooks=outlooks)
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        # Stale, and so the best on the whole for that price: the large one costs too much.
+        Choose(among=("large", "small"), cost_at_most=0.00002),
+        Choose(among=("large", "small"), quality_at_least=0.8, on_stale="warn"),
+    ],
+)
+def test_new_weights_of_a_model_are_chosen_where_the_old_ones_were(choose: Choose) -> None:
+    learned = Learned(file="r", sha256="one", overall=(("large", 0.95), ("small", 0.85)))
+    stale = msgspec.structs.replace(learned, stale=("small@v2 has other weights",))
+    new = {"small": "small@v2"}
+
+    def asked(by: Learned, names: dict[str, str]) -> str:
+        plan = msgspec.structs.replace(choose, by=by).renamed(lambda name: names.get(name, name))
+        prices = {names.get(name, name): price for name, price in PRICES.items()}
+        models = {
+            now: Model(name=now, provider="p", id=now, kind="local", version_of=was if now != was else None)
+            for was in PRICES
+            for now in [names.get(was, was)]
+        }
+        route = Route(name="r", plan=plan)
+        foresights = Foresights({"r": route}, {"one": cast("Any", _Known())}, prices, models)
+        envelope = OpenAIChat().peek(b'{"model": "r", "messages": [{"role": "user", "content": "hi"}]}')
+        seen = foresights.of("r", envelope, "", 1)
+        return plan.choose(Circumstances(draw=0.0, foreseen=seen)).node.models()[0]
+
+    assert asked(learned, {}) == "small"
+    assert asked(stale, new) == "small@v2"

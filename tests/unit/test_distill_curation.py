@@ -14,15 +14,18 @@ import msgspec
 import pytest
 
 from isthmus.core.errors import IsthmusError
-from isthmus.core.evaluation import Answered, Sample
+from isthmus.core.evaluation import Answered, Sample, Score
+from isthmus.core.record import AttemptRecord, Record, Timings
 from isthmus.distill import golden
 from isthmus.distill.card import card_of
 from isthmus.distill.contamination import COMMON, touched
 from isthmus.distill.curation import Curated, curate
 from isthmus.distill.permission import Permission
-from isthmus.distill.provenance import Origin
-from isthmus.distill.rows import Makers, Marks, Row, rewritten, rows_of_run
+from isthmus.distill.provenance import FIELD, Origin, asking_of, sealed
+from isthmus.distill.quarantine import Entry, Quarantine
+from isthmus.distill.rows import Makers, Marks, Row, rewritten, rows_of_dataset, rows_of_records, rows_of_run
 from isthmus.distill.sections import ClassCap, Collect, Shares
+from isthmus.evals.datasets.dataset import Dataset
 from isthmus.store.runs import Candidate, Kept, Place, Run
 
 PEOPLE = (Origin(part="answer", maker="people"), Origin(part="input", maker="people"))
@@ -126,9 +129,8 @@ def test_a_form_that_many_rows_have_is_no_passage() -> None:
     assert touched(learned[:COMMON], tests) == dict.fromkeys(range(COMMON), "passage")
 
 
-def test_the_answer_that_most_agree_with_is_taken() -> None:
-    asked = sample("how many")
-    run = Run(
+def run_of(repeat: int = 1) -> Run:
+    return Run(
         id="r",
         identity="i",
         at_us=1,
@@ -137,9 +139,14 @@ def test_the_answer_that_most_agree_with_is_taken() -> None:
         sample_ids=("s",),
         models=(Candidate(name="m", id="m", provider="p", kind="local"),),
         scorers=(),
-        repeat=4,
+        repeat=repeat,
         config_hash="c",
     )
+
+
+def test_the_answer_that_most_agree_with_is_taken() -> None:
+    asked = sample("how many")
+    run = run_of(repeat=4)
     said = ("Seven.", "4", "4.0", " 4 ")
     answers = {
         Place("m", "s", nth): Kept(
@@ -151,6 +158,93 @@ def test_the_answer_that_most_agree_with_is_taken() -> None:
     assert found.answer == "4"
     assert found.marks.agreement == 0.75
     assert found.origins[0].terms == "", "of a model that the config does not have, nobody knows the terms"
+
+
+@pytest.mark.parametrize(
+    ("scorer", "parts"), [("exact", ["answer", "input", "mark"]), (None, ["answer", "input"])]
+)
+def test_whoever_wrote_the_targets_has_chosen_the_answers_that_reach_them(
+    scorer: str | None, parts: list[str]
+) -> None:
+    other = Origin(part="answer", maker="model", terms="zai/api", model="other")
+    asked = sealed(sample("how many", "4"), [other, Origin(part="input", maker="people")])
+    place = Place("m", "s")
+    said = {place: Kept(id="a", key=None, at_us=1, run="r", answered=Answered(model="m", text="4"))}
+    scores = {place: Score(value=1.0)} if scorer else {}
+    (found,) = rows_of_run(run_of(), [asked], said, scores, "m", scorer, Makers({}, {}), Counter())
+    assert sorted(it.part for it in found.origins) == parts
+    assert [it.model for it in found.origins if it.part == "mark"] == ["other"] * (scorer is not None)
+
+
+# Of the ledger
+
+
+def of_record(metadata: dict[str, Any], target: tuple[str, ...] = ()) -> Row:
+    """The row of a request that the model `m` has answered, of terms that nobody knows."""
+    attempt = AttemptRecord(number=1, model="m", provider="p", model_id="m", outcome="ok", started_ms=0)
+    record = Record(
+        id="s",
+        at_us=1_795_000_000_000_000,
+        dialect="openai",
+        operation="chat",
+        route="r",
+        stream=False,
+        status=200,
+        outcome="ok",
+        attempts=(attempt,),
+        timings=Timings(queue_ms=0, overhead_ms=0, first_token_ms=None, total_ms=1),
+        config_hash="c",
+    )
+    request = {"messages": [{"role": "user", "content": "what of tides"}]}
+    told = Sample(id="s", request=request, target=target, metadata=metadata)
+    (found,) = rows_of_records([told], {"s": record}, Makers({}, {}), Counter())
+    return found
+
+
+def test_a_grade_by_a_judge_is_no_word_of_people_and_bears_the_judges_name() -> None:
+    by_people = of_record({"answer": "twice a day", "score": 1.0})
+    assert by_people.marks == Marks(human=1.0)
+    assert [it.part for it in by_people.origins] == ["answer", "input"]
+    graded = of_record({"answer": "twice a day", "score": 1.0, "judge": "strong"})
+    assert graded.marks == Marks(score=1.0)
+    assert [it.model for it in graded.origins if it.part == "mark"] == ["strong"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "makers"),
+    [
+        ({"answer": "twice a day"}, {"people"}),
+        ({"tool_calls": [{"id": "c"}]}, {"people"}),
+        ({"answer": "The tides rise every day"}, {"people", "model"}),
+        # Its text was not kept: how much of it is left in the correction, nobody can tell.
+        ({}, {"people", "model"}),
+    ],
+)
+def test_a_correction_is_the_work_of_people_alone_where_it_is_seen_to_be(
+    metadata: dict[str, Any], makers: set[str]
+) -> None:
+    found = of_record(metadata, ("The tides rise every day.",))
+    assert found.marks == Marks(gold=True)
+    assert {it.maker for it in found.origins if it.part == "answer"} == makers
+
+
+def test_an_origin_that_cannot_be_read_is_taken_away_by_nobodys_word() -> None:
+    broken = msgspec.structs.replace(sample("what of tides"), metadata={FIELD: {"origins": "a model's"}})
+    told = Dataset(name="d", samples=(broken,), hash="h")
+    found = curated(list(rows_of_dataset(told, True, Counter())))
+    assert found.dropped == {"relabelled": 1}
+
+
+def test_what_is_in_quarantine_under_pseudonyms_is_not_collected_anew() -> None:
+    mail = row("mail NAME_1")
+    held = Quarantine([Entry(kind="dataset", value="d", at_us=1, askings=(asking_of(mail.sample),))])
+    permission = Permission(dt.date(2026, 11, 27), quarantine=held)
+
+    def hidden(it: Row) -> Row:
+        return rewritten(it, mail.sample.request, it.message, {})
+
+    found = curate([row("mail ann")], Collect(split=ALL_LEARNED), permission, hidden)
+    assert found.dropped == {"quarantined": 1}
 
 
 def test_a_full_disk_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

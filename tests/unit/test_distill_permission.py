@@ -130,6 +130,12 @@ def test_a_ground_lifts_what_a_document_leaves_to_agreements(
             "weights/MIT",
         ),
         ("{preset: openai, key: env:K, terms: openai/subscription}", "", "openai/subscription"),
+        # Whose machine it is tells more than by which name it is spoken to.
+        ("{preset: vllm, base_url: 'https://api.openai.com/v1', kind: open}", ", licence: MIT", "openai/api"),
+        ("{preset: deepseek, key: env:K, base_url: 'https://api.z.ai/v4'}", "", "zai/api"),
+        ("{dialect: openai, base_url: 'https://API.z.ai./v4', kind: local}", ", licence: MIT", "zai/api"),
+        # Whoever calls it closed has no weights of it.
+        ("{preset: vllm, kind: closed}", ", licence: MIT", ""),
     ],
 )
 def test_which_terms_govern_a_model_of_the_config(provider: str, model: str, terms: str) -> None:

@@ -98,3 +98,6 @@ def test_of_each_kind_the_last_word_counts() -> None:
     third = Feedback(id="fb_3", record_id="r", at_us=3, correction="b")
     assert verdict([third, first, second]) == Verdict(score=1.0, correction="b", comment="c")
     assert verdict([]) == Verdict()
+    graded = Feedback(id="fb_4", record_id="r", at_us=4, judge="m", score=0.5)
+    assert verdict([graded]) == Verdict(score=0.5, judge="m")
+    assert verdict([graded, second]) == Verdict(score=1.0), "what people say counts before what a model does"

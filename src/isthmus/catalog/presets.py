@@ -8,6 +8,7 @@ reached with `dialect:` and a `base_url`.
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -302,3 +303,13 @@ PRESETS: tuple[Preset, ...] = (
 def find_preset(name: str) -> Preset | None:
     """The row of that name, or None."""
     return next((preset for preset in PRESETS if preset.name == name), None)
+
+
+def preset_at(url: str) -> Preset | None:
+    """The row of the provider that alone is at the URL's host, or None: by whatever name it is called."""
+    own = (preset for preset in PRESETS if preset.base_url and preset.key_env)
+    return next((preset for preset in own if _host(preset.base_url or "") == _host(url)), None)
+
+
+def _host(url: str) -> str:
+    return (urlsplit(url).hostname or "").removesuffix(".")

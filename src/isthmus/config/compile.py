@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from isthmus.accounting.budgets import Budget, Unit
-from isthmus.catalog.presets import DIALECTS, PRESETS, QUIRKS, Preset, Speech, find_preset
+from isthmus.catalog.presets import DIALECTS, PRESETS, QUIRKS, Preset, Speech, find_preset, preset_at
 from isthmus.catalog.weights import WEIGHTS, Weights, find_weights
 from isthmus.config import urls
 from isthmus.config.calibrations import Calibrations
@@ -340,7 +340,7 @@ class _Compiler:
             proxy_key=entry.proxy_key,
             forward_headers=_forwarded(entry, speech),
             adapters=preset is not None and preset.adapters,
-            terms=_terms(entry, preset),
+            terms=_terms(entry, preset_at(base_url) or preset),
             **_as_said(entry),
         )
 

@@ -45,9 +45,13 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What all feedback on one answer comes to: of each thing the last that was said, by people first."""
+    """What all feedback on one answer comes to: of each thing the last that was said, by people first.
+
+    `judge` is the model that gave the score, None where people did.
+    """
 
     score: float | None = None
+    judge: str | None = None
     correction: str | None = None
     comment: str | None = None
 
@@ -55,10 +59,13 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def verdict(of: Iterable[Feedback]) -> Verdict:
     """The verdict of one answer's feedback, whatever its order."""
     said: dict[str, str | float] = {}
+    judge: str | None = None
     for one in sorted(of, key=lambda it: (it.judge is None, it.at_us, it.id)):
         known = {"score": one.score, "correction": one.correction, "comment": one.comment}
         said |= {name: value for name, value in known.items() if value is not None}
-    return msgspec.convert(said, Verdict)
+        if one.score is not None:
+            judge = one.judge
+    return msgspec.convert(said | {"judge": judge}, Verdict)
 
 
 def require_sound(feedback: Feedback) -> None:

@@ -116,8 +116,12 @@ def _looked_through(row: Row, rule: Collect, permission: Permission, look: Look)
     if (reason := _no_answer(row) or _not_good(row, rule)) is not None:
         return reason
     found = look(row)
-    # It may have other texts now: pseudonyms.
-    return found if isinstance(found, str) else _known(found, permission)
+    if isinstance(found, str):
+        return found
+    # It may have other texts now, pseudonyms, and as such be in quarantine.
+    found = _known(found, permission)
+    refusal = permission.refuses(found.sample)
+    return found if refusal is None else refusal.reason
 
 
 def _known(row: Row, permission: Permission) -> Row:

@@ -27,6 +27,10 @@ RULES = (Rule(when="pii", level="restricted", pseudonymise=True), Rule(when="sec
 that whoever may find more is asked as long as nothing is found."""
 
 
+_CHOICES = "choices"
+"""Under which a multiple-choice question's options are shown beside the request: they are written, too."""
+
+
 class Looked(Protocol):
     """What is known of a value after a look into it."""
 
@@ -99,12 +103,15 @@ def _counts(kind: str) -> bool:
 def _shown(row: Row) -> dict[str, Any]:
     """All texts of the row, as one request: with the answer for its last turn."""
     request = row.sample.request
-    facts = {name: it for name, it in row.sample.metadata.items() if isinstance(it, str)}
-    return {**request, "messages": [*request["messages"], row.message], "metadata": facts}
+    facts = {name: it for name, it in row.sample.metadata.items() if isinstance(it, str | int)}
+    shown = {**request, "messages": [*request["messages"], row.message], "metadata": facts}
+    return {**shown, _CHOICES: row.sample.choices}
 
 
 def _written(row: Row, shown: Mapping[str, Any]) -> Row:
-    request = {name: it for name, it in shown.items() if name != "metadata"}
+    request = {name: it for name, it in shown.items() if name not in ("metadata", _CHOICES)}
     *asked, message = request["messages"]
     metadata = {**row.sample.metadata, **shown["metadata"]}
+    choices = tuple(shown[_CHOICES])
+    row = msgspec.structs.replace(row, sample=msgspec.structs.replace(row.sample, choices=choices))
     return rewritten(row, {**request, "messages": asked}, message, metadata)

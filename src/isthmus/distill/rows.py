@@ -16,7 +16,7 @@ from isthmus.core.answers import plain
 from isthmus.core.evaluation import Answered, Sample, Score
 from isthmus.core.portfolio import Model, Provider
 from isthmus.core.record import AttemptRecord, Record
-from isthmus.distill.provenance import FIELD, Origin, Part, provenance_of, seal_of
+from isthmus.distill.provenance import FIELD, Origin, Part, Provenance, provenance_of, seal_of
 from isthmus.distill.terms import terms_of
 from isthmus.evals.datasets.dataset import Dataset
 from isthmus.evals.datasets.near_duplicates import near, pairs_of
@@ -27,7 +27,7 @@ LONGEST_METADATA = 200
 """A value of the metadata with more characters is a text, and left out."""
 
 _OF_THE_SOURCE = frozenset(
-    {FIELD, "answer", "tool_calls", "comment", "score", "at_us", "model", "rejected", "split"}
+    {FIELD, "answer", "tool_calls", "comment", "score", "judge", "at_us", "model", "rejected", "split"}
 )
 
 
@@ -110,7 +110,7 @@ class Makers:
             at_us=kept.at_us,
         )
 
-    def of_judge(self, name: str, kept: Kept) -> Origin:
+    def of_judge(self, name: str, source: str, at_us: int, run: str = "") -> Origin:
         """The origin of the mark that this model of the config has given to an answer."""
         model = self._models.get(name)
         return Origin(
@@ -119,9 +119,9 @@ class Makers:
             terms=self._terms(name) if model is not None else "",
             provider=model.provider if model is not None else "",
             model=model.id if model is not None else name,
-            source=kept.id,
-            run=kept.run,
-            at_us=kept.at_us,
+            source=source,
+            run=run,
+            at_us=at_us,
         )
 
     def _terms(self, name: str) -> str:
@@ -145,7 +145,8 @@ def rows_of_records(
     """A row for each sample that was made of a record (`evals.datasets.from_records`): its answer, or what
     somebody has put in its place.
 
-    Whoever puts an answer right leaves much of it: then both have written it.
+    Whoever puts an answer right leaves much of it: then both have written it, and so it is taken to be where
+    nobody knows the answer any more.
     """
     for sample in samples:
         record = noted.pop(sample.id)
@@ -159,18 +160,32 @@ def rows_of_records(
             left_out["no_answer"] += 1
             continue
         by_models = tuple(_of_attempts(record, makers))
-        edited = correction is not None and isinstance(said, str) and near(*pairs_of([said, correction]))
-        people = _people("answer", record.id, record.at_us)
-        origins = by_models if correction is None else (people, *by_models) if edited else (people,)
-        score = sample.metadata.get("score")
-        marks = Marks(gold=correction is not None, human=score if correction is None else None)
+        people = () if correction is None else (_people("answer", record.id, record.at_us),)
+        origins = people if correction is not None and _is_anew(correction, sample) else (*people, *by_models)
+        # Of what somebody has put right, no mark is heeded.
+        said_of_it = sample.metadata if correction is None else {}
+        score, judge = said_of_it.get("score"), said_of_it.get("judge")
+        marks = Marks(
+            gold=correction is not None,
+            human=score if judge is None else None,
+            score=score if judge is not None else None,
+        )
+        judges = () if judge is None else (makers.of_judge(judge, record.id, record.at_us),)
         yield Row(
             sample=_with_answer(sample, message),
             message=message,
-            origins=(*origins, _people("input", record.id, record.at_us)),
+            origins=(*origins, *judges, _people("input", record.id, record.at_us)),
             marks=marks,
             finish=record.attempts[-1].finish if record.attempts and correction is None else None,
         )
+
+
+def _is_anew(correction: str, sample: Sample) -> bool:
+    """True where a correction is seen to have little of the answer that was given."""
+    said = sample.metadata.get("answer")
+    if not isinstance(said, str):
+        return "tool_calls" in sample.metadata
+    return not near(*pairs_of([said, correction]))
 
 
 def _of_attempts(record: Record, makers: Makers) -> Iterator[Origin]:
@@ -213,7 +228,6 @@ def rows_of_run(
             left_out["no_answer"] += 1
             continue
         told = provenance_of(sample)
-        inputs = [it for it in told.origins if it.part == "input"] if told is not None else []
         score = scores.get(place)
         yield Row(
             sample=_with_answer(
@@ -222,8 +236,8 @@ def rows_of_run(
             message=message,
             origins=(
                 makers.of_kept(candidate, kept, "answer"),
-                *(makers.of_judge(name, kept) for name in judges),
-                *inputs,
+                *(makers.of_judge(name, kept.id, kept.at_us, kept.run) for name in judges),
+                *(_left_of(told, compared=scorer is not None) if told is not None else ()),
             ),
             ancestors=(run.dataset_hash, *through, *(told.ancestors if told is not None else ())),
             marks=Marks(
@@ -233,6 +247,16 @@ def rows_of_run(
             ),
             finish=answered.finish,
         )
+
+
+def _left_of(told: Provenance, *, compared: bool) -> Iterator[Origin]:
+    """What of a sample's origins has a part in a new answer to it: the request's, and where answers are
+    `compared` with its target, those of the target. It chooses among them as a judge does."""
+    for origin in told.origins:
+        if origin.part == "input":
+            yield origin
+        elif compared:
+            yield msgspec.structs.replace(origin, part="mark")
 
 
 def _most_agreed(said: Sequence[tuple[Place, Kept]]) -> tuple[tuple[Place, Kept], float]:
@@ -272,8 +296,15 @@ def rows_of_dataset(dataset: Dataset, by_people: bool, left_out: Counter[str]) -
             origins=origins,
             ancestors=(dataset.hash, *(told.ancestors if told is not None else ())),
             marks=Marks(gold=by_people),
-            relabelled=told is not None and told.seal != seal_of(sample) and not by_people,
+            relabelled=_is_relabelled(sample, told, by_people),
         )
+
+
+def _is_relabelled(sample: Sample, told: Provenance | None, by_people: bool) -> bool:
+    """True where it carries a provenance that is not about it, or one that nobody can read."""
+    if told is None:
+        return FIELD in sample.metadata
+    return told.seal != seal_of(sample) and not by_people
 
 
 def rewritten(row: Row, request: Mapping[str, Any], message: dict[str, Any], metadata: Any) -> Row:

@@ -103,7 +103,10 @@ def terms_of(model: Model, provider: Provider) -> str:
     said = provider.terms or (WEIGHTS if model.kind == "local" else None)
     if said is None:
         return ""
-    return f"{WEIGHTS}/{model.licence or ''}" if said == WEIGHTS else said
+    if said != WEIGHTS:
+        return said
+    # Of what is closed nobody has the weights, whatever server it is said to run on.
+    return f"{WEIGHTS}/{model.licence or ''}" if model.kind != "closed" else ""
 
 
 def ruling(

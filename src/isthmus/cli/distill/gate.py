@@ -37,6 +37,7 @@ from isthmus.distill.provenance import provenance_of
 from isthmus.distill.sections import Gate
 from isthmus.evals.answers import NOT_PERMITTED, candidate_of
 from isthmus.evals.datasets import Dataset, open_dataset
+from isthmus.evals.datasets.dataset import once_each
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 from isthmus.store.runs import Run, Runs
@@ -136,8 +137,8 @@ def gate(
     judges = judges_of([scorer], config)
     require_cap(config, list(dict.fromkeys([*named.values(), *judges])), max_usd)
     tests = _Tests(
-        held_out=open_dataset(held_out),
-        retention=open_dataset(retention) if retention is not None else None,
+        held_out=once_each(open_dataset(held_out)),
+        retention=once_each(open_dataset(retention)) if retention is not None else None,
         learned=tuple(_learned(trained_on)),
     )
     tests.require_untouched()
@@ -274,7 +275,7 @@ def _scores(run: Run, scorer: str, student: str, runs: Runs) -> dict[str, dict[s
 
 
 def _notes(tests: _Tests, outcome: Outcome, named: Mapping[str, str], config: Config) -> list[str]:
-    notes = []
+    notes = [note for test in (tests.held_out, tests.retention) if test is not None for note in test.notes]
     teacher = config.models[named["teacher"]].id
     own = sum(
         any(it.part == "answer" and it.model == teacher for it in told.origins)

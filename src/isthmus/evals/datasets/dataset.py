@@ -66,6 +66,23 @@ def hash_of(samples: Iterable[Sample]) -> str:
     return whole.hexdigest()
 
 
+def once_each(dataset: Dataset) -> Dataset:
+    """The dataset without samples that repeat others under ids of their own: a repeat proves nothing anew.
+
+    What is kept is as sensitive as any of them. The hash stays, and the notes say that alone.
+    """
+    first: dict[str, Sample] = {}
+    for it in dataset.samples:
+        content = made_id(it.request, it.target, it.choices)
+        known = first.get(content, it)
+        first[content] = msgspec.structs.replace(known, label=known.label.join(it.label))
+    repeats = len(dataset.samples) - len(first)
+    notes = (
+        (f"{repeats:,} samples of {dataset.name} repeat others, and are counted once.",) if repeats else ()
+    )
+    return msgspec.structs.replace(dataset, samples=tuple(first.values()), notes=notes)
+
+
 def _repeats(samples: Sequence[Sample]) -> int:
     """How many samples beyond the first ask for the same and want the same as another."""
     return len(samples) - len({made_id(it.request, it.target, it.choices) for it in samples})

@@ -47,7 +47,7 @@ def samples_of(
     """A sample for each record that has its request's text, in flat memory; the others are counted.
 
     Its label is that of the record's decision, raised by a fresh look at all of its texts. A correction is
-    its target; the answer that was given, the score and the comment are metadata.
+    its target; the answer that was given, the score, the model that gave it, and the comment are metadata.
     """
     remaining = iter(records)
     while some := list(islice(remaining, _AT_ONCE)):
@@ -81,6 +81,7 @@ def _sample(record: Record, judged: Verdict, look: Look, left_out: Counter[str])
         "model": record.model,
         "at_us": record.at_us,
         "score": judged.score,
+        "judge": judged.judge,
         "comment": judged.comment,
     }
     known = {name: value for name, value in metadata.items() if value is not None}
