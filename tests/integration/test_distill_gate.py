@@ -150,7 +150,7 @@ def test_what_was_learned_is_no_test() -> None:
         (("--scorer", "exakt"), "exact"),
         (("--trained-on", "."), "is no golden set"),
         (("--max-usd", "0"), "is no amount"),
-        (("--recipe", "empty.yaml"), "has no section `gate`"),
+        (("--recipe", "empty.yaml"), "does not say `gate`"),
         (("--recipe", "wrong.yaml"), "Did you mean `keeps`"),
     ],
 )

@@ -106,7 +106,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     collect: Collect | None = None
     train: Training = Training()
-    gate: Gate = Gate()
+    gate: Gate | None = None
     against: Against | None = None
     sign: Signing | None = None
     promote: Promotion | None = None

@@ -34,6 +34,7 @@ from isthmus.core.rollout import Version
 from isthmus.distill.contamination import require_untouched
 from isthmus.distill.golden import CARD, PARTS
 from isthmus.distill.provenance import provenance_of
+from isthmus.distill.recipe import needed
 from isthmus.distill.sections import Gate
 from isthmus.evals.answers import NOT_PERMITTED, candidate_of
 from isthmus.evals.datasets import Dataset, open_dataset
@@ -122,7 +123,7 @@ def gate(
     path = locate(config_path)
     config = load_or_exit(path)
     require_statistics()
-    rule = recipe_or_exit(recipe).gate if recipe is not None else Gate()
+    rule = needed(recipe_or_exit(recipe).gate, "gate") if recipe is not None else Gate()
     if (artefact is None) != (signer is None):
         raise click.UsageError("--artefact and --signer go together: unsigned weights are not loaded.")
     if artefact is not None and signer is not None:

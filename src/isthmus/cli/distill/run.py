@@ -193,7 +193,7 @@ class _Way:
             "--trained-on": self._golden,
             "--by": against.by,
             "--max-tokens": against.max_tokens,
-            "--recipe": self._path,
+            "--recipe": self._path if self._recipe.gate is not None else None,
             "--output": self._gate,
         }
         for option, value in settings.items():
