@@ -21,6 +21,7 @@ from isthmus.evals.choosing_report import choosing_report
 from isthmus.gateway.foresight import Foresights
 from isthmus.reports.markdown import markdown
 from isthmus.routing.learned.header import parted
+from isthmus.routing.learned.predictor import Predictor
 from isthmus.routing.route import Route
 from isthmus.store.runs import Kept, Place
 from isthmus.strategies.plan import Choose
@@ -208,3 +209,12 @@ def test_new_weights_of_a_model_are_chosen_where_the_old_ones_were(choose: Choos
 
     assert asked(learned, {}) == "small"
     assert asked(stale, new) == "small@v2"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_was_not_judged_by_names_does_not_serve_by_them(named: bool) -> None:
+    _, content = tried(taught(), CHEAPEST, named=named)
+    assert content is not None
+    predictor = Predictor(content, "sha", None)
+    plain, by_name = (predictor.foresee("a word", task, 5) for task in (None, "no such task"))
+    assert (plain == by_name) is not named

@@ -168,6 +168,9 @@ def teach(
     if min(len(fits), len(tests)) < FEWEST_ROWS:
         return trial, None
     stack = _learned(fits, models, embedding)
+    if not named:
+        # What was not judged by is not served by, even where a caller names a task.
+        stack = stack._replace(tasks=None, by_both=None)
     origin = Origin(
         tie=tie,
         made_at_us=made_at_us,
