@@ -31,7 +31,7 @@ train-install: .venv-train/.installed ## Build .venv-train: PyTorch for the CPU 
 	@touch $@
 
 test: install train-install ## Run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 search: install    ## Try the laws on a thousand new inputs each (minutes to an hour)
 	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest tests/laws
 
