@@ -38,7 +38,8 @@ RECIPE = {
         "split": {"train": 1, "dev": 0, "test": 0},
     },
     "train": {"learning_rate": 1e-3, "epochs": 2, "batch": 8, "checkpoint_every": 8},
-    "gate": {"retention": None},
+    # So small a model on the border refuses in one run and not in the next: no test is about what it says.
+    "gate": {"retention": None, "safety": "reported"},
     "against": {"teacher": "base", "base": "base", "scorer": "normalised", "held_out": "held-out.jsonl"},
     "sign": "release",
     "promote": {"stage": "full"},
@@ -114,7 +115,7 @@ async def test_a_student_that_was_taught_judged_and_signed_serves_behind_its_rou
 def test_it_goes_on_where_it_was_and_another_recipe_is_refused(folder: Path) -> None:
     again = isthmus(folder, "distill", "run", "recipe.yaml", "--python", str(PYTHON))
     assert (again.returncode, "$ isthmus" in again.stderr) == (0, False), again.stderr
-    (folder / "other.yaml").write_text(json.dumps({**RECIPE, "gate": {"retention": None, "keeps": 0.5}}))
+    (folder / "other.yaml").write_text(json.dumps({**RECIPE, "gate": {"retention": None}}))
     refused = isthmus(folder, "distill", "run", "other.yaml", "--python", str(PYTHON))
     assert (refused.returncode, "another recipe" in refused.stderr) == (1, True), refused.stderr
 

@@ -12,6 +12,7 @@ from isthmus.cli.records import _story
 from isthmus.config.archive import unarchive
 from isthmus.core.label import Label
 from isthmus.core.record import NO_GROUNDS, Features, Grounds
+from isthmus.store.configs import SqliteConfigs
 from isthmus.store.keys import SqliteKeys
 from isthmus.testing import Simulator
 
@@ -77,7 +78,8 @@ async def test_every_config_that_was_in_force_is_kept(tmp_path: Path) -> None:
         first = served.house.gateway.snapshot.config
         second = config_of(config_text(sim.url, {"two": "openai/m"}))
         served.house.reload(second)
-        await eventually(lambda: second.hash in served.house.configs.all())
-        kept = {hash: unarchive(body) for hash, body in served.house.configs.all().items()}
+        configs = SqliteConfigs(served.house.ledger_path)
+        await eventually(lambda: second.hash in configs.all())
+        kept = {hash: unarchive(body) for hash, body in configs.all().items()}
         assert [list(it.routes) for it in kept.values() if it] == [["one"], ["two"]]
         assert list(kept) == [first.hash, second.hash]
