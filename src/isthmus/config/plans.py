@@ -22,11 +22,10 @@ from isthmus.strategies.plan import (
     Edge,
     Ensemble,
     Fallback,
-    Grade,
     Node,
-    Shadow,
     Split,
 )
+from isthmus.strategies.plan.aside import Accompanied
 from isthmus.strategies.plan.cascade import Step
 from isthmus.strategies.plan.node import Acceptance, Early
 
@@ -51,7 +50,7 @@ def _dangling(plan: DecodedPlan, models: set[str]) -> Iterator[_Fault]:
 
 def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fault]:
     for inner in _parts(plan.node):
-        aside = isinstance(inner, Shadow | Grade) and not isinstance(plan.node, Shadow | Grade)
+        aside = isinstance(inner, Accompanied) and not isinstance(plan.node, Accompanied)
         if aside and (origin := origins.get(id(inner))) is not None:
             message = f"Inside of `{plan.node.keyword}` there is no {inner.keyword}: only of a whole answer."
             hint = f"Write `{inner.keyword}` around it, with this strategy under `of`."
@@ -99,7 +98,7 @@ def _parts(node: Node) -> tuple[Node, ...]:
             return tuple(stage.plan for stage in stages)
         case Ensemble(otherwise=Node() as otherwise):
             return (otherwise,)
-        case Shadow(of=of) | Grade(of=of):
+        case Accompanied(of=of):
             return (of,)
     return ()
 

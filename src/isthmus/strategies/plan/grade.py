@@ -12,12 +12,9 @@ from msgspec import Meta
 
 from isthmus.core.amendment import Amendment, turn
 from isthmus.core.answers import in_words
-from isthmus.core.decision import Previous
 from isthmus.core.pieces import text_of
-from isthmus.strategies.plan.aside import Aside
+from isthmus.strategies.plan.aside import Accompanied, Aside
 from isthmus.strategies.plan.node import (
-    Choice,
-    Circumstances,
     Draft,
     Kept,
     Node,
@@ -25,7 +22,6 @@ from isthmus.strategies.plan.node import (
     Steps,
     attempted,
     once_each,
-    within,
 )
 
 RUBRIC = """\
@@ -43,7 +39,7 @@ LONGEST_GRADE = 1024
 _SAID = re.compile(r"\W*(?:grade\W+)?([1-5])(?!\d|\.\d)(?:\s*(?:/|of|out of)\s*5)?\W*$", re.IGNORECASE)
 
 
-class Grade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="grade"):
+class Grade(Accompanied, frozen=True, kw_only=True, tag_field="strategy", tag="grade"):
     """Answer by the strategy `of`, and then, for a `share` of the requests, have the model `judge` grade the
     answer from 1 to 5.
 
@@ -54,11 +50,8 @@ class Grade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="grade"):
 
     keyword: ClassVar[str] = "grade"
     shorthand: ClassVar[str] = "judge"
-    casts: ClassVar[bool] = True
 
     judge: str
-    of: Node
-    share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     rubric: Annotated[str, Meta(min_length=1, max_length=10_000)] = RUBRIC
 
     def models(self) -> tuple[str, ...]:
@@ -71,26 +64,8 @@ class Grade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="grade"):
         of = self.of.prune(allowed)
         return of if of is None or not allowed(self.judge) else msgspec.structs.replace(self, of=of)
 
-    def plain(self) -> Node:
-        return self.of.plain()
-
-    def staying(self, previous: Previous) -> Node | None:
-        of = self.of.staying(previous)
-        return msgspec.structs.replace(self, of=of) if of is not None else None
-
     def words(self) -> str:
         return f"{self.of.words()}; graded by {self.judge}"
-
-    def choose(self, circumstances: Circumstances) -> Choice:
-        drawn, rest = within(circumstances, self.share)
-        inner = self.of.choose(rest)
-        if not drawn:
-            return inner
-        # Whether an answer is graded changes nothing of it, and so not how likely it was.
-        return msgspec.structs.replace(inner, node=msgspec.structs.replace(self, of=inner.node))
-
-    def steps(self) -> Steps:
-        return (yield from self.of.steps())
 
     @property
     def hears(self) -> bool:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar, Self
 
 import msgspec
-from msgspec import Meta
 
-from isthmus.core.decision import Previous
-from isthmus.strategies.plan.aside import Aside
+from isthmus.strategies.plan.aside import Accompanied, Aside
 from isthmus.strategies.plan.comparison import compared, preferred
 from isthmus.strategies.plan.node import (
-    Choice,
-    Circumstances,
     Draft,
     Kept,
     Node,
@@ -22,11 +18,10 @@ from isthmus.strategies.plan.node import (
     attempted,
     gathered,
     once_each,
-    within,
 )
 
 
-class Shadow(Node, frozen=True, kw_only=True, tag_field="strategy", tag="shadow"):
+class Shadow(Accompanied, frozen=True, kw_only=True, tag_field="strategy", tag="shadow"):
     """Answer by the strategy `of`, and then, for a `share` of the requests, ask the model `candidate` the
     same.
 
@@ -37,11 +32,8 @@ class Shadow(Node, frozen=True, kw_only=True, tag_field="strategy", tag="shadow"
 
     keyword: ClassVar[str] = "shadow"
     shorthand: ClassVar[str] = "candidate"
-    casts: ClassVar[bool] = True
 
     candidate: str
-    of: Node
-    share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     judge: str | None = None
 
     def models(self) -> tuple[str, ...]:
@@ -60,27 +52,9 @@ class Shadow(Node, frozen=True, kw_only=True, tag_field="strategy", tag="shadow"
         judge = self.judge if self.judge is not None and allowed(self.judge) else None
         return msgspec.structs.replace(self, of=of, judge=judge)
 
-    def plain(self) -> Node:
-        return self.of.plain()
-
-    def staying(self, previous: Previous) -> Node | None:
-        of = self.of.staying(previous)
-        return msgspec.structs.replace(self, of=of) if of is not None else None
-
     def words(self) -> str:
         judged = f", compared by {self.judge}" if self.judge else ""
         return f"{self.of.words()}; and {self.candidate} in its shadow{judged}"
-
-    def choose(self, circumstances: Circumstances) -> Choice:
-        cast, rest = within(circumstances, self.share)
-        inner = self.of.choose(rest)
-        if not cast:
-            return inner
-        # Whether a shadow is cast changes nothing of what the client gets, and so not how likely that was.
-        return msgspec.structs.replace(inner, node=msgspec.structs.replace(self, of=inner.node))
-
-    def steps(self) -> Steps:
-        return (yield from self.of.steps())
 
     @property
     def hears(self) -> bool:
