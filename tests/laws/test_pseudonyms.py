@@ -196,6 +196,34 @@ def test_what_may_not_be_hidden_is_not_lost_in_what_may() -> None:
     assert hidden.label.level == "restricted"
 
 
+class Across(Known):
+    """Takes also the end of one text and the beginning of the next for a name: `reach` letters of either."""
+
+    def __init__(self, told: list[str], reach: int) -> None:
+        super().__init__(told)
+        self._reach = reach
+
+    def find(self, text: str) -> list[Finding]:
+        start = text.find("u-3") - self._reach
+        across = Finding("pii.name", start, start + 2 * self._reach, self.name)
+        return [*super().find(text), *([across] if start >= 0 else [])]
+
+
+@given(st.integers(min_value=1, max_value=3))
+def test_what_a_pseudonym_makes_with_the_text_beside_it_is_nothing(reach: int) -> None:
+    scanner = Scanner([Across(["Anna"], reach)], KEY)
+
+    def left(first: str) -> Hidden | None:
+        asked = _request([first, "u-3"])
+        return hide(asked, scanner.scan(asked), lambda it, heed: heed(scanner.scan(it)), POLICY, (), HERE)
+
+    alone, amid = left("Tell Anna"), left("Anna: tell Otto")
+    assert alone is not None
+    assert alone.label.level == POLICY.default
+    assert amid is not None
+    assert amid.label.level == "confidential"
+
+
 @given(values, st.booleans(), st.booleans())
 def test_a_value_is_hidden_where_it_stands_escaped_in_json(value: str, escaped: bool, twice: bool) -> None:
     """Detectors see such a spelling only by chance; it is the same value, and has the same pseudonym."""

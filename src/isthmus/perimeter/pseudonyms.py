@@ -17,16 +17,17 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from ahocorasick_rs import AhoCorasick, MatchKind
 
-from isthmus.core.label import Label
+from isthmus.core.label import Finding, Label
 from isthmus.perimeter.parts import parts_of, rewritten
 from isthmus.perimeter.policy import Policy
 from isthmus.perimeter.restore import Restored
-from isthmus.perimeter.scanner import Sighting, Sightings
+from isthmus.perimeter.scanner import Seam, Sighting, Sightings, said, seams
 
 ROUNDS = 5
 """So often a request is looked at again for what only shows when the rest of it is hidden: each tier of
@@ -160,7 +161,7 @@ def _spellings(value: str) -> set[str]:
 def _texts(value: Any) -> Iterator[tuple[str, str]]:
     for part in parts_of(value).texts:
         # Lone surrogates must go: an automaton takes characters only.
-        yield part.where, _as_characters(part.text[part.before :])
+        yield part.where, _as_characters(said(part))
 
 
 def _as_characters(text: str) -> str:
@@ -222,18 +223,40 @@ class _Own:
 
     def __init__(self, value: Any, values: Mapping[str, str]) -> None:
         automaton = AhoCorasick(list(values), matchkind=MatchKind.LeftmostLongest)
-        self._spans: dict[str, list[tuple[int, int]]] = {}
-        for where, text in _texts(value):
-            spans = [(start, end) for _, start, end in automaton.find_matches_as_indexes(text)]
-            # Two texts of one name are not told apart, so neither is trusted.
-            self._spans[where] = [] if where in self._spans else spans
+        self._texts: dict[str, list[_Marked]] = {}
+        texts = parts_of(value).texts
+        for it in chain((Seam(part.where, said(part), ()) for part in texts), seams(texts)):
+            spans = automaton.find_matches_as_indexes(_as_characters(it.text))
+            marked = _Marked(it, tuple((start, end) for _, start, end in spans))
+            self._texts.setdefault(it.where, []).append(marked)
 
     def without(self, seen: Sightings) -> Sightings:
         """What was seen, without what a detector takes a pseudonym for."""
-        return Sightings(tuple(it for it in seen.found if not self._holds(it)), seen.blind)
+        return Sightings(tuple(it for it in seen.found if not self._is_ours(it)), seen.blind)
 
-    def _holds(self, sighting: Sighting) -> bool:
-        spans = self._spans.get(sighting.where, [])
+    def _is_ours(self, sighting: Sighting) -> bool:
+        # Texts of one name are not told apart: it must be ours in each.
+        texts = self._texts.get(sighting.where, [])
+        return bool(texts) and all(text.is_ours(sighting.finding) for text in texts)
+
+
+class _Marked(NamedTuple):
+    """A text, or several that meet, with the `spans` of our own pseudonyms there."""
+
+    text: Seam
+    spans: tuple[tuple[int, int], ...]
+
+    def is_ours(self, finding: Finding) -> bool:
+        """True for a finding in a pseudonym; and for one over a cut with pseudonyms on all sides but one.
+
+        What is not ours lies in a single text then, and that is looked at by itself.
+        """
+        cuts = [cut for cut in self.text.cuts if finding.start < cut < finding.end]
+        sides = list(pairwise((finding.start, *cuts, finding.end)))
+        strange = sum(not self._holds(start, end) for start, end in sides)
+        return self._holds(finding.start, finding.end) or strange < min(len(sides), 2)
+
+    def _holds(self, start: int, end: int) -> bool:
         # They are in order and apart: only the last that begins so early can hold it.
-        last = bisect_right(spans, sighting.finding.start, key=itemgetter(0))
-        return last > 0 and sighting.finding.end <= spans[last - 1][1]
+        last = bisect_right(self.spans, start, key=itemgetter(0))
+        return last > 0 and end <= self.spans[last - 1][1]

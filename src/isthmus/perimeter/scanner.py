@@ -82,7 +82,7 @@ class Scanner:
         found: list[Sighting] = []
         blind = list(parts.blind)
         texts = parts.texts
-        looked_at: Iterator[Part | _Seam] = chain(texts, _seams(texts), _runs(texts))
+        looked_at: Iterator[Part | Seam] = chain(texts, seams(texts))
         for part in looked_at:
             if enough():
                 return Sightings(tuple(found), (*blind, "."))
@@ -109,7 +109,7 @@ class Scanner:
         return seen
 
 
-class _Seam(NamedTuple):
+class Seam(NamedTuple):
     """Texts that meet, put together, and the `cuts` between them."""
 
     where: str
@@ -117,25 +117,31 @@ class _Seam(NamedTuple):
     cuts: tuple[int, ...]
 
 
-def _seams(texts: Sequence[Part]) -> Iterator[_Seam]:
+def seams(texts: Sequence[Part]) -> Iterator[Seam]:
+    """Where texts of a request meet: a value that is cut apart between them shows there alone."""
+    yield from _meetings(texts)
+    yield from _runs(texts)
+
+
+def _meetings(texts: Sequence[Part]) -> Iterator[Seam]:
     """Where one text ends and the next begins: what is cut in two there is seen in neither."""
     for one, other in pairwise(texts):
-        tail, head = _said(one)[-SEAM:], _said(other)[:SEAM]
-        yield _Seam(f"{one.where}|{other.where}", tail + head, (len(tail),))
+        tail, head = said(one)[-SEAM:], said(other)[:SEAM]
+        yield Seam(f"{one.where}|{other.where}", tail + head, (len(tail),))
 
 
-def _runs(texts: Sequence[Part]) -> Iterator[_Seam]:
+def _runs(texts: Sequence[Part]) -> Iterator[Seam]:
     """Short texts of a conversation in a row, between the ends of longer ones: what is cut into many, or by a
     name between two turns, is seen at no seam."""
     run: list[tuple[str, str]] = []
     for part in texts:
         if not _IS_OF_A_TURN.search(part.where):
             continue
-        said = _said(part)
-        run.append((part.where, said[:SEAM]))
-        if len(said) > SEAM:
+        text = said(part)
+        run.append((part.where, text[:SEAM]))
+        if len(text) > SEAM:
             yield from _joined(run)
-            run = [(part.where, said[-SEAM:])]
+            run = [(part.where, text[-SEAM:])]
         elif sum(len(text) for _, text in run) > LONGEST_RUN:
             yield from _joined(run)
             run = _last_of(run)
@@ -151,7 +157,7 @@ def _last_of(run: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return list(run[first:])
 
 
-def _joined(run: Sequence[tuple[str, str]]) -> Iterator[_Seam]:
+def _joined(run: Sequence[tuple[str, str]]) -> Iterator[Seam]:
     """A row of texts as one. Digits end where letters begin: they would hide in a word."""
     if len(run) < 2:
         return
@@ -161,10 +167,11 @@ def _joined(run: Sequence[tuple[str, str]]) -> Iterator[_Seam]:
         cuts.append(len(joined))
         ends = joined[-1:].isalnum() and text[:1].isalnum() and joined[-1].isdigit() != text[0].isdigit()
         joined += " " + text if ends else text
-    yield _Seam(f"{run[0][0]}|{run[-1][0]}", joined, tuple(cuts[1:]))
+    yield Seam(f"{run[0][0]}|{run[-1][0]}", joined, tuple(cuts[1:]))
 
 
-def _said(part: Part) -> str:
+def said(part: Part) -> str:
+    """The text of a part as it stands in the request."""
     return part.text[part.before :]
 
 
@@ -176,7 +183,7 @@ def _in_part(part: Part, seen: _Found) -> Iterator[Sighting]:
             yield Sighting(part.where, placed)
 
 
-def _in_seam(seam: _Seam, seen: _Found) -> Iterator[Sighting]:
+def _in_seam(seam: Seam, seen: _Found) -> Iterator[Sighting]:
     # What lies within one of its texts is the affair of that text.
     for finding in seen:
         if any(finding.start < cut < finding.end for cut in seam.cuts):
