@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from click.testing import CliRunner, Result
 
-from isthmus.cli import main
 from isthmus.testing import Script, Simulator
 from isthmus.testing.simulator import SimulatorThread
 from isthmus.testing.wire import Asked
 
-from .gateway import Served, config_text, serving
+from .gateway import Served, config_text
+from .learning import CHEAP, SMALL, STRONG, run, save, served, working_in, working_in_copy
 
-SMALL, STRONG = "openai/small", "openai/strong"
 CASCADE: dict[str, Any] = {"cascade": [{"model": SMALL}, {"model": STRONG}]}
 COUNT = 220
-CHEAP = {"input": 0.1, "output": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +32,7 @@ def upstream() -> Iterator[SimulatorThread]:
 def asked(upstream: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which both models were asked all there is, by `calibrate --dataset`."""
     folder = tmp_path_factory.mktemp("asked")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("ISTHMUS_HOME", str(folder / "state"))
+    with working_in(folder):
         script(upstream)
         prepare(upstream.url)
         before = len(upstream.requests)
@@ -55,16 +49,11 @@ def asked(upstream: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def sim(
-    upstream: SimulatorThread, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> SimulatorThread:
+def sim(upstream: SimulatorThread, asked: Path, tmp_path: Path) -> Iterator[SimulatorThread]:
     """The simulator, in a folder where the pilot has run."""
-    home = tmp_path / "home"
-    shutil.copytree(asked, home)
-    monkeypatch.chdir(home)
-    monkeypatch.setenv("ISTHMUS_HOME", str(home / "state"))
-    script(upstream)
-    return upstream
+    with working_in_copy(asked, tmp_path):
+        script(upstream)
+        yield upstream
 
 
 def script(sim: SimulatorThread) -> None:
@@ -88,13 +77,7 @@ def prepare(url: str, cheap: bool = True, plan: Any = CASCADE, count: int = COUN
         document["models"][SMALL]["price"] = CHEAP
     for name, more in models.items():
         document["models"][f"openai/{name}"] |= more
-    Path("isthmus.yaml").write_text(json.dumps(document))
-    lines = [json.dumps({"id": f"s{n}", "input": f"say {n}", "target": "good"}) for n in range(count)]
-    Path("work.jsonl").write_text("\n".join(lines))
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments))
+    save(document, ({"id": f"s{n}", "input": f"say {n}", "target": "good"} for n in range(count)))
 
 
 def pilot(*more: str) -> None:
@@ -108,16 +91,6 @@ def pilot(*more: str) -> None:
 def calibrated(accept: str = "calibrations/support.json", **more: Any) -> dict[str, Any]:
     first = {"model": SMALL, "retries": 0, "accept": {"calibration": accept}}
     return {"cascade": [first, {"model": STRONG, "retries": 0}], **more}
-
-
-def served(check: Callable[[Served], Awaitable[None]]) -> None:
-    text, folder = Path("isthmus.yaml").read_text(), Path.cwd()
-
-    async def serve() -> None:
-        async with serving(text, folder) as gateway:
-            await check(gateway)
-
-    asyncio.run(serve())
 
 
 async def _ask(gateway: Served, number: int) -> Any:

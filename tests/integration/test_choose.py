@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from click.testing import CliRunner, Result
 
-from isthmus.cli import main
 from isthmus.store.keys import SqliteKeys
 from isthmus.testing import Fault, Refusal, Script, Simulator
 from isthmus.testing.simulator import SimulatorThread
 from isthmus.testing.wire import Asked
 
-from .gateway import DIALECTS, Answer, Served, config_text, serving
+from .gateway import DIALECTS, Answer, Served, config_text
+from .learning import CHEAP, SMALL, STRONG, run, save, served, working_in, working_in_copy
 
-SMALL, STRONG = "openai/small", "openai/strong"
 BY = "learned/support.router"
 CHOICE: dict[str, Any] = {"choose": {"from": [SMALL, STRONG], "quality_at_least": 0.8}}
 COUNT = 210
-CHEAP = {"input": 0.1, "output": 0.1}
 EASY = ("add the numbers {} and two", "name a colour for room {}", "say hello to guest {}")
 HARD = ("prove the theorem of order {}", "derive the field equations of case {}", "factor polynomial {} here")
 
@@ -45,9 +41,7 @@ def upstream() -> Iterator[SimulatorThread]:
 def learned(upstream: SimulatorThread, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which both models were asked all there is, and a router was learned from it."""
     folder = tmp_path_factory.mktemp("learned")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("ISTHMUS_HOME", str(folder / "state"))
+    with working_in(folder):
         script(upstream)
         prepare(upstream.url)
         before = len(upstream.requests)
@@ -61,16 +55,11 @@ def learned(upstream: SimulatorThread, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
-def sim(
-    upstream: SimulatorThread, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> SimulatorThread:
+def sim(upstream: SimulatorThread, learned: Path, tmp_path: Path) -> Iterator[SimulatorThread]:
     """The simulator, in a folder where the router is."""
-    home = tmp_path / "home"
-    shutil.copytree(learned, home)
-    monkeypatch.chdir(home)
-    monkeypatch.setenv("ISTHMUS_HOME", str(home / "state"))
-    script(upstream)
-    return upstream
+    with working_in_copy(learned, tmp_path):
+        script(upstream)
+        yield upstream
 
 
 def script(sim: SimulatorThread) -> None:
@@ -87,31 +76,13 @@ def _small(asked: Asked) -> Script:
 def prepare(url: str, plan: Any = CHOICE, count: int = COUNT, small: Any = None, **sections: Any) -> None:
     document = json.loads(config_text(url, {"support": plan}, **sections))
     document["models"][SMALL] |= {"price": CHEAP, **(small or {})}
-    Path("isthmus.yaml").write_text(json.dumps(document))
-    lines = [
-        json.dumps({"id": f"s{n}", "input": text_of(n), "target": "good", "label": "internal"})
-        for n in range(count)
-    ]
-    Path("work.jsonl").write_text("\n".join(lines))
+    sample = {"target": "good", "label": "internal"}
+    save(document, ({"id": f"s{n}", "input": text_of(n), **sample} for n in range(count)))
 
 
 def by(**more: Any) -> dict[str, Any]:
     """The choice, by what was learned."""
     return {"choose": {**CHOICE["choose"], "by": BY, **more}}
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments))
-
-
-def served(check: Callable[[Served], Awaitable[None]]) -> None:
-    text, folder = Path("isthmus.yaml").read_text(), Path.cwd()
-
-    async def serve() -> None:
-        async with serving(text, folder) as gateway:
-            await check(gateway)
-
-    asyncio.run(serve())
 
 
 async def _ask(gateway: Served, text: str, status: int = 200, **headers: str) -> Answer:

@@ -3,22 +3,115 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 
+from isthmus.config.config import CalibrationFile
+from isthmus.config.decode import DecodedPlan
 from isthmus.config.digests import weights_sha256
 from isthmus.config.faults import Code
+from isthmus.config.findings import Findings
+from isthmus.config.nodes import changed
 from isthmus.config.paths import absolute
+from isthmus.core.errors import IsthmusError
 from isthmus.core.portfolio import Model, Provider
+from isthmus.strategies.plan import Cascade, Choose, Node
+from isthmus.strategies.plan.node import Calibrated, Learned
+
+T = TypeVar("T")
+N = TypeVar("N", Cascade, Choose)
+F = TypeVar("F", Calibrated, Learned)
 
 canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 class UnusableError(Exception):
     """Why a file cannot be used: the code, the message and the hint of a fault."""
+
+
+class LearnedFiles(ABC, Generic[N, F]):
+    """The learned files that strategies of one kind name in a config, read once: `files` are those that can
+    be used.
+
+    Whatever is wrong with one is added to the faults, where its strategy stands; paths are relative to
+    `folder`. A subclass says what such a strategy knows by its file.
+    """
+
+    strategy: type[N]
+    kind: ClassVar[Literal["calibration", "router"]]
+
+    def __init__(
+        self,
+        plans: Sequence[DecodedPlan],
+        models: Mapping[str, Model],
+        providers: Mapping[str, Provider],
+        folder: FilePath,
+        findings: Findings,
+    ) -> None:
+        self.files: list[CalibrationFile] = []
+        self._models, self._providers = models, providers
+        self._folder = folder
+        self._findings = findings
+        self._filled: dict[int, F] = {}
+        for plan in plans:
+            if isinstance(plan.node, self.strategy):
+                self._read(plan, plan.node)
+
+    def filled(self, plan: Node) -> Node:
+        """The plan with what each file that it names says in it."""
+
+        def fill(was: N, now: N) -> N:
+            found = self._filled.get(id(was))
+            return now if found is None else self._with(found, now)
+
+        return changed(plan, self.strategy, fill)
+
+    @abstractmethod
+    def _found(self, route: str, strategy: N) -> F | None:
+        """What the strategy's file says, or None where it names none. Raises UnusableError, and OSError where
+        weights cannot be read."""
+
+    @abstractmethod
+    def _with(self, found: F, strategy: N) -> N:
+        """The strategy with what its file says in it."""
+
+    @abstractmethod
+    def _on_stale(self, strategy: N) -> str:
+        """What its requests do while the file is stale."""
+
+    def _read(self, plan: DecodedPlan, strategy: N) -> None:
+        # What else is wrong with the names has been said.
+        if not all(it in self._models for it in strategy.models()):
+            return
+        route = str(plan.path[1])
+        try:
+            found = self._found(route, strategy)
+        except UnusableError as fault:
+            self._note(plan, *fault.args)
+            return
+        except OSError as error:
+            message = f"The weights of a model cannot be read: {error.strerror or 'unknown error'}."
+            self._note(plan, Code.UNUSABLE_FILE, message, "")
+            return
+        if found is None:
+            return
+        if found.stale:
+            then = self._on_stale(strategy)
+            message = f"{found.file} is stale, as {', and '.join(found.stale)}. Requests {then}."
+            self._note(plan, Code.STALE_CALIBRATION, message, "Run `isthmus calibrate` for this route again.")
+        self._filled[id(strategy)] = found
+        self.files.append(
+            CalibrationFile(
+                route=route, path=found.file, sha256=found.sha256, stale=bool(found.stale), kind=self.kind
+            )
+        )
+
+    def _note(self, plan: DecodedPlan, code: Code, message: str, hint: str) -> None:
+        self._findings.add(code, message, hint, plan.tree.start, plan.path)
 
 
 def content_of(file: str, folder: FilePath, *, most: int, word: str) -> bytes:
@@ -36,6 +129,15 @@ def content_of(file: str, folder: FilePath, *, most: int, word: str) -> bytes:
     if len(content) > most:
         raise UnusableError(Code.UNUSABLE_FILE, f"{file} is too long for a file under `{word}`.", "")
     return content
+
+
+def loaded(file: str, content: bytes, load: Callable[[bytes], T]) -> T:
+    """What `load` makes of a file's content. Raises UnusableError where that is no such file."""
+    try:
+        return load(content)
+    except IsthmusError as error:
+        message = f"{file} cannot be used. {error.message}"
+        raise UnusableError(Code.UNUSABLE_FILE, message, error.hint) from None
 
 
 def identity(model: Model, folder: FilePath) -> str:

@@ -9,16 +9,14 @@ from pathlib import Path as FilePath
 import msgspec
 
 from isthmus.confidence.artefact import load
-from isthmus.config.artefacts import UnusableError, content_of, identity, spoken_to
-from isthmus.config.config import CalibrationFile
+from isthmus.config.artefacts import LearnedFiles, UnusableError, content_of, identity, loaded, spoken_to
 from isthmus.config.decode import DecodedPlan
 from isthmus.config.faults import Code
 from isthmus.config.findings import Findings
-from isthmus.config.nodes import changed
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Model, Provider
 from isthmus.core.tie import Tie
-from isthmus.strategies.plan import Cascade, Node
+from isthmus.strategies.plan import Cascade
 from isthmus.strategies.plan.cascade import WITH_ATTEMPT
 from isthmus.strategies.plan.node import Calibrated
 
@@ -26,12 +24,11 @@ MOST_BYTES = 1_000_000
 """No calibration is so long."""
 
 
-class Calibrations:
-    """The calibrations that the plans of one config name, read once: `files` are those that can be used.
+class Calibrations(LearnedFiles[Cascade, Calibrated]):
+    """The calibrations that the plans of one config name; `cards` are the routes' style cards."""
 
-    Whatever is wrong with one is added to the faults, where the cascade stands; paths are relative to
-    `folder`.
-    """
+    strategy = Cascade
+    kind = "calibration"
 
     def __init__(
         self,
@@ -42,85 +39,47 @@ class Calibrations:
         findings: Findings,
         cards: Mapping[str, str],
     ) -> None:
-        self.files: list[CalibrationFile] = []
-        self._models, self._providers = models, providers
         self._cards = cards
-        self._folder = folder
-        self._findings = findings
-        self._filled: dict[int, Calibrated] = {}
-        for plan in plans:
-            if isinstance(plan.node, Cascade):
-                self._read(plan, plan.node)
-
-    def filled(self, plan: Node) -> Node:
-        """The plan with every calibration that it names in it."""
-        return changed(plan, Cascade, lambda was, now: _with_calibration(self._filled.get(id(was)), now))
+        super().__init__(plans, models, providers, folder, findings)
 
     def _read(self, plan: DecodedPlan, cascade: Cascade) -> None:
-        def note(code: Code, message: str, hint: str) -> None:
-            self._findings.add(code, message, hint, plan.tree.start, plan.path)
-
         if any(stage.accept.calibration is not None for stage in cascade.stages[1:]):
             message = "Only the first step of a cascade has a calibration."
-            note(Code.UNREACHABLE, message, "Move it to the first step, or remove it.")
-        named = cascade.stages[0].accept.calibration
-        # What else is wrong with the names has been said.
-        if named is None or not all(it in self._models for it in cascade.models()):
-            return
-        try:
-            now = self._tie(str(plan.path[1]), cascade)
-            content = content_of(named.file, self._folder, most=MOST_BYTES, word="calibration")
-            calibrated = _calibrated(named.file, content, now)
-        except UnusableError as fault:
-            note(*fault.args)
-            return
-        if calibrated.stale:
-            then = "go to the last step alone" if cascade.on_stale == "strong" else "go on all the same"
-            message = f"{named.file} is stale, as {', and '.join(calibrated.stale)}. Requests {then}."
-            note(Code.STALE_CALIBRATION, message, "Run `isthmus calibrate` for this route again.")
-        self._filled[id(cascade)] = calibrated
-        self.files.append(
-            CalibrationFile(
-                route=now.route, path=named.file, sha256=calibrated.sha256, stale=bool(calibrated.stale)
-            )
-        )
+            self._note(plan, Code.UNREACHABLE, message, "Move it to the first step, or remove it.")
+        super()._read(plan, cascade)
 
-    def _tie(self, route: str, cascade: Cascade) -> Tie:
+    def _found(self, route: str, cascade: Cascade) -> Calibrated | None:
+        named = cascade.stages[0].accept.calibration
+        if named is None:
+            return None
         try:
             card = self._cards.get(route, "")
-            return tie_of(route, cascade, self._models, self._providers, self._folder, card)
+            now = tie_of(route, cascade, self._models, self._providers, self._folder, card)
         except IsthmusError as error:
             raise UnusableError(Code.CONFLICT, error.message, error.hint) from None
-        except OSError as error:
-            message = f"The weights of the cascade cannot be read: {error.strerror or 'unknown error'}."
-            raise UnusableError(Code.UNUSABLE_FILE, message, "") from None
+        content = content_of(named.file, self._folder, most=MOST_BYTES, word="calibration")
+        calibration = loaded(named.file, content, load)
+        if calibration.threshold is None:
+            hint = "Leave the cascade out: its last step alone does the same for less."
+            message = f"{named.file} promises nothing, and accepts no answer."
+            raise UnusableError(Code.UNUSABLE_FILE, message, hint)
+        return Calibrated(
+            file=named.file,
+            sha256=hashlib.sha256(content).hexdigest(),
+            calibrator=calibration.calibrator,
+            threshold=calibration.threshold,
+            stale=calibration.tie.changes(now),
+        )
 
+    def _with(self, calibrated: Calibrated, cascade: Cascade) -> Cascade:
+        first, *others = cascade.stages
+        accept = msgspec.structs.replace(first.accept, calibration=calibrated)
+        return msgspec.structs.replace(
+            cascade, stages=(msgspec.structs.replace(first, accept=accept), *others)
+        )
 
-def _with_calibration(calibration: Calibrated | None, cascade: Cascade) -> Cascade:
-    if calibration is None:
-        return cascade
-    first, *others = cascade.stages
-    accept = msgspec.structs.replace(first.accept, calibration=calibration)
-    return msgspec.structs.replace(cascade, stages=(msgspec.structs.replace(first, accept=accept), *others))
-
-
-def _calibrated(file: str, content: bytes, now: Tie) -> Calibrated:
-    try:
-        calibration = load(content)
-    except IsthmusError as error:
-        message = f"{file} cannot be used. {error.message}"
-        raise UnusableError(Code.UNUSABLE_FILE, message, error.hint) from None
-    if calibration.threshold is None:
-        hint = "Leave the cascade out: its last step alone does the same for less."
-        message = f"{file} promises nothing, and accepts no answer."
-        raise UnusableError(Code.UNUSABLE_FILE, message, hint)
-    return Calibrated(
-        file=file,
-        sha256=hashlib.sha256(content).hexdigest(),
-        calibrator=calibration.calibrator,
-        threshold=calibration.threshold,
-        stale=calibration.tie.changes(now),
-    )
+    def _on_stale(self, cascade: Cascade) -> str:
+        return "go to the last step alone" if cascade.on_stale == "strong" else "go on all the same"
 
 
 def pair_of(cascade: Cascade) -> tuple[str, str]:
