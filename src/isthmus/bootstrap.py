@@ -22,7 +22,7 @@ from isthmus.accounting.budgets import Budget
 from isthmus.catalog.pipelines import ENGLISH
 from isthmus.catalog.prices import OWN_ENGINE, Price, PriceBook
 from isthmus.catalog.weights import STATIC_VECTORS, STATIC_VOCABULARY
-from isthmus.config.archive import archive, unarchive
+from isthmus.config.archive import Archived, archive, unarchive
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings, RolloutRule, Watch
 from isthmus.config.digests import Digests
 from isthmus.config.places import ledger_path, state_dir
@@ -641,18 +641,25 @@ def open_history(config: Config, config_path: Path | None) -> History:
     return SqliteHistory(ledger_path(config, config_path))
 
 
+def past_configs(config: Config, config_path: Path | None) -> dict[str, Archived]:
+    """The configs that ever decided a record or a run in this ledger, by their hashes, so far as they can be
+    read. Raises IsthmusError: see `isthmus.store.schema.Database.reading`."""
+    kept = SqliteConfigs(ledger_path(config, config_path)).all()
+    read = ((hash, unarchive(body)) for hash, body in kept.items())
+    return {hash: it for hash, it in read if it is not None}
+
+
 def replayer_of(policy: Config, config: Config, config_path: Path | None, where: Where) -> Replayer:
     """What decides by `policy` those requests that the gateway of `config` has recorded and that are meant.
 
     Raises IsthmusError: see `isthmus.store.schema.Database.reading`.
     """
     path = ledger_path(config, config_path)
-    kept = {hash: unarchive(body) for hash, body in SqliteConfigs(path).all().items()}
     history = SqliteHistory(path)
     ledger = PastLedger(
         decisions=history.decisions(where),
         newer=history.decision,
-        configs={hash: it for hash, it in kept.items() if it is not None},
+        configs=past_configs(config, config_path),
         keys={key.id: key for key in SqliteKeys(path).list()},
         today=Portfolio(config.models, config.providers),
     )
@@ -837,6 +844,7 @@ async def open_ask(
     async with AsyncExitStack() as closing:
         ledger = await asyncio.to_thread(GuestLedger, path, lambda it: heard.update({it.id: it}))
         closing.push_async_callback(ledger.close)
+        await _keep(config, SqliteConfigs(path))
         workshop = Workshop(state_dir(config_path), report)
         closing.push_async_callback(workshop.close)
         treasury = Treasury(await asyncio.to_thread(SqliteCounters, path))

@@ -237,6 +237,11 @@ async def test_traffic_teaches_where_it_may_and_corrections_are_gold() -> None:
     assert gold["target"] == "Comets are ice."
     assert {it["maker"] for it in gold["metadata"]["provenance"]["origins"]} == {"people"}
     assert len(rows()) == 7
+    # Whoever has the name today did not say what is on record: neither does it lend its terms, nor take them.
+    config["providers"]["openai"]["terms"] = "anthropic/api"
+    config["providers"]["anthropic"] |= {"terms": "deepseek/api", "base_url": "http://elsewhere.example/v1"}
+    save_config(config)
+    assert card_of(await asyncio.to_thread(collect, "--json", to="later"))["dropped"] == card["dropped"]
 
 
 async def test_a_killed_collection_pays_for_nothing_twice(home: Path) -> None:
@@ -345,6 +350,9 @@ def test_the_answers_of_a_pilot_run_are_taken_as_they_were_scored() -> None:
     assert card["dropped"] == {"below_floor": 1}
     assert all(it["metadata"]["marks"]["score"] == 1.0 for it in rows())
     assert all(it["metadata"]["marks"]["confidence"] > 0.9 for it in rows())
+    # The provider's name may mean another one by now.
+    prepare("http://elsewhere.example/v1", {"runs": ["run_"], "floor": 1.0}, terms="openai/api")
+    assert card_of(collect("--json", to="later"))["dropped"] == {"below_floor": 1}
     write_recipe({"runs": ["run_"], "answers_of": "openai/other"})
     other = collect(to="other")
     assert other.exit_code == 1

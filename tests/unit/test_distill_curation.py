@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from isthmus.config.load import parse
 from isthmus.core.errors import IsthmusError
 from isthmus.core.evaluation import Answered, Sample, Score
 from isthmus.core.record import AttemptRecord, Record, Timings
@@ -26,6 +27,7 @@ from isthmus.distill.quarantine import Entry, Quarantine
 from isthmus.distill.rows import Makers, Marks, Row, rewritten, rows_of_dataset, rows_of_records, rows_of_run
 from isthmus.distill.sections import ClassCap, Collect, Shares
 from isthmus.evals.datasets.dataset import Dataset
+from isthmus.evals.replay.boundary import Portfolio
 from isthmus.store.runs import Candidate, Kept, Place, Run
 
 PEOPLE = (Origin(part="answer", maker="people"), Origin(part="input", maker="people"))
@@ -129,6 +131,10 @@ def test_a_form_that_many_rows_have_is_no_passage() -> None:
     assert touched(learned[:COMMON], tests) == dict.fromkeys(range(COMMON), "passage")
 
 
+NOBODY = Makers({}, Portfolio({}, {}))
+"""Of answers whose config nobody has kept."""
+
+
 def run_of(repeat: int = 1) -> Run:
     return Run(
         id="r",
@@ -154,7 +160,7 @@ def test_the_answer_that_most_agree_with_is_taken() -> None:
         )
         for nth, it in enumerate(said)
     }
-    (found,) = rows_of_run(run, [asked], answers, {}, "m", None, Makers({}, {}), Counter())
+    (found,) = rows_of_run(run, [asked], answers, {}, "m", None, NOBODY, Counter())
     assert found.answer == "4"
     assert found.marks.agreement == 0.75
     assert found.origins[0].terms == "", "of a model that the config does not have, nobody knows the terms"
@@ -171,7 +177,7 @@ def test_whoever_wrote_the_targets_has_chosen_the_answers_that_reach_them(
     place = Place("m", "s")
     said = {place: Kept(id="a", key=None, at_us=1, run="r", answered=Answered(model="m", text="4"))}
     scores = {place: Score(value=1.0)} if scorer else {}
-    (found,) = rows_of_run(run_of(), [asked], said, scores, "m", scorer, Makers({}, {}), Counter())
+    (found,) = rows_of_run(run_of(), [asked], said, scores, "m", scorer, NOBODY, Counter())
     assert sorted(it.part for it in found.origins) == parts
     assert [it.model for it in found.origins if it.part == "mark"] == ["other"] * (scorer is not None)
 
@@ -179,8 +185,14 @@ def test_whoever_wrote_the_targets_has_chosen_the_answers_that_reach_them(
 # Of the ledger
 
 
-def of_record(metadata: dict[str, Any], target: tuple[str, ...] = ()) -> Row:
-    """The row of a request that the model `m` has answered, of terms that nobody knows."""
+def of_record(
+    metadata: dict[str, Any],
+    target: tuple[str, ...] = (),
+    makers: Makers = NOBODY,
+    *,
+    by_score: bool = False,
+) -> Row:
+    """The row of a request that the model `m` of the config `c` has answered."""
     attempt = AttemptRecord(number=1, model="m", provider="p", model_id="m", outcome="ok", started_ms=0)
     record = Record(
         id="s",
@@ -197,8 +209,75 @@ def of_record(metadata: dict[str, Any], target: tuple[str, ...] = ()) -> Row:
     )
     request = {"messages": [{"role": "user", "content": "what of tides"}]}
     told = Sample(id="s", request=request, target=target, metadata=metadata)
-    (found,) = rows_of_records([told], {"s": record}, Makers({}, {}), Counter())
+    (found,) = rows_of_records([told], {"s": record}, makers, Counter(), by_score=by_score)
     return found
+
+
+def portfolio(
+    provider: str = "terms: acme/api", host: str = "a.example", model: str = "kind: closed"
+) -> Portfolio:
+    """A config's models: `m` of a provider `p` at that host, and the judge `strong` of the same."""
+    said = f"{{dialect: openai, base_url: 'https://{host}/v1', {provider}}}"
+    models = f"{{m: {{provider: p, id: m, {model}}}, strong: {{provider: p, {model}}}}}"
+    text = f"providers: {{p: {said}}}\nmodels: {models}\nroutes: {{r: m}}\n"
+    config, faults = parse(text, "isthmus.yaml", check_secrets=False)
+    assert config is not None, faults
+    return Portfolio(config.models, config.providers)
+
+
+WEIGHTS = {"provider": "terms: weights"}
+OPEN = "kind: open, zone: eu"
+
+
+@pytest.mark.parametrize(
+    ("then", "today", "terms"),
+    [
+        (portfolio(), portfolio(), "acme/api"),
+        (portfolio(), portfolio("terms: other/api"), "acme/api"),
+        (portfolio(), portfolio("terms: other/api", host="b.example"), "acme/api"),
+        (portfolio(), Portfolio({}, {}), "acme/api"),
+        (None, portfolio(), ""),
+        (Portfolio({}, {}), portfolio(), ""),
+        # What was left unsaid may be said later, of the same model at the same place alone.
+        (portfolio("timeouts: {total: 9}"), portfolio(), "acme/api"),
+        (portfolio("timeouts: {total: 9}", host="b.example"), portfolio(), ""),
+        (
+            portfolio(**WEIGHTS, model=OPEN),
+            portfolio(**WEIGHTS, model=f"{OPEN}, licence: MIT"),
+            "weights/MIT",
+        ),
+        (
+            portfolio(**WEIGHTS, model="kind: open, zone: us"),
+            portfolio(**WEIGHTS, model=f"{OPEN}, licence: MIT"),
+            "weights/",
+        ),
+    ],
+)
+def test_the_terms_of_an_answer_are_those_of_whom_it_came_from(
+    then: Portfolio | None, today: Portfolio, terms: str
+) -> None:
+    makers = Makers({} if then is None else {"c": then}, today)
+    found = of_record({"answer": "twice a day", "score": 1.0, "judge": "strong"}, makers=makers)
+    assert {it.part: it.terms for it in found.origins if it.maker == "model"} == {
+        "answer": terms,
+        "mark": terms,
+    }
+    place = Place("m", "s")
+    said = {place: Kept(id="a", key=None, at_us=1, run="r", answered=Answered(model="m", text="4"))}
+    (kept,) = rows_of_run(run_of(), [sample("how many")], said, {}, "m", None, makers, Counter())
+    assert kept.origins[0].terms == terms
+    other = msgspec.structs.replace(run_of(), config_hash="d")
+    (kept,) = rows_of_run(other, [sample("how many")], said, {}, "m", None, makers, Counter())
+    assert kept.origins[0].terms == ""
+
+
+def test_a_judge_by_whose_score_a_correction_was_chosen_has_chosen() -> None:
+    metadata = {"answer": "twice a day", "score": 1.0, "judge": "strong"}
+    by_people = of_record(metadata, ("Every twelve hours and some.",))
+    assert [it.part for it in by_people.origins] == ["answer", "input"]
+    chosen = of_record(metadata, ("Every twelve hours and some.",), by_score=True)
+    assert [it.model for it in chosen.origins if it.part == "mark"] == ["strong"]
+    assert chosen.marks == Marks(gold=True), "it is as good as people wrote it"
 
 
 def test_a_grade_by_a_judge_is_no_word_of_people_and_bears_the_judges_name() -> None:

@@ -14,12 +14,12 @@ import msgspec
 
 from isthmus.core.answers import plain
 from isthmus.core.evaluation import Answered, Sample, Score
-from isthmus.core.portfolio import Model, Provider
 from isthmus.core.record import AttemptRecord, Record
 from isthmus.distill.provenance import FIELD, Origin, Part, Provenance, provenance_of, seal_of
-from isthmus.distill.terms import terms_of
+from isthmus.distill.terms import tells, terms_of
 from isthmus.evals.datasets.dataset import Dataset
 from isthmus.evals.datasets.near_duplicates import near, pairs_of
+from isthmus.evals.replay.boundary import Portfolio
 from isthmus.evals.scorers import models_of
 from isthmus.store.runs import Candidate, Kept, Place, Run
 
@@ -73,35 +73,36 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Makers:
-    """Who makes outputs, by the config of today: names, terms, weights."""
+    """Who made outputs, on which terms, by the config that was in force when they were made.
 
-    def __init__(self, models: Mapping[str, Model], providers: Mapping[str, Provider]) -> None:
-        self._models = models
-        self._providers = providers
+    `then` has the configs by the hashes that stand on records and runs: of what another one decided nobody
+    knows the terms. `today` is heeded only where the config of then leaves open which terms govern a model,
+    and today's has the very same model at the same place.
+    """
 
-    def of_attempt(self, attempt: AttemptRecord, part: Part, source: str, at_us: int) -> Origin:
-        """The origin of what an attempt put out; of a model that the config no longer has, without terms."""
-        model = self._models.get(attempt.model)
-        same = model is not None and (model.id, model.provider) == (attempt.model_id, attempt.provider)
+    def __init__(self, then: Mapping[str, Portfolio], today: Portfolio) -> None:
+        self._then = then
+        self._today = today
+
+    def of_attempt(self, attempt: AttemptRecord, part: Part, record: Record) -> Origin:
+        """The origin of what an attempt put out."""
         return Origin(
             part=part,
             maker="model",
-            terms=self._terms(attempt.model) if same else "",
+            terms=self._terms(record.config_hash, attempt.model, attempt.provider, attempt.model_id),
             provider=attempt.provider,
             model=attempt.model_id,
             weights=attempt.weights,
-            source=source,
-            at_us=at_us,
+            source=record.id,
+            at_us=record.at_us,
         )
 
-    def of_kept(self, candidate: Candidate, kept: Kept, part: Part) -> Origin:
-        """The origin of an answer that a run's model gave; known answers are of the run that asked first."""
-        model = self._models.get(candidate.name)
-        same = model is not None and (model.id, model.provider) == (candidate.id, candidate.provider)
+    def of_kept(self, candidate: Candidate, kept: Kept, part: Part, config_hash: str) -> Origin:
+        """The origin of an answer that a model gave to a run of that config, or that the run found known."""
         return Origin(
             part=part,
             maker="model",
-            terms=self._terms(candidate.name) if same else "",
+            terms=self._terms(config_hash, candidate.name, candidate.provider, candidate.id),
             provider=candidate.provider,
             model=candidate.id,
             weights=candidate.weights,
@@ -110,13 +111,14 @@ class Makers:
             at_us=kept.at_us,
         )
 
-    def of_judge(self, name: str, source: str, at_us: int, run: str = "") -> Origin:
-        """The origin of the mark that this model of the config has given to an answer."""
-        model = self._models.get(name)
+    def of_judge(self, name: str, source: str, at_us: int, config_hash: str, run: str = "") -> Origin:
+        """The origin of the mark that this model of that config has given to an answer."""
+        then = self._then.get(config_hash)
+        model = then.models.get(name) if then is not None else None
         return Origin(
             part="mark",
             maker="model",
-            terms=self._terms(name) if model is not None else "",
+            terms=self._terms(config_hash, name, model.provider, model.id) if model is not None else "",
             provider=model.provider if model is not None else "",
             model=model.id if model is not None else name,
             source=source,
@@ -124,9 +126,20 @@ class Makers:
             at_us=at_us,
         )
 
-    def _terms(self, name: str) -> str:
-        model = self._models[name]
-        return terms_of(model, self._providers[model.provider])
+    def _terms(self, config_hash: str, name: str, provider: str, model_id: str) -> str:
+        then = self._then.get(config_hash)
+        model = then.models.get(name) if then is not None else None
+        if then is None or model is None or (model.provider, model.id) != (provider, model_id):
+            return ""
+        said = _terms_in(then, name)
+        if tells(said) or name not in self._today.models or not self._today.is_the_same(name, then):
+            return said
+        return _terms_in(self._today, name)
+
+
+def _terms_in(portfolio: Portfolio, name: str) -> str:
+    model = portfolio.models[name]
+    return terms_of(model, portfolio.providers[model.provider])
 
 
 # Of the ledger
@@ -140,10 +153,16 @@ def noting(records: Iterable[Record], noted: dict[str, Record]) -> Iterator[Reco
 
 
 def rows_of_records(
-    samples: Iterable[Sample], noted: dict[str, Record], makers: Makers, left_out: Counter[str]
+    samples: Iterable[Sample],
+    noted: dict[str, Record],
+    makers: Makers,
+    left_out: Counter[str],
+    *,
+    by_score: bool = False,
 ) -> Iterator[Row]:
     """A row for each sample that was made of a record (`evals.datasets.from_records`): its answer, or what
-    somebody has put in its place.
+    somebody has put in its place. `by_score` says that the samples were chosen by their scores: whoever gave
+    those has chosen.
 
     Whoever puts an answer right leaves much of it: then both have written it, and so it is taken to be where
     nobody knows the answer any more.
@@ -162,15 +181,17 @@ def rows_of_records(
         by_models = tuple(_of_attempts(record, makers))
         people = () if correction is None else (_people("answer", record.id, record.at_us),)
         origins = people if correction is not None and _is_anew(correction, sample) else (*people, *by_models)
-        # Of what somebody has put right, no mark is heeded.
-        said_of_it = sample.metadata if correction is None else {}
-        score, judge = said_of_it.get("score"), said_of_it.get("judge")
+        score, judge = sample.metadata.get("score"), sample.metadata.get("judge")
+        # Of what somebody has put right, no mark is heeded; it may be one of those that it was chosen by.
+        heeded = score if correction is None else None
         marks = Marks(
             gold=correction is not None,
-            human=score if judge is None else None,
-            score=score if judge is not None else None,
+            human=heeded if judge is None else None,
+            score=heeded if judge is not None else None,
         )
-        judges = () if judge is None else (makers.of_judge(judge, record.id, record.at_us),)
+        judges: tuple[Origin, ...] = ()
+        if judge is not None and (correction is None or by_score):
+            judges = (makers.of_judge(judge, record.id, record.at_us, record.config_hash),)
         yield Row(
             sample=_with_answer(sample, message),
             message=message,
@@ -193,7 +214,7 @@ def _of_attempts(record: Record, makers: Makers) -> Iterator[Origin]:
     parts: dict[str, Part] = {"answer": "answer", "draft": "answer", "judge": "mark"}
     for attempt in record.attempts:
         if attempt.outcome == "ok" and attempt.purpose in parts:
-            yield makers.of_attempt(attempt, parts[attempt.purpose], record.id, record.at_us)
+            yield makers.of_attempt(attempt, parts[attempt.purpose], record)
 
 
 # Of runs
@@ -235,8 +256,8 @@ def rows_of_run(
             ),
             message=message,
             origins=(
-                makers.of_kept(candidate, kept, "answer"),
-                *(makers.of_judge(name, kept.id, kept.at_us, kept.run) for name in judges),
+                makers.of_kept(candidate, kept, "answer", run.config_hash),
+                *(makers.of_judge(name, kept.id, kept.at_us, run.config_hash, kept.run) for name in judges),
                 *(_left_of(told, compared=scorer is not None) if told is not None else ()),
             ),
             ancestors=(run.dataset_hash, *through, *(told.ancestors if told is not None else ())),

@@ -109,6 +109,11 @@ def terms_of(model: Model, provider: Provider) -> str:
     return f"{WEIGHTS}/{model.licence or ''}" if model.kind != "closed" else ""
 
 
+def tells(terms: str) -> bool:
+    """True where terms, as `terms_of` has them, say by which document somebody's outputs are governed."""
+    return terms not in ("", f"{WEIGHTS}/")
+
+
 def ruling(
     terms: str,
     given: dt.date,

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from isthmus.bootstrap import open_feedback, open_records
+from isthmus.bootstrap import open_feedback, open_records, past_configs
 from isthmus.cli.distill.asking import Asking
 from isthmus.config.config import Config
 from isthmus.core.errors import Fault, IsthmusError
@@ -21,6 +21,7 @@ from isthmus.distill.variations import asking_for, variations_of
 from isthmus.evals.datasets import Dataset, open_dataset
 from isthmus.evals.datasets.dataset import hash_of
 from isthmus.evals.datasets.from_records import Wish, samples_of
+from isthmus.evals.replay.boundary import Portfolio
 from isthmus.routing.route import OF_EVALUATIONS
 from isthmus.store.records import Where
 from isthmus.store.runs import Place, Run
@@ -50,9 +51,12 @@ class Gathering:
         self._folder = folder
         self._config = config
         self._config_path = config_path
-        self._makers = Makers(config.models, config.providers)
         self._asking = Asking(config, config_path, cap_nanousd, AT_ONCE)
         self._runs = self._asking.runs
+        today = Portfolio(config.models, config.providers)
+        past = past_configs(config, config_path).items()
+        then = {hash: Portfolio(it.models, it.providers) for hash, it in past}
+        self._makers = Makers({**then, config.hash: today}, today)
 
     def rows(self) -> Iterator[Row]:
         """All rows. Raises IsthmusError where a source cannot be read, or is not complete."""
@@ -86,7 +90,8 @@ class Gathering:
         opinions = open_feedback(self._config, self._config_path).of
         # Each row is looked into as a whole, later.
         samples = samples_of(noting(asked, noted), opinions, lambda _, least: least, wish, notes)
-        yield from rows_of_records(samples, noted, self._makers, self.left_out)
+        by_score = wanted.score is not None
+        yield from rows_of_records(samples, noted, self._makers, self.left_out, by_score=by_score)
         for note, count in notes.items():
             self.left_out["no_sample"] += count * note.startswith(_LEFT_OUT)
             click.echo(f"Note: {note} ({count:,})", err=True)
@@ -163,7 +168,7 @@ class Gathering:
         for seed in seeds.samples:
             kept = answers.get(Place(asking.teacher, tasks[seed.id].id)) if seed.id in tasks else None
             if kept is not None and kept.answered.code is None:
-                by = self._makers.of_kept(candidate, kept, "input")
+                by = self._makers.of_kept(candidate, kept, "input", run.config_hash)
                 made += variations_of(seed, kept.answered, by, asking.variations)
         click.echo(f"{len(made):,} variations of {len(seeds.samples):,} requests.", err=True)
         return made

@@ -31,13 +31,12 @@ class Place(NamedTuple):
     def within(self, other: Place) -> bool:
         """True where who is in `other` already has the request: nothing new is let out by coming here.
 
-        It is the same host or farther in, in the same zone, and reads no more. What is local is within
-        anything.
+        It is the same host, in the same zone, by no kind that is farther out, and reads no more. What is
+        local is within anything. A machine that is rented is another party's than a closed provider's.
         """
         if self.kind == "local":
             return True
-        farther_in = _OUTWARD[self.kind] < _OUTWARD[other.kind]
-        there = farther_in or (self.kind == other.kind and self.host == other.host)
+        there = self.host == other.host and _OUTWARD[self.kind] <= _OUTWARD[other.kind]
         return there and self.zone == other.zone and (self.veiled or not other.veiled)
 
 
