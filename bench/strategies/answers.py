@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from bench.strategies.tables import Floats, Table
@@ -13,11 +14,14 @@ from isthmus.confidence import fitting, thresholds, voting
 from isthmus.confidence.reliability import calibration_error, discrimination
 from isthmus.confidence.shift import shift
 from isthmus.confidence.signals import of_probability
+from isthmus.dialects.counting import estimate_tokens
+from isthmus.evals.datasets.samples import call_of
 
 LABELS = 300
 DRAWS = 20
 RESAMPLES = 500
 RISKS = (0.05, 0.1, 0.2)
+RISK = 0.05
 DELTA = 0.1
 FEWEST = 2 * LABELS
 POOLS = 20
@@ -123,40 +127,60 @@ def shifted(setting: Setting, max_risk: float) -> dict[str, Any] | None:
 def cascade(table: Table, dataset: str, weak: str, strong: str) -> dict[str, dict[str, list[float]]] | None:
     """The share of the strong model's cost at its own accuracy, by a threshold that half of the set tells.
 
-    Answers are accepted in the order of their confidence, and in that of how little escalating helps for
-    what it costs: a request is dear to escalate by its length, which is known beforehand.
+    Answers are accepted in the order of their confidence, and in that of what escalating gains for what it
+    costs, as `isthmus calibrate` learns it: by the request's length, which is known beforehand. Each order is
+    also measured with the threshold that `isthmus calibrate` promises `RISK` by: half of those labels fit,
+    and the others test.
     """
     if weak not in table.models or strong not in table.models:
         return None
     part = table.among(table.datasets == dataset)
-    one, two = table.models.index(weak), table.models.index(strong)
-    if len(part.scores) < FEWEST or not np.isfinite(part.costs[:, [one, two]]).all():
+    pair = table.models.index(weak), table.models.index(strong)
+    if len(part.scores) < FEWEST or not np.isfinite(part.costs[:, pair]).all():
         return None
     found: dict[str, dict[str, list[float]]] = {}
     labels = len(part.scores) // 2
     for draw in range(DRAWS):
         order = np.random.default_rng(draw).permutation(len(part.scores))
         learned, judged = order[:labels], order[labels:]
-        for how, sure in _ways(part, one, two, learned):
+        for how, sure, threshold in _ways(part, pair, learned):
             into = found.setdefault(how, {"cost_share": [], "gain_points": [], "escalated": []})
-            for name, value in _escalated(part, one, two, sure, learned, judged).items():
+            for name, value in _escalated(part, pair, sure, threshold, judged).items():
                 into[name].append(value)
     return found
 
 
-def _ways(part: Table, one: int, two: int, learned: Any) -> Iterator[tuple[str, Floats]]:
-    """How answers are put in order: what of an answer speaks for accepting it."""
+def _ways(part: Table, pair: tuple[int, int], learned: Any) -> Iterator[tuple[str, Floats, float | None]]:
+    """How answers are put in order, what of an answer speaks for accepting it, and from where on it is."""
+    one, two = pair
+    weak, strong = part.scores[:, one], part.scores[:, two]
     rows = [of_probability("confidence", it) for it in part.confidences[:, one]]
-    losses = thresholds.losses_of("added", part.scores[learned, one], part.scores[learned, two])
-    calibrator = fitting.fit([rows[at] for at in learned], losses, "helps")
-    yield "by confidence", part.confidences[:, one]
-    yield "by help for its cost", -fitting.probabilities(calibrator, rows) / part.costs[:, two]
+    tokens = [estimate_tokens(call_of(_request(prompt))).tokens for prompt in part.prompts]
+    losses = thresholds.losses_of("added", weak, strong)
+
+    def orders(fits: Any) -> Iterator[tuple[str, Floats]]:
+        calibrator = fitting.fit([rows[at] for at in fits], losses[fits], "helps")
+        escalation = fitting.escalation_of([tokens[at] for at in fits], part.costs[fits, two])
+        yield "by confidence", part.confidences[:, one]
+        calibrator = msgspec.structs.replace(calibrator, escalation=escalation)
+        yield "by help for its cost", fitting.confidences(calibrator, rows, tokens)
+
+    for how, sure in orders(learned):
+        yield how, sure, thresholds.matching_threshold(sure[learned], weak[learned], strong[learned])
+    fits, tests = np.array_split(learned, 2)
+    for how, sure in orders(fits):
+        promise = thresholds.promise(sure[tests], losses[tests], max_risk=RISK, delta=DELTA)
+        yield f"{how}, promised", sure, promise.threshold
 
 
-def _escalated(part: Table, one: int, two: int, sure: Floats, learned: Any, judged: Any) -> dict[str, float]:
-    threshold = thresholds.matching_threshold(
-        sure[learned], part.scores[learned, one], part.scores[learned, two]
-    )
+def _request(prompt: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": prompt}]}
+
+
+def _escalated(
+    part: Table, pair: tuple[int, int], sure: Floats, threshold: float | None, judged: Any
+) -> dict[str, float]:
+    one, two = pair
     accepted = sure[judged] >= (np.inf if threshold is None else threshold)
     costs = part.costs[judged, one] + np.where(accepted, 0, part.costs[judged, two])
     scores = np.where(accepted, part.scores[judged, one], part.scores[judged, two])

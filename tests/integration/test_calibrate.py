@@ -11,6 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from isthmus.confidence.artefact import load
+from isthmus.confidence.signals.answer import of_answer
+from isthmus.dialects.counting import estimate_tokens
+from isthmus.evals.datasets.samples import call_of
 from isthmus.testing import Script, Simulator
 from isthmus.testing.simulator import SimulatorThread
 from isthmus.testing.wire import Asked
@@ -77,7 +81,12 @@ def prepare(url: str, cheap: bool = True, plan: Any = CASCADE, count: int = COUN
         document["models"][SMALL]["price"] = CHEAP
     for name, more in models.items():
         document["models"][f"openai/{name}"] |= more
-    save(document, ({"id": f"s{n}", "input": f"say {n}", "target": "good"} for n in range(count)))
+    save(document, ({"id": f"s{n}", "input": _input(n), "target": "good"} for n in range(count)))
+
+
+def _input(number: int) -> str:
+    """Some are longer than others, and cost more."""
+    return "please " * (number % 4 * 20) + f"say {number}"
 
 
 def pilot(*more: str) -> None:
@@ -93,8 +102,8 @@ def calibrated(accept: str = "calibrations/support.json", **more: Any) -> dict[s
     return {"cascade": [first, {"model": STRONG, "retries": 0}], **more}
 
 
-async def _ask(gateway: Served, number: int) -> Any:
-    body = {"model": "support", "messages": [{"role": "user", "content": f"say {number}"}]}
+async def _ask(gateway: Served, number: int, before: str = "") -> Any:
+    body = {"model": "support", "messages": [{"role": "user", "content": f"{before}say {number}"}]}
     answer = await gateway.post("/v1/chat/completions", body)
     assert answer.status == 200, answer.body
     return answer
@@ -125,7 +134,7 @@ def test_a_cascade_is_calibrated_and_serves_so(sim: SimulatorThread) -> None:
             first = record.attempts[0]
             assert first.confidence is not None
             assert (first.verdict == "accepted") == right
-            assert right or "its calibrated confidence is" in (first.verdict or "")
+            assert right or "its calibrated confidence for what escalating costs is" in (first.verdict or "")
         sim.simulator.scripts["small"] = lambda asked: Script(text=("good", "."), logprobs=(-3.0, -3.0))
         answer = await _ask(gateway, 1)
         assert answer.headers["x-isthmus-model"] == STRONG
@@ -133,6 +142,35 @@ def test_a_cascade_is_calibrated_and_serves_so(sim: SimulatorThread) -> None:
         assert metrics['isthmus_calibration_stale{route="support"}'] == 0
 
     served(as_calibrated)
+
+
+@pytest.mark.parametrize(("order", "model"), [("--costs", SMALL), ("--no-costs", STRONG)])
+def test_an_unsure_answer_is_kept_where_escalating_costs_too_much(
+    sim: SimulatorThread, order: str, model: str
+) -> None:
+    prepare(sim.url)
+    found = run("calibrate", "support", "--run", "", "-o", "c.json", "--json", order)
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["weighs_costs"] == (order == "--costs")
+    calibration = load(Path("c.json").read_bytes())
+    prepare(sim.url, plan=calibrated("c.json"))
+    explained = run("explain", "support").output
+    assert ("for what escalating costs" in explained) == (order == "--costs")
+    half_sure = Script(text=("good", "."), logprobs=(-0.8, -0.01), finish="stop")
+    sim.simulator.scripts["small"] = lambda asked: half_sure
+
+    async def by_length(gateway: Served) -> None:
+        signals = of_answer("good.", "stop", half_sure.logprobs)
+        for before, by in (("", STRONG), ("please " * 5_000, model)):
+            answer = await _ask(gateway, 1, before)
+            assert answer.headers["x-isthmus-model"] == by
+            first = (await gateway.record(answer)).attempts[0]
+            call = call_of({"messages": [{"role": "user", "content": f"{before}say 1"}]})
+            sure = calibration.calibrator.confidence(signals, estimate_tokens(call).tokens)
+            assert first.confidence == pytest.approx(sure)
+            assert (first.confidence >= (calibration.threshold or 0)) == (first.verdict == "accepted")
+
+    served(by_length)
 
 
 @pytest.mark.parametrize(("on_stale", "model"), [("strong", STRONG), ("warn", SMALL)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,10 +13,11 @@ from isthmus.confidence.artefact import load
 from isthmus.confidence.assess import assess
 from isthmus.confidence.signals.answer import of_answer
 from isthmus.confidence.thresholds import risk_of
-from isthmus.core.calibrator import Calibrator, Weighing
-from isthmus.core.call import Call
+from isthmus.core.calibrator import Calibrator, Escalation, Weighing
+from isthmus.core.call import Call, Message, Text
 from isthmus.core.pieces import Finish, Piece, TextDelta, tokens_of
 from isthmus.core.tie import Tie
+from isthmus.dialects.counting import estimate_tokens
 from isthmus.evals.calibration import Labelled, Trial, calibrate
 from isthmus.strategies.plan import CallModel, Cascade
 from isthmus.strategies.plan.cascade import Step
@@ -23,7 +25,6 @@ from isthmus.strategies.plan.node import Acceptance, Assess, Calibrated, Circums
 from tests.laws.plans import drive, plans, result_of
 
 TIE = Tie(route="r", models={"a": "1", "b": "2"}, template="", config="")
-CALL = Call(dialect="openai", operation="chat", model="r")
 
 texts = st.text(max_size=40)
 logprobs = st.lists(st.floats(-30, 0.01), max_size=8)
@@ -37,20 +38,22 @@ calibrators = st.builds(
         st.builds(Weighing, centre=weights, spread=st.floats(0.01, 5), weight=weights, missing=weights),
     ),
     labels=st.integers(30, 1000),
+    escalation=st.none() | st.builds(Escalation, base=st.floats(0, 3), per_token=st.floats(0, 0.1)),
 )
 
 
 @settings(max_examples=50)
-@given(calibrators, texts, logprobs, st.floats(0, 1))
+@given(calibrators, texts, texts, logprobs, st.floats(0, 1))
 def test_what_serves_is_as_sure_as_what_was_tested(
-    calibrator: Calibrator, text: str, told: list[float], threshold: float
+    calibrator: Calibrator, asked: str, text: str, told: list[float], threshold: float
 ) -> None:
-    kept = _pieces(text, told)
+    kept, call = _pieces(text, told), _call(asked)
     # What a run keeps of an answer is read of its pieces by the same function.
-    sure = calibrator.confidence(of_answer(text, "stop", [it for _, it in tokens_of(kept)]))
+    signals = of_answer(text, "stop", [it for _, it in tokens_of(kept)])
+    sure = calibrator.confidence(signals, estimate_tokens(call).tokens)
     calibration = Calibrated(file="c.json", calibrator=calibrator, threshold=threshold)
     by = Acceptance(calibration=calibration, refuses=True, complete=False)
-    verdict = assess(Assess(Kept("a", 1, kept), by), CALL)
+    verdict = assess(Assess(Kept("a", 1, kept), by), call)
     assert 0 <= sure <= 1
     if not told:
         assert (verdict.accepted, verdict.confidence) == (False, None)
@@ -59,12 +62,22 @@ def test_what_serves_is_as_sure_as_what_was_tested(
         assert verdict.accepted == (bool(text.strip()) and sure >= threshold)
 
 
-@settings(max_examples=25)
-@given(st.integers(0, 260), st.integers(0, 2**32), st.floats(0, 1), st.floats(0.01, 0.3))
-def test_a_calibration_is_made_where_a_promise_is_kept_and_nowhere_else(
-    many: int, seed: int, informed: float, max_risk: float
+@settings(max_examples=50)
+@given(calibrators, logprobs, st.integers(0, 10_000), st.integers(0, 10_000))
+def test_what_is_dearer_to_escalate_is_kept_the_sooner(
+    calibrator: Calibrator, told: list[float], one: int, other: int
 ) -> None:
-    trial = _calibrated(_population(many, np.random.default_rng(seed), informed), max_risk)
+    signals = of_answer("word", "stop", told)
+    short, long = (calibrator.confidence(signals, it) for it in sorted((one, other)))
+    assert short <= long
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 260), st.integers(0, 2**32), st.floats(0, 1), st.floats(0.01, 0.3), st.booleans())
+def test_a_calibration_is_made_where_a_promise_is_kept_and_nowhere_else(
+    many: int, seed: int, informed: float, max_risk: float, costs: bool
+) -> None:
+    trial = _calibrated(_population(many, np.random.default_rng(seed), informed), max_risk, costs)
     assert trial.labels == trial.fitted + trial.tested == many
     assert (trial.calibration is not None) == (trial.verdict == "cascade")
     if trial.calibration is None:
@@ -75,9 +88,19 @@ def test_a_calibration_is_made_where_a_promise_is_kept_and_nowhere_else(
     assert trial.saving is not None
     assert trial.saving.low > 0
     assert load(trial.calibration.dump()) == trial.calibration
+    assert (trial.calibration.calibrator.escalation is not None) == costs == trial.weighs_costs
 
 
-def test_a_calibrated_cascade_breaks_its_promise_as_seldom_as_it_says() -> None:
+@pytest.mark.parametrize("unknown", [None, 0.0])
+def test_what_is_not_paid_for_is_kept_by_confidence(unknown: float | None) -> None:
+    labels = [it._replace(strong_usd=unknown) for it in _population(200, np.random.default_rng(0), 0.5)]
+    trial = _calibrated(labels, 0.2)
+    assert not trial.weighs_costs
+    assert trial.promise.kept
+
+
+@pytest.mark.parametrize("costs", [True, False])
+def test_a_calibrated_cascade_breaks_its_promise_as_seldom_as_it_says(costs: bool) -> None:
     """Labels are drawn from a population whose risk is known; delta is 0.1, and three points are noise."""
     rng = np.random.default_rng(0)
     population = _population(500, rng, 0.5)
@@ -86,10 +109,10 @@ def test_a_calibrated_cascade_breaks_its_promise_as_seldom_as_it_says() -> None:
     for draw in range(100):
         places = rng.integers(0, len(population), 300)
         drawn = [population[at]._replace(sample=f"{draw}-{n}") for n, at in enumerate(places)]
-        calibration = _calibrated(drawn, 0.06).calibration
+        calibration = _calibrated(drawn, 0.06, costs).calibration
         if calibration is None or calibration.threshold is None:
             continue
-        sure = np.array([calibration.calibrator.confidence(it.signals) for it in population])
+        sure = np.array([calibration.calibrator.confidence(it.signals, it.tokens) for it in population])
         made += 1
         broken += (risk_of(sure >= calibration.threshold, losses, "added") or 0) > 0.06
     assert made >= 60, "where nothing is promised, nothing is tested"
@@ -115,6 +138,11 @@ def test_a_stale_cascade_asks_its_last_step_alone_unless_it_is_told_otherwise(
     assert effects[0].amendment.logprobs  # type: ignore[union-attr]
 
 
+def _call(asked: str) -> Call:
+    turns = (Message(role="user", parts=(Text(asked),)),)
+    return Call(dialect="openai", operation="chat", model="r", messages=turns)
+
+
 def _pieces(text: str, told: list[float]) -> tuple[Piece, ...]:
     tokens: list[object] = [{"token": "", "logprob": it} for it in told]
     return TextDelta(text=text, logprobs=tokens), Finish(reason="stop")
@@ -127,13 +155,20 @@ def _population(many: int, rng: np.random.Generator, informed: float) -> list[La
         sure = rng.random()
         right = rng.random() < informed * sure + (1 - informed) * 0.8
         told = [math.log(max(0.01, sure)), -0.1]
+        tokens = int(rng.integers(10, 1_000))
         found.append(
             Labelled(
-                f"s{number}", of_answer("word", "stop", told), float(right), float(rng.random() < 0.9), 1, 10
+                sample=f"s{number}",
+                signals=of_answer("word", "stop", told),
+                tokens=tokens,
+                weak=float(right),
+                strong=float(rng.random() < 0.9),
+                weak_usd=1,
+                strong_usd=tokens / 50,
             )
         )
     return found
 
 
-def _calibrated(labels: list[Labelled], max_risk: float) -> Trial:
-    return calibrate(labels, TIE, ("a", "b"), max_risk=max_risk, delta=0.1, made_at_us=1)
+def _calibrated(labels: list[Labelled], max_risk: float, costs: bool = True) -> Trial:
+    return calibrate(labels, TIE, ("a", "b"), max_risk=max_risk, delta=0.1, made_at_us=1, costs=costs)

@@ -15,7 +15,7 @@ from isthmus.config.faults import Code
 from isthmus.config.load import parse
 from isthmus.config.nodes import nodes_in
 from isthmus.core.calibrator import Calibrator, Weighing
-from isthmus.core.evaluation import Answered, Score
+from isthmus.core.evaluation import Answered, Sample, Score
 from isthmus.core.usage import Charge
 from isthmus.evals.calibration import labelled
 from isthmus.store.runs import Kept, Place
@@ -220,9 +220,13 @@ def test_only_what_both_models_answered_and_was_scored_is_a_label() -> None:
     answers[Place("weak", "whole", 1)] = _kept(**good)
     answers[Place("third", "elsewhere")] = _kept(**good)
     marks = {place: Score(value=None if place.sample == "unscored" else 1.0) for place in answers}
-    found, left_out = labelled("weak", "strong", answers, marks)
-    assert [(it.sample, it.weak, it.strong, it.weak_usd, it.strong_usd) for it in found] == [
-        ("whole", 1.0, 1.0, 1.0, None)
+    asked = [
+        Sample(id=name, request={"messages": [{"role": "user", "content": "Six times seven?"}]})
+        for name in (*weak, "elsewhere", "never")
+    ]
+    found, left_out = labelled("weak", "strong", asked, answers, marks)
+    assert [(it.sample, it.tokens, it.weak, it.strong, it.weak_usd, it.strong_usd) for it in found] == [
+        ("whole", 8, 1.0, 1.0, 1.0, None)
     ]
     assert left_out == {
         "not answered by both models": 3,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from isthmus.confidence.artefact import Calibration, load
-from isthmus.confidence.fitting import FEWEST, fit, probabilities
+from isthmus.confidence.fitting import FEWEST, escalation_of, fit, probabilities
 from isthmus.confidence.reliability import calibration_error, discrimination, reliability, risk_coverage
 from isthmus.confidence.shift import shift, stability_index
 from isthmus.confidence.signals import of_probability
 from isthmus.confidence.signals.logprobs import of_logprobs
 from isthmus.confidence.signals.wording import of_wording
 from isthmus.core.answers import plain
-from isthmus.core.calibrator import Calibrator, Weighing
+from isthmus.core.calibrator import Calibrator, Escalation, Weighing
 from isthmus.core.errors import IsthmusError
 from isthmus.core.tie import Tie
 
@@ -108,6 +108,33 @@ def test_far_values_are_not_extrapolated_to_and_unknown_signals_change_nothing()
     assert it.probability({"a": 1.0, "b": 7.0}) == it.probability({"a": 1.0})
 
 
+def test_what_escalating_costs_is_learned_by_length_and_what_is_not_known_is_not() -> None:
+    tokens = np.array([10, 100, 1_000, 3_000])
+    found = escalation_of(tokens, 2e-4 + 2e-6 * tokens)
+    assert found is not None
+    mean = 2e-4 + 2e-6 * tokens.mean()
+    assert [found.cost(it) for it in (0, 500)] == pytest.approx([2e-4 / mean, 1.2e-3 / mean])
+    assert escalation_of(tokens, [1, NAN, 1, 1]) is None
+    assert escalation_of(tokens, np.zeros(4)) is None
+    assert escalation_of([], []) is None
+    falling = escalation_of(tokens, [4.0, 3.0, 2.0, 1.0])
+    assert falling is not None
+    assert (falling.cost(1), falling.per_token) == (pytest.approx(1.0), 0)
+    empty = escalation_of([0, 0], [2.0, 2.0])
+    assert empty is not None
+    assert (empty.cost(7), empty.per_token) == (pytest.approx(1.0), 0)
+
+
+def test_an_answer_is_kept_by_what_escalating_gains_for_what_it_costs() -> None:
+    it = Calibrator(
+        target="helps", bias=0, signals={}, labels=FEWEST, escalation=Escalation(base=0.5, per_token=0.001)
+    )
+    assert it.sureness({}) == 0.5
+    assert [it.confidence({}, tokens) for tokens in (0, 500, 4_500)] == pytest.approx([0, 0.5, 0.9])
+    free = msgspec.structs.replace(it, escalation=Escalation(base=0, per_token=0.001))
+    assert free.confidence({}, 0) == 0
+
+
 def test_truths_that_are_all_alike_give_a_probability_near_them() -> None:
     rows = [{"a": float(at)} for at in range(FEWEST)]
     assert fit(rows, np.ones(FEWEST), "right").probability({"a": 0.0}) > 0.85
@@ -195,8 +222,16 @@ def test_what_is_no_calibration_is_refused(content: bytes) -> None:
 
 
 def test_another_version_is_refused_by_name() -> None:
-    with pytest.raises(IsthmusError, match="version 2"):
-        load(msgspec.structs.replace(_calibration(), version=2).dump())
+    with pytest.raises(IsthmusError, match="version 3"):
+        load(msgspec.structs.replace(_calibration(), version=3).dump())
+
+
+def test_a_file_of_version_1_is_of_a_calibration_that_weighs_no_costs() -> None:
+    first = msgspec.json.decode(_calibration().dump())
+    assert first["version"] == 2
+    assert "escalation" not in first["calibrator"]
+    found = load(msgspec.json.encode({**first, "version": 1}))
+    assert found.calibrator.confidence({"a": 0.0}, 10) == found.calibrator.confidence({"a": 0.0}, 10_000)
 
 
 def test_a_calibration_says_what_has_changed_since() -> None:

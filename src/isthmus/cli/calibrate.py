@@ -80,6 +80,11 @@ _SHARE = Number(0, 1, min_open=True, max_open=True)
     default=True,
     help="Of a choice: learn from the nearest of the samples, too; the file holds a vector of each.",
 )
+@click.option(
+    "--costs/--no-costs",
+    default=True,
+    help="Of a cascade: escalate first where that gains most for what it costs.",
+)
 @click.option("--named", is_flag=True, help="Of a choice: callers say their tasks by x-isthmus-task.")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -96,6 +101,7 @@ def calibrate(
     out: Path | None,
     html_path: Path | None,
     vectors: bool,
+    costs: bool,
     named: bool,
     config_path: Path | None,
     as_json: bool,
@@ -139,7 +145,7 @@ def calibrate(
         )
     promise = _Promise(max_risk, delta)
     if isinstance(strategy, Cascade):
-        outcome = _calibrated(route, strategy, config, runs, run, marks[chosen], promise)
+        outcome = _calibrated(route, strategy, config, runs, run, marks[chosen], promise, costs=costs)
     else:
         outcome = _learned(
             route, strategy, config, runs, run, marks[chosen], promise, vectors=vectors, named=named
@@ -175,14 +181,22 @@ class _Outcome(NamedTuple):
 
 
 def _calibrated(
-    route: str, cascade: Cascade, config: Config, runs: Runs, run: Run, marks: Scores, promise: _Promise
+    route: str,
+    cascade: Cascade,
+    config: Config,
+    runs: Runs,
+    run: Run,
+    marks: Scores,
+    promise: _Promise,
+    *,
+    costs: bool,
 ) -> _Outcome:
     from isthmus.evals.calibration import calibrate as calibrated
     from isthmus.evals.calibration import labelled
     from isthmus.evals.calibration_report import calibration_report
 
     pair = pair_of(cascade)
-    labels, left_out = labelled(*pair, runs.answers(run.id), marks)
+    labels, left_out = labelled(*pair, runs.samples(run), runs.answers(run.id), marks)
     _require_logprobs(run, pair[0], len(labels), left_out)
     style = config.routes[route].style
     if style is not None:
@@ -198,8 +212,14 @@ def _calibrated(
         max_risk=promise.max_risk,
         delta=promise.delta,
         made_at_us=time.time_ns() // 1000,
+        costs=costs,
         left_out=left_out,
     )
+    if costs and trial.coverage and not trial.weighs_costs:
+        click.echo(
+            f"isthmus: what {pair[1]} costs is not known, or nothing: answers are kept by confidence alone.",
+            err=True,
+        )
     return _Outcome(
         trial,
         calibration_report(route, trial),

@@ -11,7 +11,10 @@ from isthmus.core.calibrator import Calibrator
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.tie import Tie
 
-VERSION = 1
+VERSION = 2
+
+_READ = frozenset({1, VERSION})
+"""Files of version 1 know nothing of what escalating costs, and say by their silence that it has no part."""
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, tag="calibration", tag_field="isthmus"):
@@ -46,8 +49,8 @@ def load(content: bytes) -> Calibration:
         found = msgspec.json.decode(content, type=Calibration)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise _bad("This is no calibration of Isthmus.") from error
-    if found.version != VERSION:
-        raise _bad(f"This calibration is of version {found.version}, and {VERSION} is read here.")
+    if found.version not in _READ:
+        raise _bad(f"This calibration is of version {found.version}, and up to {VERSION} is read here.")
     return found
 
 

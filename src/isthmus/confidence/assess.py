@@ -12,6 +12,7 @@ from isthmus.confidence.signals.wording import begins_with_refusal
 from isthmus.core.answers import same_as, says_something
 from isthmus.core.call import Call
 from isthmus.core.pieces import Finish, Piece, RefusalDelta, ToolCallStart, text_of, tokens_of
+from isthmus.dialects.counting import estimate_tokens
 from isthmus.strategies.plan.node import Assess, Verdict
 
 _CUT_SHORT = frozenset({"length", "content_filter", "context_length", "pause"})
@@ -23,8 +24,8 @@ def assess(effect: Assess, call: Call) -> Verdict:
     The confidence is the least of what is known of it: by its calibration or its tokens, by others, and by
     its own check.
     """
-    fault = next(_faults(effect, call), None)
-    by_itself = _by_tokens(effect) if effect.by.calibration is None else _calibrated(effect)
+    by_itself = _by_tokens(effect) if effect.by.calibration is None else _calibrated(effect, call)
+    fault = next(_faults(effect, call, by_itself), None)
     known = [it for it in (by_itself, _agreement(effect), _checked(effect)) if it is not None]
     sureness = min(known, default=None)
     return Verdict(True, sureness, "accepted") if fault is None else Verdict(False, sureness, fault)
@@ -40,7 +41,7 @@ def refuses(pieces: Sequence[Piece]) -> bool:
     return not calls and begins_with_refusal(text_of(pieces))
 
 
-def _faults(effect: Assess, call: Call) -> Iterator[str]:
+def _faults(effect: Assess, call: Call, by_itself: float | None) -> Iterator[str]:
     pieces, demanded = effect.kept.pieces, effect.by
     text = text_of(pieces)
     if not says_something(pieces):
@@ -60,11 +61,12 @@ def _faults(effect: Assess, call: Call) -> Iterator[str]:
         elif (mean := sum(logprobs) / len(logprobs)) < demanded.logprob:
             yield f"its mean log-probability is {mean:.2f}, below {demanded.logprob:g}"
     if demanded.calibration is not None:
-        sure, least = _calibrated(effect), demanded.calibration.threshold
-        if sure is None:
+        least, weighed = demanded.calibration.threshold, demanded.calibration.weighs_costs
+        if by_itself is None:
             yield "its model tells no log-probabilities"
-        elif not sure >= least:
-            yield f"its calibrated confidence is {sure:.3f}, below {least:.3f}"
+        elif not by_itself >= least:
+            among = " for what escalating costs" if weighed else ""
+            yield f"its calibrated confidence{among} is {by_itself:.3f}, below {least:.3f}"
     if demanded.agreement is not None and (_agreement(effect) or 0.0) < demanded.agreement:
         yield f"{_agreeing(effect)} of {len(effect.beside)} others say the same"
     if demanded.self_check is not None and ((sure := _checked(effect)) or 0.0) < demanded.self_check:
@@ -81,7 +83,7 @@ def _by_tokens(effect: Assess) -> float | None:
     return math.exp(sum(logprobs) / len(logprobs)) if logprobs else None
 
 
-def _calibrated(effect: Assess) -> float | None:
+def _calibrated(effect: Assess, call: Call) -> float | None:
     """The confidence by the step's calibration; None without log-probabilities, which it was fitted with."""
     pieces, calibration = effect.kept.pieces, effect.by.calibration
     calibrator = calibration.calibrator if calibration is not None else None
@@ -89,7 +91,8 @@ def _calibrated(effect: Assess) -> float | None:
     if calibrator is None or not logprobs:
         return None
     finish = next((it.reason for it in pieces if isinstance(it, Finish)), None)
-    return calibrator.confidence(of_answer(text_of(pieces), finish, logprobs))
+    signals = of_answer(text_of(pieces), finish, logprobs)
+    return calibrator.confidence(signals, estimate_tokens(call).tokens)
 
 
 def _agreeing(effect: Assess) -> int:

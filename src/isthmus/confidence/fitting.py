@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from isthmus.core.calibrator import _FAR, Calibrator, Target, Weighing
+from isthmus.core.calibrator import _FAR, Calibrator, Escalation, Target, Weighing
 from isthmus.core.errors import Fault, IsthmusError
 
 FEWEST = 30
@@ -67,6 +67,30 @@ def fit(rows: Sequence[Mapping[str, float]], truths: ArrayLike, target: Target) 
 def probabilities(calibrator: Calibrator, rows: Sequence[Mapping[str, float]]) -> _Floats:
     """The calibrator's probability for each answer."""
     return np.array([calibrator.probability(row) for row in rows])
+
+
+def confidences(
+    calibrator: Calibrator, rows: Sequence[Mapping[str, float]], tokens: Sequence[int]
+) -> _Floats:
+    """How sure the calibrator is of each answer that it is to be kept, by the tokens of its request."""
+    return np.array([calibrator.confidence(row, many) for row, many in zip(rows, tokens, strict=True)])
+
+
+def escalation_of(tokens: ArrayLike, costs: ArrayLike) -> Escalation | None:
+    """What escalating costs by the tokens of a request, by the stronger model's costs of some; None where
+    one is not known, or nothing is paid.
+
+    Least squares, with neither a part that is below nothing: a price has none.
+    """
+    from scipy.optimize import nnls
+
+    sizes, paid = np.asarray(tokens, np.float64), np.asarray(costs, np.float64)
+    if not len(paid) or not np.isfinite(paid).all() or paid.sum() <= 0:
+        return None
+    mean, size = paid.mean(), max(float(sizes.mean()), 1.0)
+    # Scaled, so that a size of thousands beside one of 1 loses no digits.
+    base, slope = nnls(np.column_stack((np.ones(len(sizes)), sizes / size)), paid / mean)[0]
+    return Escalation(base=float(base), per_token=float(slope) / size)
 
 
 def _logistic_fit(rows: _Floats, truths: _Floats) -> _Floats:

@@ -28,9 +28,11 @@ from isthmus.confidence.reliability import (
 from isthmus.confidence.signals import Signals
 from isthmus.confidence.signals.answer import of_answer
 from isthmus.core.calibrator import Calibrator
-from isthmus.core.evaluation import Answered
+from isthmus.core.evaluation import Answered, Sample
 from isthmus.core.money import NANO_PER_USD
 from isthmus.core.tie import Tie
+from isthmus.dialects.counting import estimate_tokens
+from isthmus.evals.datasets.samples import call_of
 from isthmus.evals.outcome import Scores
 from isthmus.statistics import intervals
 from isthmus.statistics.intervals import Interval
@@ -51,10 +53,12 @@ S = TypeVar("S", bound=_OfSample)
 
 
 class Labelled(NamedTuple):
-    """One sample that both models answered: what the weak answer shows, both scores, both costs in USD."""
+    """One sample that both models answered: what the weak answer shows, about how many tokens were asked,
+    both scores, both costs in USD."""
 
     sample: str
     signals: Signals
+    tokens: int
     weak: float
     strong: float
     weak_usd: float | None
@@ -67,7 +71,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     `labels` were there, of them `fitted` made the calibrator and `tested` the promise; `needed` is the least
     number for any promise. `left_out` counts samples that are no label, by the reason. Qualities, curves and
     `saving` (the share of the strong model's cost that is not spent; None where that is unknown, or nothing)
-    are those of the tested half. `calibration` is None unless the verdict is `cascade`.
+    are those of the tested half. `weighs_costs` says that answers are kept by what escalating gains for what
+    it costs. `calibration` is None unless the verdict is `cascade`.
     """
 
     weak: str
@@ -88,11 +93,12 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     calibration_error: float | None
     reliability: tuple[Bin, ...]
     coverage: tuple[Coverage, ...]
+    weighs_costs: bool
     calibration: Calibration | None
 
 
 def labelled(
-    weak: str, strong: str, answers: Mapping[Place, Kept], marks: Scores
+    weak: str, strong: str, samples: Iterable[Sample], answers: Mapping[Place, Kept], marks: Scores
 ) -> tuple[list[Labelled], dict[str, int]]:
     """The samples that calibrate, and how many do not, by the reason.
 
@@ -101,8 +107,9 @@ def labelled(
     """
     found: list[Labelled] = []
     left: Counter[str] = Counter()
-    for sample in sorted({it.sample for it in answers if it.model in (weak, strong)}):
-        first, second = Place(weak, sample), Place(strong, sample)
+    asked = {it.sample for it in answers if it.model in (weak, strong)}
+    for sample in sorted((it for it in samples if it.id in asked), key=lambda it: it.id):
+        first, second = Place(weak, sample.id), Place(strong, sample.id)
         pair = [answers[it].answered for it in (first, second) if it in answers]
         scores = [marks[it].value for it in (first, second) if it in marks]
         if len(pair) < 2 or any(it.code is not None for it in pair):
@@ -115,8 +122,9 @@ def labelled(
             said = pair[0]
             found.append(
                 Labelled(
-                    sample=sample,
+                    sample=sample.id,
                     signals=of_answer(said.text, said.finish, said.logprobs or ()),
+                    tokens=estimate_tokens(call_of(sample.request)).tokens,
                     weak=scores[0],
                     strong=scores[1],
                     weak_usd=_usd(pair[0]),
@@ -134,23 +142,22 @@ def calibrate(
     max_risk: float,
     delta: float,
     made_at_us: int,
+    costs: bool = True,
     left_out: Mapping[str, int] | None = None,
 ) -> Trial:
     """The cascade from the first model of `pair` to the second, calibrated by these labels.
 
+    With `costs`, answers are kept in the order of what escalating gains for what it costs, as far as all the
+    strong model's costs are known; without, in that of their confidences.
     Which label goes to which half is decided by a hash of its sample, so that it is the same every time.
     """
     fits, tests = halves(labels)
     # Below that, so few are tested that nothing is promised, whatever their confidences.
-    calibrator = _fitted(fits) if len(fits) >= fitting.FEWEST else None
-    sure = (
-        1 - fitting.probabilities(calibrator, [it.signals for it in tests])
-        if calibrator is not None
-        else np.zeros(len(tests))
-    )
+    calibrator = _fitted(fits, costs) if len(fits) >= fitting.FEWEST else None
+    confidences = _confidences(calibrator, tests)
     losses = _losses(tests)
-    promise = thresholds.promise(sure, losses, max_risk=max_risk, delta=delta)
-    taken = sure >= (np.inf if promise.threshold is None else promise.threshold)
+    promise = thresholds.promise(confidences, losses, max_risk=max_risk, delta=delta)
+    taken = confidences >= (np.inf if promise.threshold is None else promise.threshold)
     saving = _saving(tests, taken)
     verdict, why = _verdict(promise, saving)
     weak, strong = (np.array([getattr(it, name) for it in tests]) for name in ("weak", "strong"))
@@ -166,10 +173,10 @@ def calibrate(
             delta=delta,
             promise=in_words(promise),
             labels=len(fits) + len(tests),
-            confidences=tuple(map(float, np.quantile(sure, np.linspace(0, 1, _QUANTILES)))),
+            confidences=tuple(map(float, np.quantile(confidences, np.linspace(0, 1, _QUANTILES)))),
         )
-    told = calibrator is not None and len(tests) > 0
-    good = 1 - losses
+    sure, good = _sureness(calibrator, tests), 1 - losses
+    told = len(sure) > 0
     return Trial(
         weak=pair[0],
         strong=pair[1],
@@ -188,7 +195,8 @@ def calibrate(
         discrimination=discrimination(sure, good) if told else None,
         calibration_error=calibration_error(sure, good) if told else None,
         reliability=tuple(reliability(sure, good)) if told else (),
-        coverage=tuple(risk_coverage(sure, losses)) if told else (),
+        coverage=tuple(risk_coverage(confidences, losses)) if told else (),
+        weighs_costs=calibrator is not None and calibrator.escalation is not None,
         calibration=calibration,
     )
 
@@ -208,8 +216,28 @@ def in_words(promise: thresholds.Promise) -> str:
     )
 
 
-def _fitted(labels: list[Labelled]) -> Calibrator:
-    return fitting.fit([it.signals for it in labels], _losses(labels), "helps")
+def _fitted(labels: list[Labelled], costs: bool) -> Calibrator:
+    calibrator = fitting.fit([it.signals for it in labels], _losses(labels), "helps")
+    if not costs:
+        return calibrator
+    paid = np.array([it.strong_usd for it in labels], float)
+    escalation = fitting.escalation_of([it.tokens for it in labels], paid)
+    return msgspec.structs.replace(calibrator, escalation=escalation)
+
+
+def _confidences(calibrator: Calibrator | None, labels: list[Labelled]) -> _Floats:
+    """How sure it is of each answer that it is to be kept; by which answers are accepted."""
+    if calibrator is None:
+        return np.zeros(len(labels))
+    return fitting.confidences(calibrator, [it.signals for it in labels], [it.tokens for it in labels])
+
+
+def _sureness(calibrator: Calibrator | None, labels: list[Labelled]) -> _Floats:
+    """How sure it is of each answer that the strong model would not do better; none before anything was
+    fitted."""
+    if calibrator is None:
+        return np.zeros(0)
+    return 1 - fitting.probabilities(calibrator, [it.signals for it in labels])
 
 
 def _losses(labels: list[Labelled]) -> _Floats:

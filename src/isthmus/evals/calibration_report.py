@@ -24,6 +24,7 @@ def _verdict(trial: Trial) -> Iterator[Block]:
     yield Table(
         ("", "value"),
         (
+            ("answers are kept by", _order(trial)),
             ("threshold", "none" if promise.threshold is None else f"{promise.threshold:.4f}"),
             ("risk, at most", f"{promise.max_risk:g} with a chance of {1 - promise.delta:g}"),
             ("risk, among the tested", _number(promise.observed)),
@@ -50,7 +51,8 @@ def _labels(trial: Trial) -> Iterator[Block]:
 
 def _coverage(trial: Trial) -> Iterator[Block]:
     yield Lines(
-        says="What is lost on the mean of accepted answers, by the share that is accepted, the surest first.",
+        says="What is lost on the mean of accepted answers, by the share that is accepted, in the order in "
+        "which they are.",
         across="share accepted",
         upward="mean loss of accepted answers",
         lines=(Line(trial.weak, tuple((it.coverage, it.risk) for it in trial.coverage)),),
@@ -81,6 +83,10 @@ def _reliability(trial: Trial) -> Iterator[Block]:
         ("confidence", "came true", "answers"),
         tuple((f"{it.said:.3f}", f"{it.true:.3f}", f"{it.answers:,}") for it in trial.reliability),
     )
+
+
+def _order(trial: Trial) -> str:
+    return "what escalating gains for what it costs" if trial.weighs_costs else "their confidence"
 
 
 def _saving(trial: Trial) -> str:

@@ -314,6 +314,15 @@ class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float = math.inf
     stale: tuple[str, ...] = ()
 
+    @property
+    def weighs_costs(self) -> bool:
+        """True where what escalating costs has a part in whether an answer is accepted."""
+        return self.calibrator is not None and self.calibrator.escalation is not None
+
+    def words(self) -> str:
+        """What it demands, in words."""
+        return f"as sure as {self.file} demands" + (" for what escalating costs" if self.weighs_costs else "")
+
     def __hash__(self) -> int:
         # Weights by name do not hash; the file's hash stands for them.
         return hash((self.file, self.sha256, self.stale))
@@ -368,7 +377,7 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
             f"of a mean log-probability of {self.logprob:g} or more" if self.logprob is not None else "",
             f"the same as {self.agreement:.0%} of the others" if self.agreement is not None else "",
             f"right by its own check with {self.self_check:.0%}" if self.self_check is not None else "",
-            f"as sure as {self.calibration.file} demands" if self.calibration is not None else "",
+            self.calibration.words() if self.calibration is not None else "",
             self.early.words() if self.early is not None else "",
         ]
         return ", ".join(filter(None, demands)) or "there at all"
