@@ -166,7 +166,7 @@ class Workshop:
     def engines_of(self, config: Config) -> dict[str, HostedEngine]:
         """The engines by which a config's models are served."""
         keys = {
-            name: _engine_key(model, config.providers[model.provider].engine)
+            name: self._engine_key(model, config.providers[model.provider].engine)
             for name, model in config.models.items()
         }
         return {name: self._leases[key].thing for name, key in keys.items() if key in self._leases}
@@ -234,7 +234,7 @@ class Workshop:
         settings = provider.engine
         assert settings is not None
         return self._lease(
-            _engine_key(model, settings),
+            self._engine_key(model, settings),
             lambda: HostedEngine(
                 model,
                 settings,
@@ -246,6 +246,18 @@ class Workshop:
             lambda engine: self._end(engine.stop(ENGINE_GRACE_S)),
             number,
         )
+
+    def _engine_key(self, model: Model, settings: EngineSettings | None) -> Hashable:
+        """What an engine is leased by: the family, and not the name, so that a version which has become the
+        config's own keeps its engine; and the hash, since another version may lie at the same path by now.
+
+        Where the config does not say the hash, the engine is meant that was started last from that path.
+        """
+        path = ("engine", model.family, model.weights, model.base, model.signers, settings)
+        if model.sha256 is not None:
+            return (*path, model.sha256)
+        running = [key for key in self._leases if isinstance(key, tuple) and key[:-1] == path]
+        return running[-1] if running else (*path, None)
 
     def _adapter(
         self, model: Model, provider: Provider, key: str | None, transport: Transport, number: int
@@ -303,12 +315,6 @@ class Workshop:
         task = in_background(ending, "stopping an engine")
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
-
-
-def _engine_key(model: Model, settings: EngineSettings | None) -> Hashable:
-    """What an engine is leased by: the family, so that a version which has become the config's own keeps
-    its engine."""
-    return ("engine", model.family, model.weights, model.base, model.signers, settings)
 
 
 def _close(key: Hashable, lease: _Lease) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from isthmus.providers.engines.llama_cpp import LlamaCppEngine, LlamaCppSettings
@@ -169,13 +170,18 @@ def small(chat_engine: RunningEngine) -> LlamaCppSettings:
     return LlamaCppSettings(weights=chat_engine.path, context=512, parallel=1, threads=1)
 
 
-async def test_a_killed_engine_serves_again_at_the_same_address(
+async def test_a_killed_engine_serves_the_same_weights_again_at_the_same_address(
     small: LlamaCppSettings, tmp_path: Path
 ) -> None:
-    own = Own(small, tmp_path)
+    weights = tmp_path / "weights.gguf"
+    assert isinstance(small.weights, Path)
+    weights.symlink_to(small.weights)
+    own = Own(msgspec.structs.replace(small, weights=weights), tmp_path)
     async with own.engine as engine:
         address = engine.base_url
         assert engine.pid
+        weights.unlink()
+        weights.write_bytes(b"something else")
         os.kill(engine.pid, signal.SIGKILL)
         await own.until(State.STARTING, State.READY, State.RESTARTING, State.READY)
         assert engine.base_url == address

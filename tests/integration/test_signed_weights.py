@@ -25,8 +25,13 @@ def student(tmp_path: Path) -> Path:
     path = artefacts.write(tmp_path / "student", artefacts.adapter(scale=3), base=WEIGHTS[0].sha256)
     private, signer = artefacts.pair()
     artefacts.sign(path, private)
+    (tmp_path / "release").write_text(private)
     (tmp_path / "release.pub").write_text(signer.pem)
     return path
+
+
+def private_key(student: Path) -> str:
+    return student.with_name("release").read_text()
 
 
 def config(student: Path) -> str:
@@ -81,6 +86,10 @@ async def test_a_signed_adapter_is_served_until_it_is_altered(
         readiness = await served.get("/readyz")
         assert (readiness.status, readiness.json["weights"]) == (503, {})
         assert engine.engine.pid is None
+
+        # A good signature does not make it the artefact that this engine has begun with.
+        artefacts.sign(student, private_key(student))
+        await eventually(lambda: "is signed, but it is" in engine.reason, within_s=30)
 
 
 async def test_what_nobody_signed_never_starts(student: Path, tmp_path: Path) -> None:

@@ -519,6 +519,25 @@ def test_an_adapter_is_loaded_with_its_base_and_its_template(
         assert found.template == TEMPLATE
 
 
+def test_of_all_that_is_well_signed_only_what_is_pinned_is_loaded(
+    fitting: Path, base: Path, tmp_path: Path
+) -> None:
+    with loadable(pinned(fitting, tmp_path, base=base), NOW) as found:
+        wanted = found.identity
+    with loadable(pinned(fitting, tmp_path, base=base, sha256=wanted), NOW) as found:
+        assert found.identity == wanted
+    (fitting / "adapter.gguf").write_bytes(tiny_weights() + bytes(32))
+    sign(fitting, PRIVATE)
+    with loadable(pinned(fitting, tmp_path, base=base), NOW) as found:
+        assert found.identity != wanted
+    with (
+        pytest.raises(ArtefactError, match=wanted) as refused,
+        loadable(pinned(fitting, tmp_path, base=base, sha256=wanted), NOW),
+    ):
+        pass
+    assert refused.value.code == "weights_changed"
+
+
 def test_what_others_can_write_is_copied_and_stays_what_it_was(
     fitting: Path, base: Path, tmp_path: Path
 ) -> None:

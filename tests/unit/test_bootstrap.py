@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
 
 import isthmus
-from isthmus.bootstrap import House, in_background, open_house
+from isthmus.bootstrap import House, Workshop, in_background, open_house
 from isthmus.config.config import Config
 from isthmus.config.load import parse
+from isthmus.config.rollouts import version_of
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.portfolio import Model
+from isthmus.core.rollout import Version
+from isthmus.gateway.snapshot import Snapshot
 from isthmus.store.ledger import SqliteLedger
 
 TEXT = """
@@ -47,6 +53,52 @@ async def test_the_ledger_is_closed_whatever_else_will_not(
             pass
     reopened = SqliteLedger(tmp_path / "ledger.db", "batched")
     await reopened.close()
+
+
+async def test_a_version_has_no_engine_that_was_started_with_other_weights_from_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Model] = []
+    monkeypatch.setattr("isthmus.bootstrap.HostedEngine", partial(_HostedEngine, made))
+    (tmp_path / "old.gguf").touch()
+    (tmp_path / "new.gguf").touch()
+    text = f"""
+providers: {{mine: {{engine: builtin}}}}
+models: {{m: {{provider: mine, weights: {tmp_path}/old.gguf}}}}
+routes: {{r: m}}
+"""
+    config, faults = parse(text, "isthmus.yaml")
+    assert config is not None, faults
+    workshop = Workshop(tmp_path)
+
+    def serving(model: Model) -> Snapshot:
+        return workshop.snapshot(
+            msgspec.structs.replace(config, models={"m": config.models["m"], model.name: model})
+        )
+
+    first, second = (
+        version_of(config.models["m"], Version(f"{tmp_path}/new.gguf", digest * 64)) for digest in "ab"
+    )
+    draining, current = serving(first), serving(second)
+    assert [it.sha256 for it in made] == [None, "a" * 64, "b" * 64], "the old weights have one engine"
+    # The config follows: its own weights are those that were started last from there.
+    followed = serving(msgspec.structs.replace(config.models["m"], weights=f"{tmp_path}/new.gguf"))
+    assert len(made) == 3
+    for snapshot in (draining, current, followed):
+        snapshot.release()
+    await workshop.close()
+
+
+class _HostedEngine:
+    """Counts what engines were made for, and runs none."""
+
+    def __init__(self, made: list[Model], model: Model, settings: object, **_: object) -> None:
+        made.append(model)
+        self.transport = None
+        self.unready = self.verified = None
+
+    async def stop(self, grace_s: float) -> None:
+        pass
 
 
 async def test_a_transport_that_will_not_close_keeps_nothing_open(

@@ -107,6 +107,39 @@ def test_weights_of_the_catalogue_may_say_who_signs_what_follows_them(folder: Pa
     assert (len(model.signers), weights_sha256(model)) == (1, row.sha256)
 
 
+PIN = "a" * 64
+
+
+@pytest.mark.parametrize("model", ["weights: model.gguf", "weights: student/, signers: [release.pub]"])
+def test_the_one_version_that_is_served_may_be_pinned(folder: Path, model: str) -> None:
+    config, faults = parse(text(f"{model}, sha256: {PIN}"), str(folder / "isthmus.yaml"))
+    assert config is not None, faults
+    assert config.models["m"].sha256 == PIN
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "code", "why"),
+    [
+        (f"weights: model.gguf, sha256: {PIN[1:]}", ENGINE, Code.WRONG_TYPE, ""),
+        (f"weights: model.gguf, sha256: {PIN.upper()}", ENGINE, Code.WRONG_TYPE, ""),
+        (f"sha256: {PIN}", ENGINE, Code.CONFLICT, "knows the hash"),
+        (f"weights: qwen2.5-coder-1.5b-instruct, sha256: {PIN}", ENGINE, Code.CONFLICT, "knows the hash"),
+        (
+            f"sha256: {PIN}",
+            '{preset: vllm, base_url: "http://127.0.0.1:9/v1"}',
+            Code.CONFLICT,
+            "loads its own",
+        ),
+    ],
+)
+def test_a_pin_that_nobody_could_hold_to_is_refused(
+    folder: Path, model: str, provider: str, code: Code, why: str
+) -> None:
+    config, faults = parse(text(model, provider), str(folder / "isthmus.yaml"))
+    assert config is None
+    assert [(it.code, why in it.message) for it in faults] == [(code, True)]
+
+
 def test_weights_that_others_load_cannot_have_signers(folder: Path) -> None:
     vllm = '{preset: vllm, base_url: "http://127.0.0.1:9/v1"}'
     config, faults = parse(text("signers: [release.pub]", vllm), str(folder / "isthmus.yaml"))

@@ -28,14 +28,16 @@ from isthmus.core.portfolio import Signer
 class Pinned(msgspec.Struct, frozen=True, kw_only=True):
     """An artefact, and whose signature on it counts.
 
-    `base` is the file of the weights that an adapter needs. `private` is a folder of this user's, for copies
-    of what others could change.
+    `sha256` is the identity that it must have besides: a signature does not tell which of its signer's
+    artefacts is meant, nor that there is a newer one. `base` is the file of the weights that an adapter
+    needs. `private` is a folder of this user's, for copies of what others could change.
     """
 
     path: Path
     signers: tuple[Signer, ...]
     base: Path | None = None
     private: Path
+    sha256: str | None = None
 
 
 class Loadable(NamedTuple):
@@ -60,6 +62,7 @@ def loadable(
 
     `artefact_unverified`: it is not what a trusted signer signed. `artefact_malformed`: it is, and cannot be
     loaded all the same. `artefact_base`: the base is not the one that the adapter was made for.
+    `weights_changed`: it is signed, and not the one that is pinned.
     """
     if not sys.platform.startswith("linux"):
         raise ArtefactError(
@@ -68,6 +71,12 @@ def loadable(
             "Run the gateway on Linux, or leave `signers` out.",
         )
     with verified(pinned.path, pinned.signers, now, private=pinned.private, report=report) as found:
+        if pinned.sha256 not in (None, found.identity):
+            raise ArtefactError(
+                "weights_changed",
+                f"{pinned.path} is signed, but it is the artefact {found.identity}, and not {pinned.sha256}.",
+                "Put the right artefact back, or promote the other one: `isthmus models promote`.",
+            )
         check_files(found.files)
         if found.files.keys() == {ITSELF}:
             yield _loadable(found, found.files[ITSELF], None, None)

@@ -27,7 +27,7 @@ from isthmus.config.perimeter import compile_policy, warn_of_unheeded
 from isthmus.config.plans import check_plans
 from isthmus.config.routers import Routers
 from isthmus.config.secrets import resolve
-from isthmus.config.signed import compile_signers
+from isthmus.config.signed import compile_pin, compile_signers
 from isthmus.config.styles import compile_style
 from isthmus.config.tree import Mapping, Mark, Path, Sequence, Tree, sounds_secret
 from isthmus.core.errors import IsthmusError
@@ -506,6 +506,7 @@ class _Compiler:
             capabilities=entry.capabilities or (_ENGINE_CAPABILITIES[weights.mode] if weights else None),
             licence=entry.licence or (weights.licence if weights else None),
             weights=entry.weights or (weights.name if weights else None),
+            sha256=compile_pin(entry, provider, path, self._add),
             base=entry.base,
             signers=compile_signers(entry, provider, path, self._folder, self._add),
             price=prices,

@@ -133,12 +133,13 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     the weights' licence. `weights` is what an engine loads: a name of the catalogue, or the path of a
     GGUF file or of a signed artefact's folder, relative to the config. `signers` are files of public
     keys, or of certificates of authorities: the weights are verified before every start of the engine,
-    and are served only as one of these has signed them. `base` is the GGUF file that a signed adapter was
-    made for, where the catalogue does not have it. `price` is what you pay, where it is not the list
-    price: one price, or several with the days on which they are valid. `max_output` is its longest answer
-    in tokens; by it a budget knows what a call may cost at most. `clearance` is the highest level that it
-    may receive, where that is not what its kind may. `promises` is what the contract says of what this
-    model is sent, by default what it says of all of the provider's.
+    and are served only as one of these has signed them. `sha256` is the one version of the weights that is
+    served, as `isthmus models verify` or `sha256sum` tells it: whatever else lies there is refused. `base` is
+    the GGUF file that a signed adapter was made for, where the catalogue does not have it. `price` is what
+    you pay, where it is not the list price: one price, or several with the days on which they are valid.
+    `max_output` is its longest answer in tokens; by it a budget knows what a call may cost at most.
+    `clearance` is the highest level that it may receive, where that is not what its kind may. `promises` is
+    what the contract says of what this model is sent, by default what it says of all of the provider's.
     """
 
     provider: str
@@ -151,6 +152,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     licence: str | None = None
     weights: str | None = None
     signers: tuple[str, ...] | None = None
+    sha256: str | None = None
     base: str | None = None
     price: PriceOverride | tuple[PriceOverride, ...] | None = None
     clearance: Level | None = None

@@ -62,7 +62,12 @@ def version_of(model: Model, version: Version) -> Model:
     name = f"{model.name}@{version.id}"
     called = model.id if model.weights is not None else name
     return msgspec.structs.replace(
-        model, name=name, id=called, weights=version.weights, version_of=model.name
+        model,
+        name=name,
+        id=called,
+        weights=version.weights,
+        sha256=version.sha256,
+        version_of=model.name,
     )
 
 

@@ -1,7 +1,8 @@
-"""`signers:` of a model → whose signature counts, and whether what is to be verified is there at all."""
+"""`signers:` and `sha256:` of a model → what its weights have to be, and whether they are there at all."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path as FilePath
 
@@ -14,6 +15,8 @@ from isthmus.config.faults import Code
 from isthmus.config.paths import absolute, is_file, is_folder
 from isthmus.config.tree import Path
 from isthmus.core.portfolio import Provider, Signer
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 Add = Callable[[Code, str, str, Path], None]
 
@@ -41,6 +44,23 @@ def compile_signers(
     _check_artefact(entry, path, folder, add)
     found = (_signer(file, (*path, "signers", at), folder, add) for at, file in enumerate(entry.signers))
     return tuple(signer for signer in found if signer is not None)
+
+
+def compile_pin(entry: ModelEntry, provider: Provider, path: Path, add: Add) -> str | None:
+    """The identity that the weights must have; None where nobody says."""
+    if entry.sha256 is None:
+        return None
+    place = (*path, "sha256")
+    if provider.engine is None:
+        message = f"`{provider.name}` loads its own weights, so nobody here can see what it serves."
+        add(Code.CONFLICT, message, "Remove it, or let Isthmus run the engine: `engine: builtin`.", place)
+    elif entry.weights is None or find_weights(entry.weights) is not None:
+        message = "The catalogue knows the hash of these weights already."
+        add(Code.CONFLICT, message, "Remove it, or name a file or an artefact under `weights`.", place)
+    elif _SHA256.fullmatch(entry.sha256) is None:
+        message = "This is no SHA-256: 64 digits and small letters from a to f."
+        add(Code.WRONG_TYPE, message, "See `isthmus models verify`, or `sha256sum` of a file.", place)
+    return entry.sha256
 
 
 def _signer(file: str, place: Path, folder: FilePath, add: Add) -> Signer | None:

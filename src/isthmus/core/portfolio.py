@@ -146,8 +146,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     `clearance` is the highest level that it may receive, None where its kind decides.
     `promises` is what those who run it promise of what they are sent.
     `weights` is what a local engine loads: a name of `isthmus.catalog.weights`, the path of a GGUF file, or
-    with `signers` that of a signed artefact. `base` is the GGUF file that an adapter was made for, where the
-    catalogue does not have it.
+    with `signers` that of a signed artefact. `sha256` is the identity that these must have, None where nobody
+    says. `base` is the GGUF file that an adapter was made for, where the catalogue does not have it.
     `context` is in tokens, and so is `max_output`, the longest answer. `capabilities` None means "assume
     all": it is the provider who refuses then. `version_of` is set where a rollout has made it: it is the
     model of that name in the config with other weights, and like it in all else.
@@ -163,6 +163,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: frozenset[Capability] | None = None
     licence: str | None = None
     weights: str | None = None
+    sha256: str | None = None
     base: str | None = None
     signers: tuple[Signer, ...] = ()
     price: tuple[PriceOverride, ...] = ()

@@ -26,8 +26,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream call. Times are milliseconds; `started_ms` counts from the request's arrival.
 
     `purpose` is what it was for. `confidence` in [0, 1] is what was made of a draft, None where nobody judged
-    it; `verdict` says in words what came of that. `weights` is the identity of the signed artefact that was
-    verified before it answered, None where nobody had to sign the weights.
+    it; `verdict` says in words what came of that. `weights` is the identity of the weights, where they
+    were read before their engine started: signed, pinned, or from a file that has changed while it served.
 
     `queue_ms` is waiting for a free connection. `fault` and `code` are set where it failed; `upstream_status`
     is the provider's HTTP status, if one came. `committed` says that some of its answer went to the client.

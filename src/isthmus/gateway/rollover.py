@@ -40,7 +40,7 @@ class Hosted(Protocol):
 
     @property
     def verified(self) -> str | None:
-        """The identity of the signed artefact that it has loaded; None of what nobody has to sign."""
+        """The identity of the weights that it has loaded; None where nobody has looked at it."""
 
     async def ready(self) -> None:
         """Return when it answers for the first time."""

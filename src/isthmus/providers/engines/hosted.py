@@ -18,6 +18,7 @@ from isthmus.core.portfolio import EngineSettings, Model
 from isthmus.providers.engines.fetch import Progress, fetch
 from isthmus.providers.engines.llama_cpp import LlamaCppEngine, LlamaCppSettings
 from isthmus.providers.engines.supervisor import Change, State
+from isthmus.providers.engines.weights_file import WeightsFile
 from isthmus.providers.http1 import Http1Transport
 from isthmus.providers.transport import (
     ConnectError,
@@ -68,6 +69,8 @@ class HostedEngine:
         self._private_dir = private_dir
         self._report = report
         self._engine: LlamaCppEngine | None = None
+        self._file: WeightsFile | None = None
+        self._first: str | None = None
         self._phase: str | None = "fetching"
         self._pause = FIRST_RETRY_S
         self._up_since: float | None = None
@@ -91,7 +94,7 @@ class HostedEngine:
 
     @property
     def verified(self) -> str | None:
-        """The identity of the signed artefact that is served; None of weights that nobody has to sign."""
+        """The identity of the weights that are served; None where nobody has signed or pinned them."""
         return self._engine.verified if self._engine is not None else None
 
     def unready(self) -> IsthmusError | None:
@@ -154,6 +157,7 @@ class HostedEngine:
             listener=self._changed,
         )
         await self._engine.start()
+        self._first = self._first or self._engine.verified
 
     def _changed(self, change: Change) -> None:
         """Begin anew when the supervisor has given up: what made it fail may pass."""
@@ -172,15 +176,21 @@ class HostedEngine:
             raise asyncio.CancelledError
         self._report(progress)
 
-    def _weights(self) -> tuple[Path | Pinned, Mode, int | None]:
+    def _weights(self) -> tuple[WeightsFile | Pinned, Mode, int | None]:
         """What to load, fetched first where the catalogue knows it, what it is for, and its longest input."""
         named = self._model.weights or ""
         row = find_weights(named)
         if row is not None:
-            return self._fetched(row), row.mode, row.context
+            return self._held(self._fetched(row), row.sha256, proven=True), row.mode, row.context
         if self._model.signers:
             return self._artefact(Path(named))
-        return Path(named), self._mode(), None
+        return self._held(Path(named), self._model.sha256), self._mode(), None
+
+    def _held(self, path: Path, sha256: str | None, *, proven: bool = False) -> WeightsFile:
+        """The file, one and the same in all lives of the engine."""
+        if self._file is None:
+            self._file = WeightsFile(path, sha256, proven=proven)
+        return self._file
 
     def _artefact(self, path: Path) -> tuple[Pinned, Mode, int | None]:
         """The signed artefact, as yet unverified: by its own word, its base is only fetched."""
@@ -189,7 +199,13 @@ class HostedEngine:
         if base is None and (wanted := base_of(path)) is not None:
             row = next((it for it in WEIGHTS if it.sha256 == wanted.sha256), None)
             base = self._fetched(row) if row is not None else None
-        pinned = Pinned(path=path, signers=self._model.signers, base=base, private=self._private_dir)
+        pinned = Pinned(
+            path=path,
+            signers=self._model.signers,
+            base=base,
+            private=self._private_dir,
+            sha256=self._model.sha256 or self._first,
+        )
         return pinned, row.mode if row is not None else self._mode(), row.context if row is not None else None
 
     def _fetched(self, row: Weights) -> Path:

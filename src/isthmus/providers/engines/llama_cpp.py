@@ -32,6 +32,7 @@ from isthmus.providers.engines.supervisor import (
     State,
     Supervisor,
 )
+from isthmus.providers.engines.weights_file import WeightsFile
 
 log = logging.getLogger("isthmus.engines")
 
@@ -61,13 +62,14 @@ _ERROR_LINE = re.compile(r"[\d.]+ E .*?: (?:error loading model: )?(?P<text>.+)"
 class LlamaCppSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What to serve and how.
 
-    `weights` is a GGUF file, or an artefact that is verified before every start. `context` is the longest
-    request and answer together, in tokens; each of the `parallel` requests that are worked on at once has
-    room for that much. `threads` is for computing; None leaves one core to the gateway. `extra` sets
+    `weights` is a GGUF file, or a signed artefact that is verified before every start; once it was ready, the
+    engine starts again with the same weights alone (see `WeightsFile`, and `Pinned.sha256`). `context` is the
+    longest request and answer together, in tokens; each of the `parallel` requests that are worked on at once
+    has room for that much. `threads` is for computing; None leaves one core to the gateway. `extra` sets
     attributes of xllamacpp's CommonParams by name, such as `{"n_gpu_layers": 0}`.
     """
 
-    weights: Path | Pinned
+    weights: Path | WeightsFile | Pinned
     mode: Mode = "chat"
     context: int = 4096
     parallel: int = 4
@@ -93,8 +95,11 @@ class LlamaCppEngine:
         self.name = name
         self.api_key = secrets.token_urlsafe(32)
         self.verified: str | None = None
-        """The identity of the artefact that was verified before the last start; None of other weights."""
+        """The identity of the weights, where they were read before the last start; else None."""
         self._settings = settings
+        self._weights = (
+            WeightsFile(settings.weights) if isinstance(settings.weights, Path) else settings.weights
+        )
         self._stopped = False
         self._supervisor = Supervisor(
             name,
@@ -128,10 +133,13 @@ class LlamaCppEngine:
     async def start(self) -> None:
         """Return when the engine answers. Raises EngineFailedError, with what to do."""
         self._stopped = False
-        weights = self._settings.weights
-        if isinstance(weights, Path):
-            self._check(weights)
+        if isinstance(self._weights, WeightsFile) and not self._weights.kept:
+            self._check(self._weights.path)
         await self._supervisor.start()
+        if isinstance(self._weights, WeightsFile):
+            self._weights.keep()
+        else:
+            self._weights = msgspec.structs.replace(self._weights, sha256=self.verified)
 
     def _check(self, weights: Path) -> None:
         try:
@@ -152,6 +160,8 @@ class LlamaCppEngine:
         """Let it finish what it has begun, kill it after `grace_s` seconds, and return when it is gone."""
         self._stopped = True
         await self._supervisor.stop(grace_s)
+        if isinstance(self._weights, WeightsFile):
+            self._weights.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -163,10 +173,12 @@ class LlamaCppEngine:
         await self.stop()
 
     def _launch(self, port: int) -> Launch:
-        weights = self._settings.weights
-        if isinstance(weights, Path):
-            return self._launch_of(port, str(weights))
+        weights = self._weights
         self.verified = None
+        if isinstance(weights, WeightsFile):
+            loaded = weights.opened(self._go_on)
+            self.verified = weights.identity
+            return self._launch_of(port, loaded.name, files=[loaded.file])
         began = time.monotonic()
         with ExitStack() as open_files:
             found = open_files.enter_context(loadable(weights, dt.datetime.now(dt.UTC), self._go_on))
