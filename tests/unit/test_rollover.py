@@ -23,12 +23,15 @@ from isthmus.store.memory import MemoryRollouts
 class Engine:
     """What was started for a model, ready when it is told to be."""
 
-    def __init__(self, *, ready: bool = True, verified: str | None = None) -> None:
-        self.verified = verified
+    def __init__(self, *, ready: bool = True) -> None:
         self.state = "ready" if ready else "starting"
         self._ready = asyncio.Event()
         if ready:
-            self._ready.set()
+            self.be_ready()
+
+    def be_ready(self) -> None:
+        self.state = "ready"
+        self._ready.set()
 
     async def ready(self) -> None:
         await self._ready.wait()
@@ -100,17 +103,6 @@ class Gateway:
         self.serving = snapshot.config
 
 
-async def test_a_version_that_was_started_again_from_other_weights_has_given_up(config: Config) -> None:
-    promoted = turn(config, "one")
-    gateway = Gateway(config, [promoted])
-    name = f"one@{promoted.new.id}"
-    await gateway.rollover.take([promoted])
-    engine = gateway.workshop.engines[name] = Engine(verified=promoted.new.sha256)
-    assert gateway.rollover.given_up(promoted) is None
-    engine.verified = "f" * 64
-    assert "are not those that were promoted" in (gateway.rollover.given_up(promoted) or "")
-
-
 async def test_the_patience_with_an_engine_begins_when_its_weights_are_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -137,3 +129,35 @@ def test_of_two_gateways_that_start_at_once_both_do(config: Config) -> None:
     turn(config, "one", content=b"others")
     assert first_standing(config, store, Digests(), 5).serving is config
     assert [it.stage for it in store.history()] == ["canary", "rolled back"]
+
+
+async def test_after_a_start_the_old_version_serves_alone_until_the_new_one_is_ready(config: Config) -> None:
+    trial = turn(config, "one")
+    gateway = Gateway(config, [trial])
+    assert gateway.serving is config
+    name = f"one@{trial.new.id}"
+    engine = gateway.workshop.engines[name] = Engine(ready=False)
+    taking = asyncio.create_task(gateway.rollover.take([trial]))
+    await asyncio.wait([taking], timeout=0.05)
+    assert gateway.serving is config
+    engine.be_ready()
+    await taking
+    assert gateway.serving.models.keys() == {"one", "two", name}
+
+
+def test_once_new_weights_have_taken_over_nobody_needs_the_file_of_the_old_ones(config: Config) -> None:
+    full = turn(config, "one", "full")
+    Path(full.old.weights).unlink()
+    assert Gateway(config, [full]).serving.models.keys() == {f"one@{full.new.id}", "two"}
+
+
+def test_where_the_older_weights_are_gone_the_file_wins(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    back = turn(config, "one", "rolled back")
+    models = {**config.models, "one": msgspec.structs.replace(config.models["one"], weights=back.new.weights)}
+    follows = msgspec.structs.replace(config, models=models)
+    assert Gateway(follows, [back]).serving.models.keys() == {f"one@{back.old.id}", "two"}
+    Path(back.old.weights).unlink()
+    assert Gateway(follows, [back]).serving is follows
+    assert "The config's own weights serve." in caplog.text

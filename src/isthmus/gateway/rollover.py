@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from isthmus.artefacts.faults import ArtefactError
 from isthmus.config.config import Config
 from isthmus.config.digests import Digests
@@ -38,10 +40,6 @@ class Hosted(Protocol):
     def state(self) -> str:
         """The state in one word."""
 
-    @property
-    def verified(self) -> str | None:
-        """The identity of the weights that it has loaded; None where nobody has looked at it."""
-
     async def ready(self) -> None:
         """Return when it answers for the first time."""
 
@@ -60,7 +58,7 @@ class Maker(Protocol):
 
 
 class Standing(NamedTuple):
-    """What a gateway begins with: the file's config, the turns that stand, and what serves by them.
+    """What a gateway begins with: the file's config, the turns that it serves by, and what serves so.
 
     `known` is the number of the last turn before the gateway itself had to decide.
     """
@@ -74,24 +72,34 @@ class Standing(NamedTuple):
 def first_standing(config: Config, rollouts: Rollouts, digests: Digests, at_us: int) -> Standing:
     """What serves from the start. Blocks; raises IsthmusError where the store cannot be used.
 
-    A version whose weights are not there any more, or are others, is sent back; without anything to go back
-    to it stays, and its engine says what is wrong.
+    A version whose weights are not there any more, or are others, is sent back; where there is nothing to go
+    back to, the config's own weights serve. What is on trial has no request before its engine is ready: until
+    then the old version serves alone, and the trial goes on with the first `take`.
     """
     known = max((turn.number for turn in rollouts.current()), default=0)
+    lost: set[int] = set()
     while True:
-        turns = rollouts.current()
-        serving = rolled(config, turns, own_versions(config, turns, digests))
+        turns = [turn for turn in rollouts.current() if turn.number not in lost]
+        own = own_versions(config, turns, digests)
         try:
-            for model in serving.models.values():
+            for model in rolled(config, turns, own).models.values():
                 verify(model, turns, digests)
         except UnfitError as error:
             turn = next(it for it in turns if it.model == error.model)
-            if turn.stage != "rolled back":
+            if turn.stage == "rolled back":
+                log.error("%s The config's own weights serve.", error.text)
+                lost.add(turn.number)
+            else:
                 back = turn.then("rolled back", 0.0, why=error.text, who=GATEWAY, at_us=at_us)
                 _append_first(rollouts, back, turn.number)
-                continue
-            log.error("%s", error.text)
-        return Standing(config, turns, serving, known)
+            continue
+        begun = [_without_trial(turn) for turn in turns]
+        return Standing(config, begun, rolled(config, begun, own), known)
+
+
+def _without_trial(turn: Turn) -> Turn:
+    """The turn as if its trial were off: the old version has everything."""
+    return msgspec.structs.replace(turn, stage="rolled back", share=0.0) if turn.under_way else turn
 
 
 def _append_first(rollouts: Rollouts, turn: Turn, after: int) -> None:
@@ -145,16 +153,12 @@ class Rollover:
 
     def given_up(self, turn: Turn) -> str | None:
         """Why the engine of the new version, which serves beside the config's own or in its place, has given
-        up, or has other weights since its last start; None where neither is so."""
+        up; None where it has not."""
         names = self.names(turn)
         if names is None or names.new == turn.model or turn.stage == "rolled back":
             return None
         engine = self._maker.hosted().get(names.new)
-        if engine is None:
-            return None
-        if engine.verified not in (None, turn.new.sha256):
-            return _others(names.new, turn.model).text
-        return _why_failed(engine) if engine.state == "failed" else None
+        return _why_failed(engine) if engine is not None and engine.state == "failed" else None
 
     async def take(self, turns: Sequence[Turn]) -> None:
         """Serve as these turns want it, once every version that is new is ready.
@@ -171,7 +175,7 @@ class Rollover:
             fresh = [it for name, it in wanted.models.items() if self._is_fresh(name, it)]
             for model in fresh:
                 await asyncio.to_thread(verify, model, turns, self._digests)
-            snapshot = await self._ready(wanted, fresh, turns)
+            snapshot = await self._ready(wanted, fresh)
             if self.config is not config:
                 # The file has changed meanwhile: the next look takes its turns anew.
                 snapshot.release()
@@ -179,32 +183,26 @@ class Rollover:
             self._adopt(snapshot)
         self._turns, self._taken = tuple(turns), config
 
-    async def _ready(self, config: Config, fresh: Sequence[Model], turns: Sequence[Turn]) -> Snapshot:
+    async def _ready(self, config: Config, fresh: Sequence[Model]) -> Snapshot:
         """A snapshot whose new models have answered once."""
         snapshot = self._maker.snapshot(config)
         try:
             for model in fresh:
-                await self._start(snapshot, model, turns)
+                await self._start(snapshot, model)
         except BaseException:
             snapshot.release()
             raise
         return snapshot
 
-    async def _start(self, snapshot: Snapshot, model: Model, turns: Sequence[Turn]) -> None:
+    async def _start(self, snapshot: Snapshot, model: Model) -> None:
         engine = self._maker.hosted().get(model.name)
         try:
             if engine is not None:
                 await until_ready(engine, START_PATIENCE_S)
-                # Of a signed artefact the engine tells what it has loaded.
-                promised = promised_of(model, turns)
-                if promised is not None and engine.verified not in (None, promised.sha256):
-                    raise _others(model.name, model.family)
             await warm(snapshot.upstreams[model.name])
         except TimeoutError:
             message = f"The engine of {model.name} was not ready within {START_PATIENCE_S:.0f} s."
             raise UnfitError(model.family, message) from None
-        except UnfitError:
-            raise
         except IsthmusError as error:
             raise UnfitError(model.family, error.message, error.hint) from error
 
@@ -226,7 +224,8 @@ class Rollover:
 def own_versions(config: Config, turns: Sequence[Turn], digests: Digests) -> Mapping[str, Version]:
     """The weights that the config itself gives to the models of these turns. Blocks.
 
-    Weights that could never be read are left out: no rollout is about them.
+    Of a file that cannot be read the turns know which one it was. Weights of which nobody knows anything are
+    left out: no rollout is about them.
     """
     found = {}
     for turn in turns:
@@ -236,10 +235,15 @@ def own_versions(config: Config, turns: Sequence[Turn], digests: Digests) -> Map
                 version: Version | None = digests.version(model)
             except (OSError, ArtefactError):
                 # Nobody needs the file any more, once other weights have taken over.
-                version = digests.remembered(model)
+                version = digests.remembered(model) or _lain_at(model.weights, turn)
             if version is not None:
                 found[turn.model] = version
     return found
+
+
+def _lain_at(path: str | None, turn: Turn) -> Version | None:
+    """The version of that path in the time of the turn."""
+    return next((it for it in (turn.ground, turn.old, turn.new) if it.weights == path), None)
 
 
 def verify(model: Model, turns: Sequence[Turn], digests: Digests) -> None:

@@ -59,8 +59,6 @@ class HostedAdapter:
         self, model: Model, provider: Provider, *, base_url: str, key: str | None, transport: Transport
     ) -> None:
         self.name = model.name
-        self.verified: str | None = None
-        """Only its server can look at it."""
         self.state = "starting"
         self.reason = ""
         self._model = model
