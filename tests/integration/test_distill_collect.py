@@ -309,6 +309,23 @@ def test_a_quarantined_source_poisons_what_descends_from_it() -> None:
     assert run("distill", "check", "mixed/train.jsonl").exit_code == 1
 
 
+def test_a_golden_set_is_barred_by_the_version_on_its_card_with_what_descends_from_it() -> None:
+    whole = {"split": {"train": 0.7, "dev": 0, "test": 0.3}}
+    with Simulator.thread() as sim:
+        sim.simulator.scripts["teacher"] = answering
+        prepare(sim.url, {"ask": ASK, **whole})
+        version = card_of(collect("--json"))["hash"]
+    write_recipe({"files": [{"path": "golden/train.jsonl"}], **whole})
+    assert collect(to="derived").exit_code == 0
+    assert run("distill", "check", "golden/train.jsonl", "derived/train.jsonl").exit_code == 0
+    assert run("distill", "quarantine", f"dataset:{version}", "--why", "poisoned").exit_code == 0
+    for file in ("golden/train.jsonl", "golden/test.jsonl", "derived/train.jsonl"):
+        assert "quarantined" in run("distill", "check", file).stderr
+    barred = collect("--json", to="again")
+    assert barred.exit_code == 1
+    assert "in quarantine" in barred.stderr
+
+
 @pytest.mark.parametrize(
     ("recipe", "says"),
     [

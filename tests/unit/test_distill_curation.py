@@ -310,7 +310,7 @@ def test_a_correction_is_the_work_of_people_alone_where_it_is_seen_to_be(
 def test_an_origin_that_cannot_be_read_is_taken_away_by_nobodys_word() -> None:
     broken = msgspec.structs.replace(sample("what of tides"), metadata={FIELD: {"origins": "a model's"}})
     told = Dataset(name="d", samples=(broken,), hash="h")
-    found = curated(list(rows_of_dataset(told, True, Counter())))
+    found = curated(list(rows_of_dataset(told, ["h"], True, Counter())))
     assert found.dropped == {"relabelled": 1}
 
 

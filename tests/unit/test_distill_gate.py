@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,25 @@ def scores(right: int, n: int, start: int = 0) -> dict[str, float]:
     return {f"s{it}": float((it - start) % n < right) for it in range(n)}
 
 
-def judged(student: Any, teacher: Any, n: int, rule: Gate | None = None, **more: Any) -> Judgement:
+def unlike(number: int) -> str:
+    return f"what of {number}"
+
+
+def judged(
+    student: Any,
+    teacher: Any,
+    n: int,
+    rule: Gate | None = None,
+    asked: Callable[[int], str] = unlike,
+    **more: Any,
+) -> Judgement:
     samples = [
-        Sample(id=f"s{it}", request={"messages": []}, metadata={"task": f"t{it * 4 // n}"}) for it in range(n)
+        Sample(
+            id=f"s{it}",
+            request={"messages": [{"role": "user", "content": asked(it)}]},
+            metadata={"task": f"t{it * 4 // n}"},
+        )
+        for it in range(n)
     ]
     evidence = {"base": scores(n // 8, n), "probes": KEPT, **more}
     return judge(
@@ -36,6 +53,17 @@ def test_a_student_as_good_as_its_teacher_passes_with_enough_samples() -> None:
     assert found.share == 1.0
     assert found.share_interval.low > 0.95
     assert not found.advice
+
+
+def test_samples_that_ask_nearly_the_same_prove_no_more_than_one() -> None:
+    def alike(number: int) -> str:
+        return " ".join([*(f"word{number // 20}of{place}" for place in range(12)), f"caller {number}"])
+
+    found = judged(scores(300, 400), scores(300, 400), 400, asked=alike, by="task")
+    assert found.verdict == "undecided"
+    assert {it.n for it in found.checks if it.name == "keeps"} == {20}
+    assert [it.n for it in found.classes] == [5] * 4
+    assert found.share == 1.0
 
 
 def test_too_few_samples_are_no_pass_and_the_gate_says_how_many_are_missing() -> None:

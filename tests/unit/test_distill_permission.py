@@ -13,7 +13,7 @@ import pytest
 from isthmus.config.load import parse
 from isthmus.core.errors import IsthmusError
 from isthmus.core.evaluation import Sample
-from isthmus.distill.permission import Permission, require_may_teach
+from isthmus.distill.permission import Batch, Permission, require_may_teach
 from isthmus.distill.provenance import Origin, asking_of, provenance_of, sealed
 from isthmus.distill.quarantine import Entry, Quarantine, QuarantineFile, source_of
 from isthmus.distill.terms import Clause, Ground, known_terms, ruling, terms_of
@@ -151,9 +151,9 @@ def test_which_terms_govern_a_model_of_the_config(provider: str, model: str, ter
 def test_a_mixed_batch_is_refused_as_a_whole() -> None:
     permission = Permission(TODAY, clauses=[clause(dt.date(2026, 1, 1), "allow")])
     good, unknown = row("a"), row("b", terms="nobody/api")
-    require_may_teach([good], permission)
+    require_may_teach([Batch([good])], permission)
     with pytest.raises(IsthmusError) as refused:
-        require_may_teach([good, unknown], permission)
+        require_may_teach([Batch([good, unknown])], permission)
     assert refused.value.code == "may_not_teach"
     assert "1 of 2 rows may not teach: terms_unknown 1" in refused.value.message
 
@@ -223,6 +223,25 @@ def test_a_quarantined_file_is_known_by_what_it_asks() -> None:
     stripped = msgspec.structs.replace(sample, id="x", target=("other",), metadata={})
     assert Quarantine([entry]).holds(stripped, None) is entry
     assert Quarantine([entry]).holds(row("b"), None) is None
+
+
+def test_the_dataset_itself_is_known_by_its_hashes() -> None:
+    entry = Entry(kind="dataset", value="version", at_us=1)
+    permission = Permission(TODAY, quarantine=Quarantine([entry]), clauses=[clause(None, "allow")])
+    require_may_teach([Batch([row("a")], ["h"])], permission)
+    with pytest.raises(IsthmusError, match="quarantined 1"):
+        require_may_teach([Batch([row("a")], ["h"]), Batch([row("b")], ["h", "version"])], permission)
+
+
+def test_an_entry_that_somebody_has_added_by_hand_needs_no_end_of_line(tmp_path: Path) -> None:
+    file = QuarantineFile(tmp_path / "quarantine.jsonl")
+    first, by_hand, last = (Entry(kind="model", value=name, at_us=1) for name in "abc")
+    file.add(first)
+    with file.path.open("ab") as edited:
+        edited.write(msgspec.json.encode(by_hand))
+    assert file.read() == [first, by_hand]
+    file.add(last)
+    assert file.read() == [first, by_hand, last]
 
 
 def test_the_quarantine_survives_a_killed_writer(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
+from isthmus.artefacts import gguf
 from isthmus.artefacts.faults import MalformedWeightsError
 from isthmus.artefacts.gguf import check_gguf
 from isthmus.providers.engines.bert import pack_bert
@@ -198,3 +200,21 @@ def test_what_is_no_gguf_is_refused_with_the_reason(tmp_path: Path, content: byt
     (tmp_path / "file").write_bytes(content)
     with (tmp_path / "file").open("rb") as file, pytest.raises(MalformedWeightsError, match=why):
         check_gguf(file)
+
+
+@pytest.mark.parametrize("kind", [8, 9])
+def test_arrays_longer_than_any_vocabulary_are_not_walked(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf, "MOST_ITEMS", 1000)
+    item = struct.pack("<Q", 0) if kind == 8 else struct.pack("<IQ", 0, 0)
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + struct.pack("<Q", 1) + b"k"
+    several = struct.pack("<IQ", kind, 400) + item * 400
+    arrays = {
+        "more texts": struct.pack("<IIQ", 9, kind, 1001) + item * 1001,
+        # Many short ones are as many.
+        "than any": struct.pack("<IIQ", 9, 9, 3) + several * 3,
+        # So many may be: what is wrong comes after them.
+        "a tensor has 0 dimensions": struct.pack("<IIQ", 9, 9, 2) + several * 2 + bytes(12),
+    }
+    for why, said in arrays.items():
+        with pytest.raises(MalformedWeightsError, match=why):
+            gguf.read_gguf(BytesIO(head + said), len(head + said))

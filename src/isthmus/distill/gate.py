@@ -4,6 +4,9 @@ A student passes where every check is passed, each at the level `chance`; that a
 not is then no likelier than `chance`, without a further correction, since it would have to pass the very
 check that it should not (an intersection-union test: R. L. Berger, Technometrics 24 (1982) 295). That a check
 is *failed* is told by p-values corrected for all checks (Holm). What is neither is undecided, and no pass.
+
+Samples that ask nearly the same are answered alike, and prove little more than one of them: each group counts
+as one sample, with the mean of its scores.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import mean as average
 from statistics import pvariance
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -19,6 +23,7 @@ import msgspec
 from isthmus.core.evaluation import Sample
 from isthmus.distill.curation import class_of
 from isthmus.distill.sections import Gate
+from isthmus.evals.datasets.near_duplicates import groups_of
 from isthmus.statistics import intervals, paired, power
 from isthmus.statistics.intervals import Interval
 
@@ -26,6 +31,12 @@ Verdict: TypeAlias = Literal["passed", "failed", "undecided"]
 CheckName: TypeAlias = Literal["keeps", "incumbent", "retention", "safety"]
 Scores: TypeAlias = Mapping[str, float]
 """How good one model's answer to each sample is, from 0 to 1."""
+Both: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""The scores of two models, sample by sample."""
+Alike: TypeAlias = Mapping[str, str]
+"""Of each sample that asks nearly the same as another the first of its group, by their ids."""
+
+NONE_ALIKE: Alike = MappingProxyType({})
 
 LEAST_OF_A_CLASS = 5
 """Of a class with fewer samples nothing is told."""
@@ -42,9 +53,10 @@ _HALVINGS = 20
 class Check(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that a student has to show.
 
-    `measured` is the mean of what is compared, over `n` samples: the student's score less what it must reach;
-    `interval` holds the true one, each end with the level `chance`. `refutes` is the p-value of the claim
-    that the student does not reach it, `holds` that of the claim that it does, corrected for all checks.
+    `measured` is the mean of what is compared, over `n` samples that are not alike: the student's score less
+    what it must reach; `interval` holds the true one, each end with the level `chance`. `refutes` is the
+    p-value of the claim that the student does not reach it, `holds` that of the claim that it does, corrected
+    for all checks.
     `needed` is how many samples would decide it, were the truth what was measured; None where none would.
     """
 
@@ -102,9 +114,11 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured: scores on the held-out samples, on those of retention, and the probes."""
+    """What was measured: scores on the held-out samples, on the `retained` ones (the student's, and the
+    base's), and the probes."""
 
     held_out: Sequence[Sample]
+    retained: Sequence[Sample] = ()
     student: Scores
     teacher: Scores
     base: Scores
@@ -116,11 +130,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge(rule: Gate, evidence: Evidence) -> Judgement:
     """What the gate says of this evidence."""
-    checks = _corrected(_compared(rule, evidence), rule.chance)
-    classes = _classes(rule, evidence)
+    alike = alike_among(evidence.held_out)
+    checks = _corrected(_compared(rule, evidence, alike), rule.chance)
+    classes = _classes(rule, evidence, alike)
     checks = [_with_classes(it, classes) if it.name == "incumbent" else it for it in checks]
     checks.append(_safety(rule, evidence.probes))
-    share, interval = share_of(evidence.student, evidence.teacher, 1 - 2 * rule.chance)
+    share, interval = share_of(evidence.student, evidence.teacher, 1 - 2 * rule.chance, alike)
     return Judgement(
         verdict=_together(checks),
         checks=tuple(checks),
@@ -132,14 +147,22 @@ def judge(rule: Gate, evidence: Evidence) -> Judgement:
     )
 
 
-def share_of(student: Scores, teacher: Scores, confidence: float) -> tuple[float | None, Interval]:
+def alike_among(samples: Sequence[Sample]) -> Alike:
+    """Which of these samples are near-duplicates."""
+    groups = groups_of(samples)
+    return {it.id: samples[first].id for it, first in zip(samples, groups, strict=True)}
+
+
+def share_of(
+    student: Scores, teacher: Scores, confidence: float, alike: Alike = NONE_ALIKE
+) -> tuple[float | None, Interval]:
     """The student's mean score over the teacher's, on the samples of both, and the interval of that share.
 
     The interval holds every share k for which the mean of `student - k * teacher` may be 0 (test inversion,
     by Gaffke's bound as in `intervals.mean`): so it keeps what it promises for few samples, too. Its upper
     end is `MOST_OF_A_SHARE` at most, which stands for no bound.
     """
-    ours, theirs = _both(student, teacher)
+    ours, theirs = _both(student, teacher, alike)
     if not ours or not any(theirs):
         return None, Interval(0.0, MOST_OF_A_SHARE, confidence)
     tail = (1 - confidence) / 2
@@ -167,25 +190,23 @@ def share_of(student: Scores, teacher: Scores, confidence: float) -> tuple[float
 # Checks
 
 
-def _compared(rule: Gate, evidence: Evidence) -> list[Check]:
+def _compared(rule: Gate, evidence: Evidence, alike: Alike) -> list[Check]:
     """The checks that compare scores, each by itself."""
-    found = [
-        _reaches("keeps", evidence.student, evidence.teacher, rule.chance, share=rule.keeps),
-    ]
+    ours = evidence.student
+    found = [_reaches("keeps", _both(ours, evidence.teacher, alike), rule.chance, share=rule.keeps)]
     if evidence.incumbent is not None:
         margin = rule.no_worse_than_incumbent
-        found.append(_reaches("incumbent", evidence.student, evidence.incumbent, rule.chance, margin=margin))
+        both = _both(ours, evidence.incumbent, alike)
+        found.append(_reaches("incumbent", both, rule.chance, margin=margin))
     if rule.retention is not None and evidence.retention is not None:
-        student, base = evidence.retention
-        found.append(_reaches("retention", student, base, rule.chance, margin=rule.retention))
+        both = _both(*evidence.retention, alike_among(evidence.retained))
+        found.append(_reaches("retention", both, rule.chance, margin=rule.retention))
     return found
 
 
-def _reaches(
-    name: CheckName, student: Scores, other: Scores, chance: float, share: float = 1.0, margin: float = 0.0
-) -> Check:
-    """Whether the student reaches that share of the other's score, less the margin, where both have one."""
-    ours, theirs = _both(student, other)
+def _reaches(name: CheckName, both: Both, chance: float, share: float = 1.0, margin: float = 0.0) -> Check:
+    """Whether the student reaches that share of the other's score, less the margin."""
+    ours, theirs = both
     over = [mine - share * its for mine, its in zip(ours, theirs, strict=True)]
     if not over:
         return Check(
@@ -270,19 +291,17 @@ def _together(checks: Sequence[Check]) -> Verdict:
 # Classes
 
 
-def _classes(rule: Gate, evidence: Evidence) -> tuple[OfClass, ...]:
+def _classes(rule: Gate, evidence: Evidence, alike: Alike) -> tuple[OfClass, ...]:
     """The classes that are large enough, the one in which the student falls behind most first."""
     if evidence.by is None:
         return ()
     rival = evidence.teacher if evidence.incumbent is None else evidence.incumbent
-    members: defaultdict[str, list[str]] = defaultdict(list)
+    members: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for sample in evidence.held_out:
-        if sample.id in evidence.student and sample.id in rival:
-            members[class_of(sample, evidence.by)].append(sample.id)
-    told = {name: ids for name, ids in sorted(members.items()) if len(ids) >= LEAST_OF_A_CLASS}
-    pairs = {
-        name: ([evidence.student[it] for it in ids], [rival[it] for it in ids]) for name, ids in told.items()
-    }
+        if sample.id in evidence.student:
+            members[class_of(sample, evidence.by)][sample.id] = evidence.student[sample.id]
+    compared = {name: _both(ours, rival, alike) for name, ours in sorted(members.items())}
+    pairs = {name: both for name, both in compared.items() if len(both[0]) >= LEAST_OF_A_CLASS}
     margin = rule.no_worse_than_incumbent
     raw = [_worse_by(ours, theirs, margin) for ours, theirs in pairs.values()]
     found = [
@@ -337,10 +356,16 @@ def _more_samples(check: Check) -> str:
 
 
 def _learned(evidence: Evidence) -> bool:
-    ours, theirs = _both(evidence.student, evidence.base)
+    ours, theirs = _both(evidence.student, evidence.base, NONE_ALIKE)
     return bool(ours) and average(ours) > average(theirs)
 
 
-def _both(one: Scores, other: Scores) -> tuple[list[float], list[float]]:
-    both = sorted(one.keys() & other.keys())
-    return [one[it] for it in both], [other[it] for it in both]
+def _both(one: Scores, other: Scores, alike: Alike) -> Both:
+    """The scores of both on what both have a score for; of samples that are alike, the means."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for it in sorted(one.keys() & other.keys()):
+        groups[alike.get(it, it)].append(it)
+    return (
+        [average(one[it] for it in group) for group in groups.values()],
+        [average(other[it] for it in group) for group in groups.values()],
+    )

@@ -20,6 +20,7 @@ from isthmus.core.evaluation import Sample
 from isthmus.distill.card import Card, card_report
 from isthmus.distill.curation import Curated
 from isthmus.distill.rows import Row
+from isthmus.evals.datasets.dataset import Dataset
 from isthmus.evals.datasets.samples import line_of
 from isthmus.reports.markdown import markdown
 
@@ -42,6 +43,17 @@ def write(folder: Path, curated: Curated, card: Card) -> None:
         new.rename(folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def hashes_of(file: Path, dataset: Dataset) -> tuple[str, ...]:
+    """The hashes that the dataset of this file is known by: its own, and as a part of a golden set the set's
+    version, which stands on the card beside it."""
+    try:
+        card = msgspec.json.decode((file.parent / CARD).read_bytes(), type=Card)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return (dataset.hash,)
+    is_part = any(part.hash == dataset.hash for part in card.parts.values())
+    return (dataset.hash, card.hash) if is_part else (dataset.hash,)
 
 
 def exists(folder: Path) -> IsthmusError:

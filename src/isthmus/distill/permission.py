@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -60,10 +61,10 @@ class Permission:
             ground=found.ground,
         )
 
-    def refuses(self, sample: Sample) -> Refusal | None:
-        """Why this row may not teach, None where it may."""
+    def refuses(self, sample: Sample, known_by: Sequence[str] = ()) -> Refusal | None:
+        """Why this row may not teach, None where it may. `known_by` are the hashes of its dataset."""
         told = provenance_of(sample)
-        if (entry := self._quarantine.holds(sample, told)) is not None:
+        if (entry := self._quarantine.holds(sample, told, known_by)) is not None:
             return Refusal("quarantined", f"{entry.kind}:{entry.value} is in quarantine.")
         if told is None or not any(it.part == "answer" for it in told.origins):
             return Refusal("unknown_origin", "Nobody says whose answer it is.")
@@ -83,18 +84,25 @@ class Permission:
         return Refusal(reason, f"{origin.model or 'a model'} ({origin.part}): {found.why}")
 
 
-def require_may_teach(samples: Sequence[Sample], permission: Permission) -> None:
+class Batch(NamedTuple):
+    """Rows of one dataset, and the hashes that this is known by."""
+
+    samples: Sequence[Sample]
+    known_by: Sequence[str] = ()
+
+
+def require_may_teach(batches: Sequence[Batch], permission: Permission) -> None:
     """Raises IsthmusError (`may_not_teach`) where one row may not: a mixed batch is refused as a whole."""
-    found = [
-        (sample.id, refusal) for sample in samples if (refusal := permission.refuses(sample)) is not None
-    ]
+    rows = [(sample, batch.known_by) for batch in batches for sample in batch.samples]
+    refusals = ((sample.id, permission.refuses(sample, known_by)) for sample, known_by in rows)
+    found = [(identity, refusal) for identity, refusal in refusals if refusal is not None]
     if not found:
         return
     counts = ", ".join(f"{reason} {count:,}" for reason, count in _counted(found))
     shown = ", ".join(identity for identity, _ in found[:_SHOWN])
     raise IsthmusError(
         Fault.FORBIDDEN,
-        f"{len(found):,} of {len(samples):,} rows may not teach: {counts}. The first are {shown}. "
+        f"{len(found):,} of {len(rows):,} rows may not teach: {counts}. The first are {shown}. "
         f"Of the first: {found[0][1].why}",
         code="may_not_teach",
         hint="Collect anew: `isthmus distill collect` leaves such rows out, and says so.",

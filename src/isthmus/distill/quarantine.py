@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -50,11 +51,16 @@ class Quarantine:
         self._named = {(it.kind, it.value) for it in self.held}
         self._askings = {asking: it for it in self.held for asking in it.askings}
 
-    def holds(self, sample: Sample, provenance: Provenance | None) -> Entry | None:
-        """The entry by which this row is in quarantine, None where it is in none."""
+    def holds(
+        self, sample: Sample, provenance: Provenance | None, known_by: Iterable[str] = ()
+    ) -> Entry | None:
+        """The entry by which this row is in quarantine, None where it is in none; `known_by` are the hashes
+        of the dataset in which it stands."""
         if self._askings and (found := self._askings.get(asking_of(sample))) is not None:
             return found
-        named = next((it for it in _names(provenance) if it in self._named), None) if provenance else None
+        names: Iterable[tuple[Kind, str]] = (("dataset", it) for it in known_by)
+        names = chain(names, _names(provenance) if provenance is not None else ())
+        named = next((it for it in names if it in self._named), None)
         return None if named is None else next(it for it in self.held if (it.kind, it.value) == named)
 
 
@@ -83,13 +89,14 @@ class QuarantineFile:
         """All entries, the oldest first. Raises IsthmusError (`quarantine_unreadable`): what cannot be read
         may name anything, so that nothing is collected then."""
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            *lines, rest = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return ()
         except OSError as error:
             raise self._unreadable(error.strerror or "unknown error") from None
-        # Behind the last line's end stands nothing, or what a killed writer has begun.
-        return [self._entry(line, number) for number, line in enumerate(lines[:-1], 1)]
+        entries = [self._entry(line, number) for number, line in enumerate(lines, 1)]
+        unfinished = _decoded(rest)
+        return entries if unfinished is None else [*entries, unfinished]
 
     def add(self, entry: Entry) -> None:
         """Append the entry; it is on the disk when this returns. Raises OSError, and then adds nothing."""
@@ -97,10 +104,12 @@ class QuarantineFile:
         file = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            end = self._end_of_whole_lines()
-            # What a killed writer has begun goes: it was told to nobody as written.
-            os.ftruncate(file, end)
+            content = self.path.read_bytes()
+            end = content.rfind(b"\n") + 1
             line = msgspec.json.encode(entry) + b"\n"
+            if _decoded(content[end:]) is not None:
+                end, line = len(content), b"\n" + line
+            os.ftruncate(file, end)
             if os.pwrite(file, line, end) != len(line):
                 os.ftruncate(file, end)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
@@ -108,14 +117,11 @@ class QuarantineFile:
         finally:
             os.close(file)
 
-    def _end_of_whole_lines(self) -> int:
-        return self.path.read_bytes().rfind(b"\n") + 1
-
     def _entry(self, line: bytes, number: int) -> Entry:
-        try:
-            return msgspec.json.decode(line, type=Entry)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise self._unreadable(f"line {number} is none of its entries") from None
+        entry = _decoded(line)
+        if entry is None:
+            raise self._unreadable(f"line {number} is none of its entries")
+        return entry
 
     def _unreadable(self, why: str) -> IsthmusError:
         return IsthmusError(
@@ -124,6 +130,18 @@ class QuarantineFile:
             code="quarantine_unreadable",
             hint="Mend it, or take the broken line out: until then nothing may teach.",
         )
+
+
+def _decoded(line: bytes) -> Entry | None:
+    """The entry of a line; None where that is none.
+
+    What stands behind the last line's end is one that a person has added, or what a killed writer has begun:
+    the beginning of an entry is none, and was told to nobody as written.
+    """
+    try:
+        return msgspec.json.decode(line, type=Entry)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def source_of(text: str) -> tuple[Kind, str] | None:

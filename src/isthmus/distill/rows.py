@@ -300,9 +300,12 @@ def _confidence(answered: Answered) -> float | None:
 # Of datasets
 
 
-def rows_of_dataset(dataset: Dataset, by_people: bool, left_out: Counter[str]) -> Iterator[Row]:
+def rows_of_dataset(
+    dataset: Dataset, known_by: Sequence[str], by_people: bool, left_out: Counter[str]
+) -> Iterator[Row]:
     """A row for each sample with a target. What it says of its own origin counts, and nobody's word takes it
-    away; `by_people` says who wrote it, and no more."""
+    away; `by_people` says who wrote it, and no more. `known_by` are the hashes of the dataset, through which
+    it comes."""
     for sample in dataset.samples:
         if not sample.target:
             left_out["no_answer"] += 1
@@ -315,7 +318,7 @@ def rows_of_dataset(dataset: Dataset, by_people: bool, left_out: Counter[str]) -
             sample=_with_answer(sample, message),
             message=message,
             origins=origins,
-            ancestors=(dataset.hash, *(told.ancestors if told is not None else ())),
+            ancestors=(*known_by, *(told.ancestors if told is not None else ())),
             marks=Marks(gold=by_people),
             relabelled=_is_relabelled(sample, told, by_people),
         )

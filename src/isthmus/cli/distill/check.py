@@ -10,7 +10,8 @@ import msgspec
 from isthmus.cli.distill.permitting import permission_of, recipe_or_exit
 from isthmus.cli.options import config_option, told
 from isthmus.config.load import locate
-from isthmus.distill.permission import require_may_teach
+from isthmus.distill.golden import hashes_of
+from isthmus.distill.permission import Batch, require_may_teach
 from isthmus.distill.recipe import needed
 from isthmus.evals.datasets import open_dataset
 
@@ -34,10 +35,11 @@ def check(datasets: tuple[Path, ...], recipe: Path | None, config_path: Path | N
     """
     grounds = needed(recipe_or_exit(recipe).collect, "collect").permission if recipe is not None else ()
     permission = permission_of(locate(config_path), grounds)
-    samples = [it for file in datasets for it in open_dataset(file).samples]
-    if as_json:
-        for it in samples:
-            if (refusal := permission.refuses(it)) is not None:
+    opened = [(file, open_dataset(file)) for file in datasets]
+    batches = [Batch(dataset.samples, hashes_of(file, dataset)) for file, dataset in opened]
+    for batch in batches if as_json else ():
+        for it in batch.samples:
+            if (refusal := permission.refuses(it, batch.known_by)) is not None:
                 click.echo(msgspec.json.encode({"id": it.id, "reason": refusal.reason, "why": refusal.why}))
-    require_may_teach(samples, permission)
-    click.echo(f"All {len(samples):,} rows may teach.", err=True)
+    require_may_teach(batches, permission)
+    click.echo(f"All {sum(len(it.samples) for it in batches):,} rows may teach.", err=True)

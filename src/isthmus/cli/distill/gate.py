@@ -216,6 +216,7 @@ def _judged(
         rule,
         Evidence(
             held_out=tests.held_out.samples,
+            retained=tests.retention.samples if tests.retention is not None else (),
             student=scores[named["student"]],
             teacher=scores[named["teacher"]],
             base=scores[named["base"]],
@@ -276,7 +277,14 @@ def _scores(run: Run, scorer: str, student: str, runs: Runs) -> dict[str, dict[s
 
 
 def _notes(tests: _Tests, outcome: Outcome, named: Mapping[str, str], config: Config) -> list[str]:
+    from isthmus.distill.gate import alike_among
+
     notes = [note for test in (tests.held_out, tests.retention) if test is not None for note in test.notes]
+    groups = len(set(alike_among(tests.held_out.samples).values()))
+    if alike := len(tests.held_out.samples) - groups:
+        notes.append(
+            f"{alike:,} held-out samples ask nearly the same as another: each group of them counts as one."
+        )
     teacher = config.models[named["teacher"]].id
     own = sum(
         any(it.part == "answer" and it.model == teacher for it in told.origins)

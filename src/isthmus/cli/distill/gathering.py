@@ -15,6 +15,7 @@ from isthmus.cli.distill.asking import Asking
 from isthmus.config.config import Config
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.evaluation import Sample
+from isthmus.distill.golden import hashes_of
 from isthmus.distill.rows import Makers, Row, noting, rows_of_dataset, rows_of_records, rows_of_run
 from isthmus.distill.sections import AskTeacher, Collect, FromRecords
 from isthmus.distill.variations import asking_for, variations_of
@@ -61,7 +62,9 @@ class Gathering:
     def rows(self) -> Iterator[Row]:
         """All rows. Raises IsthmusError where a source cannot be read, or is not complete."""
         for file in self._rule.files:
-            yield from rows_of_dataset(self._opened(file.path), file.by == "people", self.left_out)
+            dataset = self._opened(file.path)
+            known_by = hashes_of(self._folder / file.path, dataset)
+            yield from rows_of_dataset(dataset, known_by, file.by == "people", self.left_out)
         if self._rule.records is not None:
             yield from self._of_records(self._rule.records)
         for prefix in self._rule.runs:

@@ -13,7 +13,8 @@ from isthmus.cli.distill.permitting import permission_of, recipe_or_exit
 from isthmus.cli.options import config_option, told
 from isthmus.cli.progress import ProgressLine, RunLine
 from isthmus.config.load import locate
-from isthmus.distill.permission import require_may_teach
+from isthmus.distill.golden import hashes_of
+from isthmus.distill.permission import Batch, require_may_teach
 from isthmus.distill.provenance import FIELD
 from isthmus.distill.recipe import Recipe, needed
 from isthmus.distill.training.events import Event, Note, Phase, Step
@@ -96,11 +97,14 @@ def train(
 
 
 def _require_may_teach(recipe: Recipe, beside: Path, config_path: Path | None) -> None:
-    samples = open_dataset(beside / needed(recipe.dataset, "dataset")).samples
+    file = beside / needed(recipe.dataset, "dataset")
+    dataset = open_dataset(file)
+    samples = dataset.samples
     if recipe.by == "people":
         samples = tuple(it for it in samples if FIELD in it.metadata)
     grounds = recipe.collect.permission if recipe.collect is not None else ()
-    require_may_teach(samples, permission_of(locate(config_path), grounds))
+    batch = Batch(samples, hashes_of(file, dataset))
+    require_may_teach([batch], permission_of(locate(config_path), grounds))
 
 
 class _Talk:
