@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
 import pytest
+from click.testing import Result
 
+from isthmus.store.feedback import SqliteFeedback
 from isthmus.store.keys import SqliteKeys
 from isthmus.testing import Fault, Refusal, Script, Simulator
 from isthmus.testing.simulator import SimulatorThread
@@ -317,3 +321,138 @@ def test_a_router_that_is_none_is_refused(sim: SimulatorThread) -> None:
     unlearned = run("check")
     assert unlearned.exit_code == 0
     assert "C104" in unlearned.output
+
+
+# From records
+
+
+SPLIT: dict[str, Any] = {"split": [{"model": SMALL}, {"model": STRONG}]}
+SHADOW: dict[str, Any] = {"shadow": SMALL, "of": {"model": STRONG}, "judge": "openai/judge"}
+
+Marking = Callable[[Served, Answer, int], Awaitable[None]]
+
+
+def _recorded(url: str, plan: Any, mark: Marking, rounds: int, **more: Any) -> None:
+    """The route answers so by this plan, and its answers are marked; then it is the choice again."""
+    prepare(url, {"plan": plan, "record_bodies": True, **more})
+
+    async def used(gateway: Served) -> None:
+        # One after the other, so that each request has the same draw every time.
+        for number in range(rounds):
+            answer = await _ask(gateway, text_of(number))
+            await mark(gateway, answer, number)
+
+    served(used)
+    prepare(url)
+
+
+async def _by_a_person(gateway: Served, answer: Answer, number: int) -> None:
+    good = answer.json["choices"][0]["message"]["content"] == "good"
+    body = {"request_id": answer.headers["x-request-id"], "thumb": "up" if good else "down"}
+    assert (await gateway.post("/v1/feedback", body)).status == 200
+
+
+def _learn(*more: str) -> Result:
+    return run("calibrate", "support", "--records", "1d", "--no-vectors", "--json", *more)
+
+
+def test_a_choice_learns_from_what_a_split_dealt_out_and_people_said(
+    sim: SimulatorThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isthmus.gateway.exchange.random", Random(7).random)
+    Path(BY).unlink()
+    _recorded(sim.url, SPLIT, _by_a_person, 280)
+    found = _learn("--max-risk", "0.15", "--html", "out.html")
+    assert found.exit_code == 0, found.output
+    trial = json.loads(found.stdout)
+    assert (trial["verdict"], trial["recorded"], trial["judged"]) == ("choose", 280, 0)
+    assert trial["reference"] == STRONG
+    policies = {it["name"]: it for it in trial["policies"]}
+    assert policies[f"{SMALL} alone"]["quality"] == pytest.approx(0.5, abs=0.12)
+    assert policies[f"{STRONG} alone"]["quality"] == 1
+    assert "oracle" not in policies
+    assert "280 are people" in Path("out.html").read_text().replace("&#x27;", "'")
+    assert not any(word in Path(BY).read_bytes() for word in (b"theorem", b"guest"))
+    prepare(sim.url, by())
+
+    async def as_learned(gateway: Served) -> None:
+        for number in range(1000, 1006):
+            answer = await _ask(gateway, text_of(number))
+            assert answer.headers["x-isthmus-model"] == (STRONG if number % 2 else SMALL)
+
+    served(as_learned)
+    # Who was chosen by what was learned was not drawn, and such requests teach nothing more.
+    again = json.loads(_learn("--max-risk", "0.15").stdout)
+    assert (again["recorded"], again["left_out"]) == (280, {"nobody scored the answer": 6})
+
+
+async def _all_is_done(gateway: Served) -> None:
+    """What was begun aside has been recorded, and every grade is kept."""
+    feedback, asked = SqliteFeedback(gateway.house.ledger_path), gateway.house.gateway.tally.mirrors["asked"]
+    async with asyncio.timeout(60):
+        while True:
+            copies = [it for it in await gateway.records() if it.mirrors is not None]
+            grades = [it for it in copies if it.attempts[0].purpose == "judge" and it.attempts[0].confidence]
+            if len(copies) == asked and len(feedback.list(limit=asked)) == len(grades):
+                return
+            await asyncio.sleep(0.01)
+
+
+def test_a_choice_learns_from_a_shadow_and_a_judge(sim: SimulatorThread) -> None:
+    def judge(asked: Asked) -> Script:
+        if "Grade its answer" in asked.text:
+            return Script(text=("5",))
+        return Script(text=("B" if 'Answer A, as JSON: "bad"' in asked.text else "A",))
+
+    rounds, before = 208, len(sim.requests)
+
+    async def when_done(gateway: Served, answer: Answer, number: int) -> None:
+        assert answer.headers["x-isthmus-model"] == STRONG
+        # Both models, two comparisons and a grade: so many may be under way at once, and no more.
+        async with asyncio.timeout(60):
+            while len(sim.requests) < before + 5 * (number + 1):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        if number == rounds - 1:
+            await _all_is_done(gateway)
+
+    sim.simulator.scripts["judge"] = judge
+    plan = {"grade": "openai/judge", "of": SHADOW}
+    _recorded(sim.url, plan, when_done, rounds)
+    found = _learn()
+    assert found.exit_code == 0, found.output
+    trial = json.loads(found.stdout)
+    assert trial["verdict"] == "choose"
+    assert 200 <= trial["recorded"] == trial["judged"] <= rounds
+    # Worse than what is worth 1 is taken for 0.5, and half of the requests are hard.
+    policies = {it["name"]: it for it in trial["policies"]}
+    assert policies[f"{SMALL} alone"]["quality"] == pytest.approx(0.75, abs=0.08)
+
+
+def test_records_that_teach_nothing_are_told_of(sim: SimulatorThread) -> None:
+    none = _learn()
+    assert none.exit_code == 1
+    assert "No recorded request of support teaches its choice." in none.stderr
+    assert "record_bodies: true" in none.stderr
+    _recorded(sim.url, {"fallback": [STRONG, SMALL]}, _by_a_person, 2)
+    several = _learn()
+    assert "answered by more than one call of one model (2)" in several.stderr
+    _recorded(sim.url, {**SHADOW, "share": 1e-9}, _by_a_person, 2)
+    undrawn = _learn()
+    assert "no draw chose who was asked, and no shadow answered (2)" in undrawn.stderr
+    _recorded(sim.url, SPLIT, _by_a_person, 2, record_bodies=False)
+    assert "the texts were not kept (record_bodies) (2)" in _learn().stderr
+    _recorded(sim.url, SPLIT, _by_a_person, 4)
+    few = _learn()
+    assert few.exit_code == 3
+    assert "at least 100 samples are needed to learn from" in few.stderr
+    prepare(sim.url, small={"id": "smaller"})
+    assert "answered by a model that is another one now" in _learn().stdout
+    for arguments, words in {
+        ("--run", ""): "one of them",
+        ("--named",): "go with runs",
+        ("--scorer", "contains"): "go with runs",
+        ("--max-usd", "1"): "nobody else is asked",
+    }.items():
+        assert words in _learn(*arguments).stderr, arguments
+    prepare(sim.url, {"cascade": [SMALL, STRONG]})
+    assert "no log-probabilities" in _learn().stderr

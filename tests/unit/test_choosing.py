@@ -112,6 +112,43 @@ def test_what_does_not_pay_is_not_advised() -> None:
     assert "it cannot be shown that it loses less than 0.05" in bad.why
 
 
+def dealt(some: list[Lesson]) -> list[Lesson]:
+    """The same, where a coin chose whom to ask, and only that answer was scored."""
+    rng = np.random.default_rng(5)
+    found = []
+    for lesson in some:
+        asked = int(rng.random() < 0.5)
+        scores = tuple(it if at == asked else None for at, it in enumerate(lesson.scores))
+        odds = tuple(0.5 if at == asked else 0.0 for at in range(2))
+        found.append(lesson._replace(scores=scores, odds=odds))
+    return found
+
+
+def test_half_of_the_scores_tell_the_same_of_the_models_and_promise_less() -> None:
+    every, _ = tried(taught(1_000), CHEAPEST)
+    half, content = tried(dealt(taught(1_000)), CHEAPEST)
+    assert (half.verdict, half.reference, half.recorded) == ("choose", "large", 1_000)
+    assert content is not None
+    assert half.shares["small"] == pytest.approx(every.shares["small"], abs=0.05)
+    known, guessed = ({it.name: it for it in trial.policies} for trial in (every, half))
+    for name in ("choice", "small alone", "large alone"):
+        assert guessed[name].interval.low <= known[name].quality <= guessed[name].interval.high
+        assert guessed[name].gain_interval.width >= known[name].gain_interval.width
+    assert "1,000 are people's and 0 judges'" in markdown(choosing_report("r", half))
+
+
+def test_scores_that_tell_of_some_models_only_promise_nothing() -> None:
+    recorded = dealt(taught(1_000))
+    small = [it for it in recorded if it.scores[1] is None]
+    trial, content = tried(small, CHEAPEST)
+    assert (trial.verdict, content) == ("no guarantee", None)
+    assert "no answer of large was scored" in trial.why
+    chosen = [it for at, it in enumerate(recorded) if it.scores[1] is None or at % 4 == 0]
+    trial, content = tried(chosen, CHEAPEST)
+    assert (trial.verdict, content) == ("no guarantee", None)
+    assert "answers of small and large were scored more or less often" in trial.why
+
+
 def test_few_samples_promise_nothing() -> None:
     for many in (0, 1, 199):
         trial, content = tried(taught(many), CHEAPEST)

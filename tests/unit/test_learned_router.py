@@ -69,7 +69,7 @@ def test_features_are_finite_for_any_text_and_look_at_its_beginning_alone() -> N
     one, two = (query_of("ab " * times * LOOKED_AT, None, None) for times in (1, 2))
     assert (one.surface == two.surface).all()
     assert (buckets(words_of("Two words")) == buckets(words_of("two, WORDS!"))).all()
-    assert not np.array_equal(buckets(["two", "words"]), buckets(["words", "two"]))
+    assert not np.array_equal(buckets([b"two", b"words"]), buckets([b"words", b"two"]))
 
 
 @pytest.mark.parametrize("text", ["A b_C 1, 2;\x00\x1f\n? (Z)", "", "...", "x" * 50])

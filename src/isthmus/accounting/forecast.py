@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from isthmus.accounting.charge import charge
+from isthmus.accounting.charge import charge_together
 from isthmus.catalog.prices import Price
 from isthmus.core.foresight import Foresight, Outlook, two_digits
 from isthmus.core.usage import Usage
@@ -29,5 +29,5 @@ def _nanousd(outlook: Outlook, foresight: Foresight, price: Price | None, at_us:
     if price is None or outlook.output is None:
         return None
     output = outlook.output if foresight.max_output is None else min(outlook.output, foresight.max_output)
-    cost = charge(price, Usage(input=foresight.input, output=output, estimated=True), at_us).nanousd
+    cost = charge_together(price, Usage(input=foresight.input, output=output), 1, at_us)
     return None if cost is None else two_digits(cost)

@@ -1,10 +1,12 @@
-"""`isthmus calibrate`: learns from a run whom a route may believe, or choose, and what that is worth."""
+"""`isthmus calibrate`: learns from a run, or from records, whom a route may believe, or choose, and what that
+is worth."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,9 +14,11 @@ import click
 import msgspec
 
 from isthmus.bootstrap import open_runs, prices_of, static_embedding
+from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.pilot import carried_out, user_name
 from isthmus.cli.progress import ProgressLine
+from isthmus.cli.recorded import recorded_of
 from isthmus.cli.runs import Number, Usd, check_scorers, judges_of, require_cap, require_statistics
 from isthmus.cli.texts import replace
 from isthmus.config import routers
@@ -35,6 +39,7 @@ from isthmus.strategies.plan import Cascade, Choose
 
 if TYPE_CHECKING:
     from isthmus.evals.calibration import Trial as CascadeTrial
+    from isthmus.evals.choosing import Lesson
     from isthmus.evals.choosing import Trial as ChoiceTrial
     from isthmus.evals.outcome import Scores
     from isthmus.routing.learned.embedding import Embedding
@@ -53,6 +58,13 @@ _SHARE = Number(0, 1, min_open=True, max_open=True)
     "--dataset",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="In place of a run: ask these samples of the models first, and learn from that.",
+)
+@click.option(
+    "--records",
+    "recorded",
+    type=Span(),
+    help="Of a choice, in place of a run: the route's own requests of the last while, e.g. 30d, that a split "
+    "dealt out or a shadow answered too, and that people or judges scored.",
 )
 @click.option("--scorer", help="Whose scores count. Default: the run's first. With --dataset: say one.")
 @click.option(
@@ -93,6 +105,7 @@ def calibrate(
     route: str,
     prefix: str | None,
     dataset: Path | None,
+    recorded: float | None,
     scorer: str | None,
     max_risk: float,
     delta: float,
@@ -110,46 +123,43 @@ def calibrate(
     learn for the choice of ROUTE how good the answers of each of its models will be.
 
     The run must have asked a cascade's first model and its last one the same samples, with --logprobs, or all
-    models of a choice, and scored the answers. Writes a calibration, to be named under the first step's
-    `accept`, or a learned router, to be named under `by`. Ends with status 3, and writes none, where the
-    honest answer is not to cascade or choose, or that nothing can be promised.
+    models of a choice, and scored the answers. A choice may also learn from --records. Writes a calibration,
+    to be named under the first step's `accept`, or a learned router, to be named under `by`. Ends with status
+    3, and writes none, where the honest answer is not to cascade or choose, or that nothing can be promised.
     """
     path = locate(config_path)
     config = load_or_exit(path)
     require_statistics()
-    if (prefix is None) == (dataset is None):
-        raise click.UsageError("Say --run or --dataset, one of them.")
+    if sum(it is not None for it in (prefix, dataset, recorded)) != 1:
+        raise click.UsageError("Say --run or --dataset or --records, one of them.")
     if dataset is None and (max_usd is not None or max_tokens is not None):
-        raise click.UsageError("--max-usd and --max-tokens go with --dataset; a run was asked already.")
+        raise click.UsageError("--max-usd and --max-tokens go with --dataset; nobody else is asked.")
     strategy = _strategy_of(config, route)
     if named and isinstance(strategy, Cascade):
         raise click.UsageError("--named is of a choice: a cascade goes by answers.")
-    models = pair_of(strategy) if isinstance(strategy, Cascade) else strategy.models()
-    logprobs = isinstance(strategy, Cascade)
-    runs = open_runs(config, path)
-    if dataset is not None:
-        run = _asked(dataset, models, logprobs, scorer, max_usd, max_tokens, config, path, runs)
-    else:
-        run = runs.find(prefix or "")
-    _require_same(run, models, config, " --logprobs" if logprobs else "")
-    if run.ended_us is None:
-        click.echo(f"isthmus: {run.id} is not complete: what it has been told so far is used.", err=True)
-    marks = runs.scores(run.id)
-    chosen = scorer if scorer is not None else next(iter(run.scorers), "")
-    if chosen not in marks:
-        raise IsthmusError(
-            Fault.NOT_FOUND,
-            f"The run {run.id} has no scores by {chosen!r}.",
-            code="unknown_scorer",
-            hint=f"It has those by: {', '.join(marks) or 'nobody'}. `isthmus eval score` adds others.",
-        )
     promise = _Promise(max_risk, delta)
-    if isinstance(strategy, Cascade):
-        outcome = _calibrated(route, strategy, config, runs, run, marks[chosen], promise, costs=costs)
+    if recorded is not None:
+        if isinstance(strategy, Cascade):
+            raise click.UsageError("--records is of a choice: records keep no log-probabilities.")
+        if named or scorer is not None:
+            raise click.UsageError("--named and --scorer go with runs: records keep no task, and no scorer.")
+        outcome = _learned_from_records(route, strategy, config, path, recorded, promise, vectors=vectors)
     else:
-        outcome = _learned(
-            route, strategy, config, runs, run, marks[chosen], promise, vectors=vectors, named=named
-        )
+        models = pair_of(strategy) if isinstance(strategy, Cascade) else strategy.models()
+        logprobs = isinstance(strategy, Cascade)
+        runs = open_runs(config, path)
+        if dataset is not None:
+            run = _asked(dataset, models, logprobs, scorer, max_usd, max_tokens, config, path, runs)
+        else:
+            run = runs.find(prefix or "")
+        _require_same(run, models, config, " --logprobs" if logprobs else "")
+        marks = _marks_of(run, runs, scorer)
+        if isinstance(strategy, Cascade):
+            outcome = _calibrated(route, strategy, config, runs, run, marks, promise, costs=costs)
+        else:
+            outcome = _learned(
+                route, strategy, config, runs, run, marks, promise, vectors=vectors, named=named
+            )
     click.echo(msgspec.json.encode(outcome.trial) if as_json else markdown(outcome.report), nl=as_json)
     if html_path is not None:
         html_path.write_text(html(outcome.report), encoding="utf-8")
@@ -178,6 +188,22 @@ class _Outcome(NamedTuple):
     content: bytes | None
     place: str
     next: str
+
+
+def _marks_of(run: Run, runs: Runs, scorer: str | None) -> Scores:
+    """How good the answers of the run are, by this scorer, or its first."""
+    if run.ended_us is None:
+        click.echo(f"isthmus: {run.id} is not complete: what it has been told so far is used.", err=True)
+    marks = runs.scores(run.id)
+    chosen = scorer if scorer is not None else next(iter(run.scorers), "")
+    if chosen not in marks:
+        raise IsthmusError(
+            Fault.NOT_FOUND,
+            f"The run {run.id} has no scores by {chosen!r}.",
+            code="unknown_scorer",
+            hint=f"It has those by: {', '.join(marks) or 'nobody'}. `isthmus eval score` adds others.",
+        )
+    return marks[chosen]
 
 
 def _calibrated(
@@ -241,12 +267,61 @@ def _learned(
     vectors: bool,
     named: bool,
 ) -> _Outcome:
-    from isthmus.evals.choosing import lessons, teach
-    from isthmus.evals.choosing_report import choosing_report
+    from isthmus.evals.choosing import lessons
 
     learned_from, left_out = lessons(
         choose.models(), runs.samples(run), runs.answers(run.id), marks, run.request
     )
+    return _taught(route, choose, config, learned_from, left_out, promise, vectors=vectors, named=named)
+
+
+def _learned_from_records(
+    route: str,
+    choose: Choose,
+    config: Config,
+    path: Path | None,
+    seconds: float,
+    promise: _Promise,
+    *,
+    vectors: bool,
+) -> _Outcome:
+    from isthmus.evals.choosing import recorded_lessons
+
+    now_us = time.time_ns() // 1000
+    left_out: Counter[str] = Counter()
+    found = recorded_of(route, choose.models(), config, path, now_us - int(seconds * 1_000_000), left_out)
+    judges = Counter(it.judge for it in found if it.judge is not None)
+    for name in sorted(judges.keys() & set(choose.models())):
+        click.echo(f"isthmus: {name} has scored answers of its own: it may like them too well.", err=True)
+    learned_from = recorded_lessons(found, choose.models(), prices_of(config), now_us)
+    return _taught(
+        route,
+        choose,
+        config,
+        learned_from,
+        left_out,
+        promise,
+        vectors=vectors,
+        named=False,
+        judged=judges.total(),
+    )
+
+
+def _taught(
+    route: str,
+    choose: Choose,
+    config: Config,
+    learned_from: Sequence[Lesson],
+    left_out: Mapping[str, int],
+    promise: _Promise,
+    *,
+    vectors: bool,
+    named: bool,
+    judged: int = 0,
+) -> _Outcome:
+    from isthmus.evals.choosing import teach
+    from isthmus.evals.choosing_report import choosing_report
+
     trial, content = teach(
         learned_from,
         choose,
@@ -258,6 +333,7 @@ def _learned(
         delta=promise.delta,
         made_at_us=time.time_ns() // 1000,
         left_out=left_out,
+        judged=judged,
     )
     return _Outcome(
         trial,

@@ -1,7 +1,10 @@
-"""A router for a route's choice, learned by a run: how good is each model's answer, and does choosing pay?
+"""A router for a route's choice, learned by a run or from records: how good is each model's answer, and does
+choosing pay?
 
 One half of the samples that every model answered teaches the router, the other half judges the choices that
-the route would make by it: those of `strategies.plan.Choose` itself, at the prices of the config. Pure.
+the route would make by it: those of `strategies.plan.Choose` itself, at the prices of the config. Of recorded
+requests few models' answers are known; a draw's odds make up for the others (`statistics.doubly_robust`).
+Pure.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from isthmus.accounting.forecast import priced
 from isthmus.catalog.prices import Price
 from isthmus.core.evaluation import Answered, Sample
+from isthmus.core.foresight import Foresight, Outlook
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.money import NANO_PER_USD
 from isthmus.core.tie import Tie
@@ -27,13 +31,15 @@ from isthmus.dialects.features import features_of
 from isthmus.dialects.openai import OpenAIChat
 from isthmus.evals.calibration import halves
 from isthmus.evals.outcome import Scores
+from isthmus.evals.recorded import Scored
 from isthmus.routing.learned.embedding import Embedding
 from isthmus.routing.learned.file import dump
 from isthmus.routing.learned.header import Origin
 from isthmus.routing.learned.predictor import Predictor
 from isthmus.routing.learned.query import Outcomes, query_of
 from isthmus.routing.learned.stack import FEWEST_ROWS, Stack, learn
-from isthmus.statistics import intervals, paired
+from isthmus.statistics import intervals
+from isthmus.statistics.doubly_robust import Completion, misfits
 from isthmus.statistics.intervals import Interval
 from isthmus.store.runs import Kept, Place
 from isthmus.strategies.plan import Choose
@@ -47,8 +53,9 @@ _wire = OpenAIChat()
 
 
 class Lesson(NamedTuple):
-    """One sample that every model answered: what is seen of its request, and what came of it, in the order of
-    the models. `usd` and `outputs`, an answer's tokens, are None where nobody knows them."""
+    """One sample that models answered: what is seen of its request, and what came of it, in the order of the
+    models. `usd` and `outputs`, an answer's tokens, are None where nobody knows them; so are `scores`, and
+    `odds` are those by which each came to be known. No odds: all are known."""
 
     sample: str
     words: str | None
@@ -56,9 +63,10 @@ class Lesson(NamedTuple):
     tokens: int
     max_output: int | None
     label: Label
-    scores: tuple[float, ...]
+    scores: tuple[float | None, ...]
     usd: tuple[float | None, ...]
     outputs: tuple[int | None, ...]
+    odds: tuple[float, ...] = ()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,10 +89,11 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     `reference` is the model that would be asked without a choice: the best of the learned half, or the best
     for the price. `samples` had a score of every model, of them `learned` taught and `tested` judged; at
-    least `needed` are needed. `left_out` counts the others, by the reason. `shares` says how often each
-    model is chosen, `unsupported` how many requests were like nothing that was learned from. `saving` is the
-    share of the reference's cost that is not spent; None where that is unknown, or nothing. `vectors` says
-    whether neighbours were learned. `label` is that of the samples, and so of the file.
+    least `needed` are needed. `left_out` counts the others, by the reason. `recorded` of the samples are
+    requests of the ledger, `judged` of them scored by models; 0 where a run was learned from. `shares` says
+    how often each model is chosen, `unsupported` how many requests were like nothing that was learned from.
+    `saving` is the share of the reference's cost that is not spent; None where that is unknown, or nothing.
+    `vectors` says whether neighbours were learned. `label` is that of the samples, and so of the file.
     """
 
     models: tuple[str, ...]
@@ -95,6 +104,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     learned: int
     tested: int
     left_out: dict[str, int]
+    recorded: int = 0
+    judged: int = 0
     max_risk: float
     delta: float
     reference: str | None = None
@@ -131,6 +142,17 @@ def lessons(
     return found, dict(left)
 
 
+def recorded_lessons(
+    found: Iterable[Scored], models: Sequence[str], prices: Mapping[str, Price], at_us: int
+) -> list[Lesson]:
+    """What recorded requests teach. What a model's answer costs is foreseen as a choice foresees it, by the
+    mean length of its answers, whether it was asked or not."""
+    several = list(found)
+    lengths = {name: [it.marks[name].output for it in several if name in it.marks] for name in models}
+    outputs = _means(lengths)
+    return [_recorded(it, models, outputs, prices, at_us) for it in several]
+
+
 def teach(
     lessons: Iterable[Lesson],
     choose: Choose,
@@ -143,6 +165,7 @@ def teach(
     delta: float,
     made_at_us: int,
     left_out: Mapping[str, int] | None = None,
+    judged: int = 0,
 ) -> tuple[Trial, bytes | None]:
     """What a router for this choice, learned from these lessons, is worth, and its file; None where it is not
     to be used.
@@ -161,13 +184,29 @@ def teach(
         learned=len(fits),
         tested=len(tests),
         left_out=dict(left_out or {}),
+        recorded=sum(bool(it.odds) for it in (*fits, *tests)),
+        judged=judged,
         max_risk=max_risk,
         delta=delta,
         label=_joined(it.label for it in (*fits, *tests)),
     )
     if min(len(fits), len(tests)) < FEWEST_ROWS:
         return trial, None
-    stack = _learned(fits, models, embedding)
+    known, odds = _known(fits)
+    unscored = [it for at, it in enumerate(models) if not np.isfinite(known[:, at]).any()]
+    if unscored:
+        return msgspec.structs.replace(trial, why=f"no answer of {' and '.join(unscored)} was scored"), None
+    every = _known((*fits, *tests))
+    if odd := [models[at] for at in np.flatnonzero(misfits(*every))]:
+        names = " and ".join(odd)
+        why = (
+            f"answers of {names} were scored more or less often than the draws' odds tell, so that who was "
+            "scored was not chance"
+        )
+        return msgspec.structs.replace(trial, why=why), None
+    # The means are of the half that teaches, so that nothing of the other has a part in its own judgement.
+    completion = Completion.of(known, odds)._replace(odds=Completion.of(*every).odds)
+    stack = _learned(fits, completion.complete(known, odds), models, embedding)
     if not named:
         # What was not judged by is not served by, even where a caller names a task.
         stack = stack._replace(tasks=None, by_both=None)
@@ -181,7 +220,7 @@ def teach(
     )
     content = dump(stack, origin)
     picked, supported = _picked(content, choose, tests, prices, embedding, made_at_us, named)
-    trial = _judged(trial, choose, stack, fits, tests, picked)
+    trial = _judged(trial, choose, stack, completion, fits, tests, picked)
     trial = msgspec.structs.replace(
         trial, unsupported=1 - float(supported.mean()), vectors=embedding is not None
     )
@@ -207,9 +246,49 @@ def _lesson(
     )
 
 
-def _learned(fits: Sequence[Lesson], models: tuple[str, ...], embedding: Embedding | None) -> Stack:
+def _recorded(
+    found: Scored,
+    models: Sequence[str],
+    outputs: Mapping[str, int],
+    prices: Mapping[str, Price],
+    at_us: int,
+) -> Lesson:
+    envelope = _wire.peek(msgspec.json.encode({**found.sample.request, "model": "sample"}))
+    tokens, most = about_tokens(envelope), features_of(envelope, 0).max_output
+    foreseen = Foresight(
+        by="",
+        supported=True,
+        why="",
+        input=tokens,
+        max_output=most,
+        outlooks=tuple(Outlook(name, 0.0, outputs.get(name)) for name in models),
+    )
+    costs = [it.nanousd for it in priced(foreseen, prices, at_us).outlooks]
+    marks = [found.marks.get(name) for name in models]
+    return Lesson(
+        sample=found.sample.id,
+        words=asked(envelope),
+        task=None,
+        tokens=tokens,
+        max_output=most,
+        label=found.sample.label,
+        scores=tuple(None if it is None else it.score for it in marks),
+        usd=tuple(None if it is None else it / NANO_PER_USD for it in costs),
+        outputs=tuple(None if it is None else it.output for it in marks),
+        odds=tuple(0.0 if it is None else it.odds for it in marks),
+    )
+
+
+def _known(lessons: Sequence[Lesson]) -> tuple[_Floats, _Floats]:
+    """The scores, not a number where none is known, and the odds by which they came to be known."""
+    odds = np.array([it.odds or (1.0,) * len(it.scores) for it in lessons], np.float64)
+    return _table([it.scores for it in lessons]), odds
+
+
+def _learned(
+    fits: Sequence[Lesson], scores: _Floats, models: tuple[str, ...], embedding: Embedding | None
+) -> Stack:
     queries = [query_of(it.words or "", it.task, embedding) for it in fits]
-    scores = np.array([it.scores for it in fits])
     sha256 = embedding.sha256 if embedding is not None else None
     return learn(Outcomes(models, queries, scores), np.random.default_rng(0), sha256)
 
@@ -244,38 +323,38 @@ def _judged(
     trial: Trial,
     choose: Choose,
     stack: Stack,
+    completion: Completion,
     fits: Sequence[Lesson],
     tests: Sequence[Lesson],
     picked: _Places,
 ) -> Trial:
     models, rows = trial.models, np.arange(len(tests))
-    scores, usd = np.array([it.scores for it in tests]), _table([it.usd for it in tests])
+    scores, usd = completion.complete(*_known(tests)), _table([it.usd for it in tests])
+    (least, most), reach = completion.bounds, completion.reach
     costs = _table([it.usd for it in fits]).mean(0)
     single = _reference(stack, costs, choose.cost_at_most)
     base = scores[:, single]
 
     def policy(name: str, quality: _Floats, spent: _Floats) -> Policy:
-        gain = paired.difference(quality, base)
         mean = float(spent.mean())
         return Policy(
             name=name,
             quality=float(quality.mean()),
-            interval=intervals.mean(quality),
+            interval=intervals.mean(quality, least=least, most=most),
             usd_per_thousand=None if np.isnan(mean) else 1000 * mean,
-            gain=gain.mean,
-            gain_interval=gain.interval,
+            gain=float((quality - base).mean()),
+            gain_interval=intervals.mean(quality - base, least=-reach, most=reach),
         )
 
-    # Of equally good answers the cheapest; without prices the first.
-    best = np.lexsort((np.nan_to_num(usd), -scores), axis=1)[:, 0]
     policies = [policy("choice", scores[rows, picked], usd[rows, picked])]
     policies += [policy(f"{it} alone", scores[:, at], usd[:, at]) for at, it in enumerate(models)]
-    policies += [
-        policy("random", scores.mean(1), usd.mean(1)),
-        policy("oracle", scores[rows, best], usd[rows, best]),
-    ]
+    policies += [policy("random", scores.mean(1), usd.mean(1))]
+    if not trial.recorded:
+        # Of equally good answers the cheapest; without prices the first.
+        best = np.lexsort((np.nan_to_num(usd), -scores), axis=1)[:, 0]
+        policies += [policy("oracle", scores[rows, best], usd[rows, best])]
     saving = _saving(usd[rows, picked], usd[:, single])
-    verdict, why = _verdict(trial, choose, models[single], base - scores[rows, picked], saving)
+    verdict, why = _verdict(trial, choose, models[single], base - scores[rows, picked], saving, reach)
     return msgspec.structs.replace(
         trial,
         verdict=verdict,
@@ -288,15 +367,15 @@ def _judged(
 
 
 def _verdict(
-    trial: Trial, choose: Choose, reference: str, losses: _Floats, saving: Interval | None
+    trial: Trial, choose: Choose, reference: str, losses: _Floats, saving: Interval | None, reach: float
 ) -> tuple[Verdict, str]:
     alone = f"asking {reference} alone"
     if choose.cost_at_most is not None:
-        no_better = intervals.mean_at_most(-losses, 0.0, least=-1.0)
+        no_better = intervals.mean_at_most(-losses, 0.0, least=-reach, most=reach)
         if no_better > trial.delta:
             return "do not choose", f"no gain over {alone} can be shown"
         return "choose", f"with a chance of at least {1 - trial.delta:g}, it is better than {alone}"
-    too_bad = intervals.mean_at_least(losses, trial.max_risk, least=-1.0)
+    too_bad = intervals.mean_at_least(losses, trial.max_risk, least=-reach, most=reach)
     if too_bad > trial.delta:
         return "no guarantee", f"it cannot be shown that it loses less than {trial.max_risk:g} to {alone}"
     if saving is None:
@@ -325,10 +404,13 @@ def _saving(spent: _Floats, base: _Floats) -> Interval | None:
 
 
 def _outputs(fits: Sequence[Lesson], models: Sequence[str]) -> dict[str, int]:
-    known = {
-        name: [it.outputs[at] for it in fits if it.outputs[at] is not None] for at, name in enumerate(models)
-    }
-    return {name: round(fmean(map(float, some))) for name, some in known.items() if some}  # type: ignore[arg-type]
+    return _means({name: [it.outputs[at] for it in fits] for at, name in enumerate(models)})
+
+
+def _means(lengths: Mapping[str, Sequence[int | None]]) -> dict[str, int]:
+    """The mean length by model, of those of which any is known."""
+    known = {name: [it for it in some if it is not None] for name, some in lengths.items()}
+    return {name: round(fmean(some)) for name, some in known.items() if some}
 
 
 def _table(rows: Sequence[Sequence[float | None]]) -> _Floats:

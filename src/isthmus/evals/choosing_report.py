@@ -60,10 +60,18 @@ def _row(policy: Policy) -> tuple[str, ...]:
 def _samples(trial: Trial) -> Iterator[Block]:
     seen = "their words, their surface" + (", and their nearest neighbours" if trial.vectors else "")
     by = f" It goes by {seen}." if trial.policies else ""
+    what = "recorded requests had a score" if trial.recorded else "samples had a score of every model"
     yield Prose(
-        f"{trial.samples:,} samples had a score of every model: {trial.learned:,} taught the router, "
+        f"{trial.samples:,} {what}: {trial.learned:,} taught the router, "
         f"{trial.tested:,} others judged it. At least {trial.needed:,} are needed.{by}"
     )
+    if trial.recorded:
+        yield Prose(
+            f"Of the scores {trial.recorded - trial.judged:,} are people's and {trial.judged:,} judges'. Who "
+            "was asked was drawn, and by the odds on record a score stands for those that nobody knows. Who "
+            "gives a score at all chooses that freely: all this holds for requests like those that are "
+            "scored. Costs are those that are foreseen."
+        )
     yield Prose(
         f"Their label, joined, is {trial.label.in_words()}. A file that is learned from them has no texts, "
         "but vectors and weights that tell of their words: keep it as what is so labelled."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -26,8 +27,13 @@ beginnings are vectors, too (A. Kusupati et al., "Matryoshka Representation Lear
 _SPACE = "\u2581"
 _LONGEST_TOKEN = 16
 _LONGEST_WORD = 32
-_WORDS = 20_000
-_NO_TOKEN = -1
+_WORDS = 50_000
+"""So many words' tokens are remembered, in about 10 MB: finding them is what takes longest of a long text."""
+
+_TOKEN = ""
+"""Under it a node of the tree has the place of the token that ends there; no letter is empty."""
+
+_Tree: TypeAlias = dict[str, Any]
 _TYPES = {"F16": np.float16, "F32": np.float32}
 
 
@@ -52,7 +58,7 @@ class Embedding:
             ) from error
         self.sha256 = sha256
         self.width = int(self._table.shape[1])
-        self._beginnings = _beginnings(tokens, len(self._table))
+        self._tree = _tree(tokens, len(self._table))
         self._ids = lru_cache(maxsize=_WORDS)(self._longest_tokens)
 
     def embed(self, text: str) -> Vector:
@@ -63,33 +69,38 @@ class Embedding:
             ids += self._ids(word) if len(word) <= _LONGEST_WORD else self._longest_tokens(word)
         if not ids:
             return np.zeros(self.width, np.float32)
-        vector: Vector = self._table[ids].mean(0)
+        vector: Vector = np.einsum("ij->j", self._table.take(ids, axis=0)) / len(ids)
         length = float(np.sqrt(vector @ vector))
         return vector / length if length else vector
 
     def _longest_tokens(self, word: str) -> tuple[int, ...]:
         word, ids, at = _SPACE + word, [], 0
-        while at < len(word):
-            longest, after = _NO_TOKEN, at + 1
-            for end in range(at + 1, len(word) + 1):
-                id_ = self._beginnings.get(word[at:end])
-                if id_ is None:
-                    break
-                if id_ != _NO_TOKEN:
-                    longest, after = id_, end
-            if longest != _NO_TOKEN:
+        size = len(word)
+        while at < size:
+            node, end, longest, after = self._tree, at, None, at + 1
+            while end < size and word[end] in node:
+                node, end = node[word[end]], end + 1
+                if _TOKEN in node:
+                    longest, after = node[_TOKEN], end
+            if longest is not None:
                 ids.append(longest)
             at = after
         return tuple(ids)
 
 
-def _beginnings(tokens: Mapping[str, int], many: int) -> dict[str, int]:
-    """Each beginning of a token, with the token's place in the table where it is one itself.
+def _tree(tokens: Mapping[str, int], many: int) -> _Tree:
+    """The tokens letter by letter, each with its place in the table at its end.
 
-    By them a word is read as far as any token begins so, and no further: what is like no token costs little.
+    By it a word is read as far as any token begins so, and no further: what is like no token costs little.
     """
-    short = {token: id_ for token, id_ in tokens.items() if len(token) <= _LONGEST_TOKEN and id_ < many}
-    return {token[:end]: _NO_TOKEN for token in short for end in range(1, len(token))} | short
+    root: _Tree = {}
+    for token, id_ in tokens.items():
+        if len(token) <= _LONGEST_TOKEN and id_ < many:
+            node = root
+            for letter in token:
+                node = node.setdefault(letter, {})
+            node[_TOKEN] = id_
+    return root
 
 
 class _Model(msgspec.Struct, frozen=True):

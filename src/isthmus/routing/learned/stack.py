@@ -102,7 +102,7 @@ class Stack(NamedTuple):
             why = "it is like nothing that was learned from"
         return Estimate(
             models=self.models,
-            qualities=tuple(map(float, np.clip(qualities[0], 0, 1))),
+            qualities=tuple(min(max(it, 0.0), 1.0) for it in qualities[0].tolist()),
             supported=bool(supported[0]),
             why=why,
         )
