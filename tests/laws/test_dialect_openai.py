@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from isthmus.core.call import Call, Message, Reasoning, Text, Thinking
+from isthmus.core.codec import Reading
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.pieces import Finish, Piece, RefusalDelta, Start, TextDelta
 from isthmus.core.usage import Usage
@@ -238,6 +239,47 @@ def test_a_cut_stream_is_never_taken_for_a_whole_one(data: st.DataObject, pieces
     sent = watch.feed(cut) + watch.close()
     assert not watch.reading.ended
     assert sse.whole_events(sent) == len(sent)
+
+
+def _chunk(spaced: bool, index: int, **facts: Any) -> bytes:
+    choice = {"index": index, "delta": {"content": "word"}, "finish_reason": None} | facts.pop("choice", {})
+    separators = (", ", ": ") if spaced else (",", ":")
+    said = json.dumps({"choices": [choice], **facts}, separators=separators)
+    return b"data: %b\n\n" % said.encode()
+
+
+def _events(spaced: bool) -> dict[str, bytes]:
+    """Events of many kinds, as one server would spell them."""
+    return {
+        "plain": _chunk(spaced, 0),
+        "second choice": _chunk(spaced, 1),
+        "finish": _chunk(spaced, 0, choice={"delta": {}, "finish_reason": "length"}),
+        "second finish": _chunk(spaced, 1, choice={"delta": {}, "finish_reason": "stop"}),
+        "usage": _chunk(spaced, 0, usage={"prompt_tokens": 3, "completion_tokens": 4}),
+        "error": b'data: {"error":{"message":"overloaded"}}\n\n',
+        "named error": b'event: error\ndata: {"message":"overloaded"}\n\n',
+        "detail": b'data: {"detail":"gone"}\n\n',
+        "comment": b": ping\n\n",
+        "other line ends": _chunk(spaced, 0).replace(b"\n", b"\r\n"),
+        "done": b"data: [DONE]\n\n",
+    }
+
+
+@given(st.booleans(), st.lists(st.sampled_from(["plain", "plain", *_events(False)]), max_size=12))
+def test_events_that_come_together_are_read_as_if_they_came_one_by_one(
+    spaced: bool, kinds: list[str]
+) -> None:
+    events = [_events(spaced)[kind] for kind in kinds]
+    together, apart = WIRE.watch(strip_usage=False), WIRE.watch(strip_usage=False)
+    sent = together.feed(b"".join(events))
+    assert sent == b"".join(map(apart.feed, events))
+    assert together.close() == apart.close()
+    assert together.reading == apart.reading or together.reading.error is not None
+    assert _code(together.reading) == _code(apart.reading)
+
+
+def _code(reading: Reading) -> str | None:
+    return reading.error.code if reading.error else None
 
 
 @given(usages)

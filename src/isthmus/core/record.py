@@ -17,9 +17,8 @@ a judgement on others, or a comparison that no client sees."""
 AnswerForm: TypeAlias = Literal["text", "json", "schema"]
 
 
-def milliseconds(seconds: float) -> float:
-    """Seconds as the milliseconds that records report."""
-    return seconds * 1000
+MS = 1000.0
+"""Milliseconds, which records report, in a second, which clocks tell."""
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):

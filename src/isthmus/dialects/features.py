@@ -52,7 +52,8 @@ def _messages(found: dict[str, Any], raw: msgspec.Raw) -> None:
     text = bytes(memoryview(raw)[:SEARCHED])
     if text[:1] == b"[":
         found["turns"] = text.count(b'"role"')
-        found.update((_ATTACHMENT[kind], True) for kind in _ATTACHED.findall(text))
+        for kind in _ATTACHED.findall(text):
+            found[_ATTACHMENT[kind]] = True
     elif text[:1] == b'"':
         found["turns"] = 1
 

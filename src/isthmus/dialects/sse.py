@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -23,7 +23,7 @@ _BOM = b"\xef\xbb\xbf"
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True):
     """One event: its name ("" where none was given), and its data with lines joined by LF."""
 
     event: str
@@ -241,16 +241,6 @@ def end_of_event(block: bytes, start: int) -> int:
         return end + 2
     match = _BLANK_LINE.search(block, start)
     return match.end() if match else len(block)
-
-
-def start_of_event(block: bytes, end: int) -> int:
-    """Where the event begins that ends at `end` with its blank line; 0 where nothing stands before it.
-
-    Knows the blank lines `LF LF` and `CR LF CR LF`; with others the events before count as one with it.
-    """
-    blank = b"\r\n\r\n" if block.endswith(b"\r\n\r\n", 0, end) else b"\n\n"
-    before = block.rfind(blank, 0, end - len(blank))
-    return before + len(blank) if before >= 0 else 0
 
 
 def parse(block: bytes) -> list[tuple[bytes, Event | None]]:

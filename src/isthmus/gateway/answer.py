@@ -37,7 +37,8 @@ class Answer:
     """The answer to one request. A stream `started` when its head went out; nothing else can be said then
     but its rest, or that it broke.
 
-    `holds_end` keeps the bytes that end a stream back until `end`, so that a ledger can commit before them.
+    The bytes that end a stream are kept back until `end`: a strict ledger commits before them, and they go
+    out with the end of the body, in one write.
     """
 
     __slots__ = (
@@ -48,13 +49,11 @@ class Answer:
         "_request",
         "_story",
         "_wire",
-        "holds_end",
         "started",
     )
 
-    def __init__(self, request: Request, wire: ClientWire, story: Story, *, holds_end: bool) -> None:
+    def __init__(self, request: Request, wire: ClientWire, story: Story) -> None:
         self.started = False
-        self.holds_end = holds_end
         self._request = request
         self._wire = wire
         self._story = story
@@ -64,7 +63,10 @@ class Answer:
         self._held = b""
 
     def take(self, delta: Delta) -> Awaitable[None] | None:
-        """Take a part of the answer: a stream is passed on, what is wanted whole is kept."""
+        """Take a part of the answer: a stream is passed on, what is wanted whole is kept.
+
+        As everything here that says something, it returns what to wait for where the client is slow to read.
+        """
         assert self._story.envelope is not None
         if self._story.envelope.stream:
             return self._stream(delta)
@@ -74,7 +76,7 @@ class Answer:
             self._pieces.extend(delta.pieces)
         return None
 
-    def revise(self) -> Awaitable[None]:
+    def revise(self) -> Awaitable[None] | None:
         """Take back all of a stream that was said."""
         story = self._story
         assert story.envelope is not None
@@ -100,18 +102,18 @@ class Answer:
         self._keep(last)
         return last
 
-    def end(self, last: bytes, record: Record) -> Awaitable[None]:
+    def end(self, last: bytes, record: Record) -> Awaitable[None] | None:
         """Say the last, now that its record is kept."""
         request = self._request
         if not self.started:
             return request.respond(200, last, self._headers(record.charge) + JSON)
         return request.end(last + _receipt(record) if RECEIPT_HEADER in request.headers else last)
 
-    def break_stream(self, error: IsthmusError) -> Awaitable[None]:
+    def break_stream(self, error: IsthmusError) -> Awaitable[None] | None:
         """End a stream as broken."""
         return self._request.end(self.last(error))
 
-    async def refuse(self, error: IsthmusError) -> None:
+    def refuse(self, error: IsthmusError) -> Awaitable[None] | None:
         """Say an error instead of an answer."""
         headers = self._identity().encode("ascii") + JSON
         if error.retry_after_s is not None:
@@ -123,20 +125,21 @@ class Answer:
         if error.fault is Fault.UNAUTHENTICATED:
             headers += b"www-authenticate: Bearer\r\n"
         status = self._wire.status_of(error)
-        await self._request.respond(status, self._wire.encode_error(error, self._story.id), headers)
+        return self._request.respond(status, self._wire.encode_error(error, self._story.id), headers)
 
-    async def _stream(self, delta: Delta) -> None:
+    def _stream(self, delta: Delta) -> Awaitable[None] | None:
         if not self.started:
             self._start()
         data = delta.data
         if not data:
             data = self._encoded(delta)
-        elif delta.last and self.holds_end:
+        elif delta.last:
             self._held += data
-            return
-        if data:
-            self._keep(data)
-            await self._request.write(data)
+            return None
+        if not data:
+            return None
+        self._keep(data)
+        return self._request.write(data)
 
     def _start(self) -> None:
         self._story.first_out = clock()

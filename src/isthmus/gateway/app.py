@@ -98,6 +98,12 @@ class Gateway:
 
     async def _page(self, request: Request) -> None:
         """Answer an endpoint that needs no model, or say that there is none."""
+        unread = request.respond(*await self._paged(request))
+        if unread is not None:
+            await unread
+
+    async def _paged(self, request: Request) -> tuple[int, bytes, bytes]:
+        """The answer's status, body and headers."""
         try:
             page = self._find_page(request)
             key = None
@@ -109,7 +115,7 @@ class Gateway:
                 status, content_type = 200, b"application/json"
             else:
                 status, body, content_type = self._render(page, request, key)
-            await request.respond(status, body, b"content-type: %b\r\n" % content_type)
+            return status, body, b"content-type: %b\r\n" % content_type
         except IsthmusError as error:
             extra = JSON
             if error.fault is Fault.METHOD_NOT_ALLOWED:
@@ -117,7 +123,7 @@ class Gateway:
             if error.fault is Fault.UNAUTHENTICATED:
                 extra += b"www-authenticate: Bearer\r\n"
             wire = CLIENT_WIRES["anthropic" if _speaks_anthropic(request.path, request.headers) else "openai"]
-            await request.respond(wire.status_of(error), wire.encode_error(error, ""), extra)
+            return wire.status_of(error), wire.encode_error(error, ""), extra
 
     def _find_page(self, request: Request) -> Endpoint:
         path = _pattern(request.path)

@@ -73,20 +73,20 @@ class DirectRequest:
             )
         return self._body
 
-    async def respond(self, status: int, body: bytes, headers: bytes) -> None:
+    def respond(self, status: int, body: bytes, headers: bytes) -> None:
         """Takes a whole answer."""
         self.begin(status, headers)
-        await self.end(body)
+        self.end(body)
 
     def begin(self, status: int, headers: bytes) -> None:
         """Takes the head of an answer."""
         self.head = headers
 
-    async def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Takes a part of an answer."""
         self.said.append(data)
 
-    async def end(self, data: bytes = b"") -> None:
+    def end(self, data: bytes = b"") -> None:
         """Takes the last of an answer."""
         self.said.append(data)
         self.answered = True

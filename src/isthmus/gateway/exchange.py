@@ -75,7 +75,7 @@ class Exchange:
         self._request = request
         self._snapshot: Snapshot = gateway.snapshot
         self._story = Story(wire, self._snapshot.config.hash)
-        self._answer = Answer(request, wire, self._story, holds_end=gateway.strict)
+        self._answer = Answer(request, wire, self._story)
         self._heard: Overheard | None = None
         self._trail: Trail | None = None
         self._known = False
@@ -244,7 +244,8 @@ class Exchange:
             record = await self._commit(outcome, 200, error)
         else:
             record = self._record(outcome, 200, error)
-        await answer.end(last, record)
+        if (unread := answer.end(last, record)) is not None:
+            await unread
         decision = self._story.decision
         if error is None and decision is not None and self._trail is not None:
             standing = Standing.of(decision, self._story.answered_by)
@@ -263,10 +264,10 @@ class Exchange:
         if self._request.answered:
             # Its last byte is on its way: whatever was added would be taken for another answer.
             return
-        if self._answer.started:
-            await self._answer.break_stream(error)
-        else:
-            await self._answer.refuse(error)
+        answer = self._answer
+        unread = answer.break_stream(error) if answer.started else answer.refuse(error)
+        if unread is not None:
+            await unread
 
     async def _settle_failure(self, error: IsthmusError) -> None:
         self._story.abandon("error", error)

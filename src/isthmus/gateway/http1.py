@@ -66,8 +66,10 @@ class Request:
     section 5.3). `path` is decoded and has no query. `client` is the peer's address, None where it left at
     once. `left` turns True when the client goes: the task that serves the request is cancelled then.
 
-    A handler answers once: with `respond`, or with `begin`, any number of `write`s, and `end`. The headers of
-    an answer are whole lines, each ended by CRLF; those of framing, `date` and `connection` are added.
+    A handler answers once: with `respond`, or with `begin`, any number of `write`s, and `end`. Each of them
+    sends at once, and returns what to wait for where the client reads more slowly than it is answered. The
+    headers of an answer are whole lines, each ended by CRLF; those of framing, `date` and `connection` are
+    added.
     """
 
     __slots__ = (
@@ -154,14 +156,12 @@ class Request:
         body, self._body = bytes(self._body), b""
         return body
 
-    async def respond(self, status: int, body: bytes, headers: bytes) -> None:
-        """Answers with a whole body; waits only for a client that is slow to read."""
+    def respond(self, status: int, body: bytes, headers: bytes) -> Awaitable[None] | None:
+        """Answers with a whole body."""
         head = self._rendered_head(status, headers)
         self.begun = self.answered = True
         said = b"" if self.method == "HEAD" else body
-        unread = self._connection.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), said))
-        if unread is not None:
-            await unread
+        return self._connection.write(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), said))
 
     def begin(self, status: int, headers: bytes) -> None:
         """Begins a body whose length is not known yet; its head goes out with the first `write`."""
@@ -169,17 +169,16 @@ class Request:
         self._head = self._rendered_head(status, headers) + framing
         self.begun = True
 
-    async def write(self, data: bytes) -> None:
-        """Sends on, at once; waits only for a client that is slow to read."""
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Sends a part of the body."""
         if self._chunked:
             data = b"%b%x\r\n%b\r\n" % (self._head, len(data), data) if data else self._head
         elif self._head:
             data = self._head + data
         self._head = b""
-        if (unread := self._connection.write(data)) is not None:
-            await unread
+        return self._connection.write(data)
 
-    async def end(self, data: bytes = b"") -> None:
+    def end(self, data: bytes = b"") -> Awaitable[None] | None:
         """Sends the last of a body that was begun, and its end."""
         self.answered = True
         if self._chunked:
@@ -187,8 +186,7 @@ class Request:
         else:
             last = data
         head, self._head = self._head, b""
-        if (unread := self._connection.write(head + last)) is not None:
-            await unread
+        return self._connection.write(head + last)
 
     # -- the connection's side
 

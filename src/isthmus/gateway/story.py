@@ -18,6 +18,7 @@ from isthmus.core.events import AttemptEnded, Delivered, Event, Judged
 from isthmus.core.ids import request_id
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.record import (
+    MS,
     NO_GROUNDS,
     AttemptRecord,
     Grounds,
@@ -25,7 +26,6 @@ from isthmus.core.record import (
     Outcome,
     Record,
     Timings,
-    milliseconds,
 )
 from isthmus.core.usage import Usage
 from isthmus.dialects.features import features_of
@@ -208,7 +208,7 @@ class Story:
     def overhead_ms(self, answered: float) -> float:
         """What of the time until `answered` was the gateway's own: not the upload, the queue or the model."""
         waited = self.attempts.waited(answered) if self.attempts else 0.0
-        return max(0.0, milliseconds(answered - self.arrived - self.uploading - self.queued - waited))
+        return max(0.0, (answered - self.arrived - self.uploading - self.queued - waited) * MS)
 
     def _grounds(self) -> Grounds:
         assert self.envelope is not None
@@ -231,20 +231,19 @@ class Story:
         now = clock()
         first = self._first_token()
         return Timings(
-            queue_ms=milliseconds(self.queued),
+            queue_ms=self.queued * MS,
             overhead_ms=self.overhead_ms(self.first_out or now),
-            first_token_ms=None if first is None else milliseconds(first - self.arrived),
-            total_ms=milliseconds(now - self.arrived),
+            first_token_ms=None if first is None else (first - self.arrived) * MS,
+            total_ms=(now - self.arrived) * MS,
         )
 
     def _first_token(self) -> float | None:
         """When the first content of the answer was there for the client, by `clock`."""
-        attempts = self.attempts
-        if attempts is None or attempts.answering is None:
+        answering = self.attempts.answering if self.attempts is not None else None
+        if answering is None:
             return None
         # What is kept until it is judged is there only then.
-        kept = attempts.answering.purpose != "answer"
-        return self.first_out if kept else attempts.answering.first_token
+        return answering.first_token if answering.purpose == "answer" else self.first_out
 
 
 def _number(attempt: AttemptRecord) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from types import MappingProxyType, TracebackType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -31,7 +31,7 @@ from isthmus.core.pieces import (
     ToolArgumentsDelta,
     UsageReport,
 )
-from isthmus.core.record import AttemptRecord, Outcome, Purpose, milliseconds
+from isthmus.core.record import MS, AttemptRecord, Outcome, Purpose
 from isthmus.core.usage import Charge, Usage
 from isthmus.dialects.constrained_tools import ToolReader, constrain
 from isthmus.dialects.counting import BYTES_PER_TOKEN, estimate_tokens
@@ -53,6 +53,8 @@ LINGER_S = 1.0
 """How long a stream that has said its last word may take to close: its connection is worth keeping, not
 waiting for.
 """
+
+_UNJUDGED = Beginning("short")
 
 _lingering: set[asyncio.Task[None]] = set()
 
@@ -90,7 +92,7 @@ class Purse(Protocol):
         ...
 
 
-class _Spoken(NamedTuple):
+class _Spoken(msgspec.Struct, frozen=True):
     """What is said to an endpoint: in which wire, and `shared` where that is the client's own, so that bytes
     pass.
 
@@ -347,8 +349,10 @@ class Attempts:
         """The attempt whose answer the client gets, or would have got: None before there is one."""
         if self._delivered is not None:
             return self._delivered
-        spoken = (it for it in reversed(self._made) if it.committed and it.purpose == "answer")
-        return next(spoken, self._made[-1] if self._made else None)
+        for attempt in reversed(self._made):
+            if attempt.committed and attempt.purpose == "answer":
+                return attempt
+        return self._made[-1] if self._made else None
 
     def waited(self, now: float) -> float:
         """The seconds in which the gateway only waited for models; see `Question`."""
@@ -421,7 +425,7 @@ class Attempt:
         self.committed = False
         self.passthrough = False
         self.released = False
-        self.judged = Beginning("short")
+        self.judged = _UNJUDGED
         self.dropped: tuple[str, ...] = ()
         self.said = 0
         self.question = question
@@ -438,14 +442,14 @@ class Attempt:
         self._decoder: StreamDecoder
         self._readers: tuple[Reader, ...] = ()
         self._held: list[Piece] = []
-        # What there is to do next: it gives a part of the answer, or None at the end.
-        self._next: Callable[[], Awaitable[Delta | None]] = self._begin
+        # What there is to do next, until there is nothing more: it gives a part of the answer, or None.
+        self._next: Callable[[], Awaitable[Delta | None]] | None = self._begin
 
     async def next(self) -> Delta | AttemptEnded:
         """See `strategies.run.Answering`."""
         error: IsthmusError | None = None
         try:
-            delta = await self._next()
+            delta = await self._next() if self._next is not None else None
             if delta is not None:
                 return self._told(delta)
         except IsthmusError as fault:
@@ -486,7 +490,7 @@ class Attempt:
     def close(self) -> None:
         """See `strategies.run.Answering`."""
         # A bound method: it would hold its own attempt.
-        self._next = _nothing_more
+        self._next = None
         stream, self._stream = self._stream, None
         if stream is None or stream.complete:
             return
@@ -526,7 +530,7 @@ class Attempt:
         if self.question.streams:
             assert spoken is not None, "only counting, which is never streamed, does without a wire"
             return await self._begin_stream(spoken)
-        self._next = _nothing_more
+        self._next = None
         if spoken is None:
             self.committed = True
             return Delta(pieces=(Start(), estimate_tokens(self.question.call)), last=True)
@@ -602,7 +606,7 @@ class Attempt:
             raise reading.error
         if not reading.ended:
             raise self._broken()
-        self._next = _nothing_more
+        self._next = None
         if not rest:
             return None
         self._commit()
@@ -628,7 +632,7 @@ class Attempt:
             held.extend(self._noted(_read(self._readers, pieces) if chunk else _last(self._readers, pieces)))
             if not chunk:
                 self.reading.ended = decoder.ended
-                self._next = _nothing_more
+                self._next = None
             if held and (self.committed or any(_is_content(piece) for piece in held)):
                 self._commit()
                 self._held = []
@@ -795,10 +799,10 @@ class Attempt:
             provider=upstream.provider.name,
             model_id=upstream.model.id,
             outcome=_outcome(error),
-            started_ms=milliseconds(started - question.arrived),
-            queue_ms=milliseconds(self.queued),
-            first_token_ms=None if first is None else milliseconds(first - started),
-            total_ms=milliseconds(question.clock() - started),
+            started_ms=(started - question.arrived) * MS,
+            queue_ms=self.queued * MS,
+            first_token_ms=None if first is None else (first - started) * MS,
+            total_ms=(question.clock() - started) * MS,
             fault=error.fault.value if error else None,
             code=error.code if error else None,
             upstream_status=self.status,
@@ -881,10 +885,6 @@ def _last(readers: Sequence[Reader], pieces: Iterable[Piece]) -> list[Piece]:
     for reader in readers:
         pieces = [*reader.feed(pieces), *reader.close()]
     return list(pieces)
-
-
-async def _nothing_more() -> None:
-    """The end of an answer."""
 
 
 async def _check_stream(stream: Stream, wire: EndpointWire) -> None:

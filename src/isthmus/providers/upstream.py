@@ -85,6 +85,8 @@ class Upstream:
         self._headers = static_headers(provider, key)
         self._block = render_headers(self._headers.items())
         self._forward = tuple(name.lower().encode("ascii") for name in provider.forward_headers)
+        # A name that clients and endpoints share is that of a codec which serves both.
+        self._shared = {wire.name: cast(Wire, wire) for wire in reversed(wires)}
         self._targets: dict[tuple[str, bool], Target] = {}
         waits = provider.timeouts
         self._timeouts = Timeouts(
@@ -108,11 +110,7 @@ class Upstream:
 
     def shared_wire(self, client_wire: str) -> Wire | None:
         """The client's own wire where this endpoint speaks it, too: then bytes can pass through."""
-        for wire in self.wires:
-            if wire.name == client_wire:
-                # A name that clients and endpoints share is that of a codec which serves both.
-                return cast(Wire, wire)
-        return None
+        return self._shared.get(client_wire)
 
     def wire_for(self, operation: Operation) -> EndpointWire | None:
         """The wire to translate to; None where the endpoint has none for this operation."""

@@ -79,18 +79,18 @@ class Router:
             self._pruned[route, operation, label, hidden, thrifty] = pruned
         keeps = self._facts.routes[route].continuity and operation == "chat"
         previous = circumstances.previous if keeps else None
-        rest: dict[str, Any] = {
-            "previous": previous,
-            "revises": circumstances.revises,
-            "weights": circumstances.weights,
-            "foreseen": circumstances.foreseen,
-        }
+        revises, weights, foreseen = circumstances.revises, circumstances.weights, circumstances.foreseen
         choice = choose(pruned, circumstances, previous)
-        index = (route, operation, label, hidden, thrifty, choice, *rest.values())
+        index = (route, operation, label, hidden, thrifty, choice, previous, revises, weights, foreseen)
         decision = self._decisions.get(index)
         if decision is None:
-            decision = settle(route, operation, label, pruned, choice, self._facts, hidden, thrifty)
-            decision = msgspec.structs.replace(decision, **rest)
+            decision = msgspec.structs.replace(
+                settle(route, operation, label, pruned, choice, self._facts, hidden, thrifty),
+                previous=previous,
+                revises=revises,
+                weights=weights,
+                foreseen=foreseen,
+            )
             _bound(self._decisions)
             self._decisions[index] = decision
         return decision

@@ -244,7 +244,8 @@ class _Run:
     async def _start(self, effect: Attempt | Draft) -> Answering:
         self._number += 1
         number = self._number
-        await self._tell(AttemptStarted(effect.model, number))
+        if (pending := self._listen(AttemptStarted(effect.model, number))) is not None:
+            await pending
         return self._performer.attempt(effect, number)
 
     async def _attempt(self, effect: Attempt) -> Result:

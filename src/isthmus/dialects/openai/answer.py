@@ -137,7 +137,7 @@ def read_usage(usage: ReportedUsage, tier: Any = None) -> Usage | None:
             reasoning=min(reasoning, output),
             input_audio=whole(into.audio_tokens),
             output_audio=whole(out.audio_tokens),
-            beyond=tuple(served("tier", tier)),
+            beyond=() if tier is None else tuple(served("tier", tier)),
         )
     )
 

@@ -293,18 +293,9 @@ class ChatWatch:
         return block[start:]
 
     def _look_at_end(self, block: bytes) -> list[bytes]:
-        """What of `block` may be forwarded, in parts. Only its last events are read, back to a plain one,
-        unless others stand before it or there are several choices."""
-        start = len(block)
-        if self._several or _may_hold_second_choice(block):
-            start = 0
-        elif not _are_plain(block, 0, start):
-            before = sse.start_of_event(block, start)
-            while start > 0 and not _are_plain(block, before, start):
-                start = before
-                before = sse.start_of_event(block, start)
-            if not _are_plain(block, 0, start):
-                start = 0
+        """What of `block` may be forwarded, in parts. Only what follows its plain events is read, and all of
+        it where there are several choices."""
+        start = 0 if self._several else _plain_until(block)
         if start > 0:
             self._choices.add(0)
         if start == len(block):
@@ -367,29 +358,41 @@ class ChatWatch:
         return bool(glance.choices) or not self._strip_usage
 
 
-def _are_plain(block: bytes, start: int, end: int) -> bool:
-    """True where the events of a part of `block` surely hold neither an end nor an error nor usage: each has
-    one line, and says once, and says null, what its finish reason is.
+class _Spelling(msgspec.Struct, frozen=True):
+    """How a server's JSON writes what tells plain events from others: with a space behind a colon, or
+    without."""
 
-    Quotes inside a text are escaped, so text cannot look like a field. A usage object always holds a name
-    that ends in `_tokens`.
+    unfinished: bytes
+    finished: bytes
+    second_choice: bytes
+
+
+_COMPACT = _Spelling(b'"finish_reason":null', b'"finish_reason":"', b'"index":1')
+_SPACED = _Spelling(b'"finish_reason": null', b'"finish_reason": "', b'"index": 1')
+
+
+def _plain_until(block: bytes) -> int:
+    """How many bytes of `block` are surely plain events: such that hold neither an end nor an error, usage or
+    a choice but the first. 0 where any other stands before the last plain one.
+
+    A plain event has one line, and says once, and says null, what its finish reason is. Quotes inside a text
+    are escaped, so text cannot look like a field. A usage object always holds a name that ends in `_tokens`.
+    A second tool call looks like a second choice.
     """
-    # Searches run from the end where they can, and come first: CPython's `rfind` is the fastest, and an end
-    # is found at once.
+    # Searches run from the end where they can: CPython's `rfind` is the fastest, and mostly nothing is found.
+    spelling = _COMPACT
+    last = block.rfind(spelling.unfinished)
+    if last < 0:
+        spelling = _SPACED
+        last = block.rfind(spelling.unfinished)
+    if last < 0 or block.rfind(spelling.second_choice) >= 0:
+        return 0
+    end = sse.end_of_event(block, last)
     if (
-        block.rfind(b'"finish_reason":"', start, end) >= 0
-        or block.rfind(b'_tokens"', start, end) >= 0
-        or block.rfind(b'"error"', start, end) >= 0
+        block.rfind(spelling.finished, 0, end) >= 0
+        or block.rfind(b'_tokens"', 0, end) >= 0
+        or block.rfind(b'"error"', 0, end) >= 0
     ):
-        return False
-    events = block.count(b'"finish_reason":null', start, end)
-    if not events:
-        if block.rfind(b'"finish_reason": "', start, end) >= 0:
-            return False
-        events = block.count(b'"finish_reason": null', start, end)
-    return block.count(b"\n", start, end) == 2 * events
-
-
-def _may_hold_second_choice(block: bytes) -> bool:
-    """False where no choice but the first can stand in `block`; a second tool call looks like one too."""
-    return block.rfind(b'"index":1') >= 0 or block.rfind(b'"index": 1') >= 0
+        return 0
+    events = block.count(spelling.unfinished, 0, end)
+    return end if block.count(b"\n", 0, end) == 2 * events else 0
