@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from isthmus.confidence.artefact import load
 from isthmus.confidence.signals.answer import of_answer
+from isthmus.core.calibrator import Calibrator
 from isthmus.dialects.counting import estimate_tokens
 from isthmus.evals.datasets.samples import call_of
 from isthmus.testing import Script, Simulator
@@ -144,6 +146,12 @@ def test_a_cascade_is_calibrated_and_serves_so(sim: SimulatorThread) -> None:
     served(as_calibrated)
 
 
+def _confidence(calibrator: Calibrator, logprob: float, words: str) -> float:
+    """How sure the calibrator is of the answer "good." to a request of these words."""
+    tokens = estimate_tokens(call_of({"messages": [{"role": "user", "content": words}]})).tokens
+    return calibrator.confidence(of_answer("good.", "stop", (logprob, -0.01)), tokens)
+
+
 @pytest.mark.parametrize(("order", "model"), [("--costs", SMALL), ("--no-costs", STRONG)])
 def test_an_unsure_answer_is_kept_where_escalating_costs_too_much(
     sim: SimulatorThread, order: str, model: str
@@ -156,19 +164,20 @@ def test_an_unsure_answer_is_kept_where_escalating_costs_too_much(
     prepare(sim.url, plan=calibrated("c.json"))
     explained = run("explain", "support").output
     assert ("for what escalating costs" in explained) == (order == "--costs")
-    half_sure = Script(text=("good", "."), logprobs=(-0.8, -0.01), finish="stop")
-    sim.simulator.scripts["small"] = lambda asked: half_sure
+    sure = functools.partial(_confidence, calibration.calibrator)
+    least, short, long = calibration.threshold or 0.0, "say 1", "please " * 60 + "say 1"
+    told = next(it for it in (-0.01 * n for n in range(200)) if sure(it, short) < least)
+    sim.simulator.scripts["small"] = lambda asked: Script(
+        text=("good", "."), logprobs=(told, -0.01), finish="stop"
+    )
 
     async def by_length(gateway: Served) -> None:
-        signals = of_answer("good.", "stop", half_sure.logprobs)
-        for before, by in (("", STRONG), ("please " * 5_000, model)):
-            answer = await _ask(gateway, 1, before)
+        for words, by in ((short, STRONG), (long, model)):
+            answer = await _ask(gateway, 1, words.removesuffix("say 1"))
             assert answer.headers["x-isthmus-model"] == by
             first = (await gateway.record(answer)).attempts[0]
-            call = call_of({"messages": [{"role": "user", "content": f"{before}say 1"}]})
-            sure = calibration.calibrator.confidence(signals, estimate_tokens(call).tokens)
-            assert first.confidence == pytest.approx(sure)
-            assert (first.confidence >= (calibration.threshold or 0)) == (first.verdict == "accepted")
+            assert first.confidence == pytest.approx(sure(told, words))
+            assert (first.confidence >= least) == (first.verdict == "accepted")
 
     served(by_length)
 

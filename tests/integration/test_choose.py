@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -360,6 +361,9 @@ def test_a_choice_learns_from_what_a_split_dealt_out_and_people_said(
     sim: SimulatorThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("isthmus.gateway.exchange.random", Random(7).random)
+    # By their ids requests are parted into those that teach and those that judge.
+    numbers = count()
+    monkeypatch.setattr("isthmus.gateway.story.request_id", lambda *_: f"req_{next(numbers):032x}")
     Path(BY).unlink()
     _recorded(sim.url, SPLIT, _by_a_person, 280)
     found = _learn("--max-risk", "0.15", "--html", "out.html")
@@ -428,7 +432,11 @@ def test_a_choice_learns_from_a_shadow_and_a_judge(sim: SimulatorThread) -> None
     assert policies[f"{SMALL} alone"]["quality"] == pytest.approx(0.75, abs=0.08)
 
 
-def test_records_that_teach_nothing_are_told_of(sim: SimulatorThread) -> None:
+def test_records_that_teach_nothing_are_told_of(
+    sim: SimulatorThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of the first draws some fall on either arm.
+    monkeypatch.setattr("isthmus.gateway.exchange.random", Random(7).random)
     none = _learn()
     assert none.exit_code == 1
     assert "No recorded request of support teaches its choice." in none.stderr

@@ -38,7 +38,8 @@ calibrators = st.builds(
         st.builds(Weighing, centre=weights, spread=st.floats(0.01, 5), weight=weights, missing=weights),
     ),
     labels=st.integers(30, 1000),
-    escalation=st.none() | st.builds(Escalation, base=st.floats(0, 3), per_token=st.floats(0, 0.1)),
+    escalation=st.none()
+    | st.builds(Escalation, base=st.floats(0, 3), per_token=st.floats(0, 0.1), longest=st.integers(0, 5_000)),
 )
 
 

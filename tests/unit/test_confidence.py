@@ -114,6 +114,7 @@ def test_what_escalating_costs_is_learned_by_length_and_what_is_not_known_is_not
     assert found is not None
     mean = 2e-4 + 2e-6 * tokens.mean()
     assert [found.cost(it) for it in (0, 500)] == pytest.approx([2e-4 / mean, 1.2e-3 / mean])
+    assert found.cost(3_000) == found.cost(1_000_000), "longer ones were never seen"
     assert escalation_of(tokens, [1, NAN, 1, 1]) is None
     assert escalation_of(tokens, np.zeros(4)) is None
     assert escalation_of([], []) is None
@@ -126,12 +127,13 @@ def test_what_escalating_costs_is_learned_by_length_and_what_is_not_known_is_not
 
 
 def test_an_answer_is_kept_by_what_escalating_gains_for_what_it_costs() -> None:
-    it = Calibrator(
-        target="helps", bias=0, signals={}, labels=FEWEST, escalation=Escalation(base=0.5, per_token=0.001)
-    )
+    costs = Escalation(base=0.5, per_token=0.001, longest=4_500)
+    it = Calibrator(target="helps", bias=0, signals={}, labels=FEWEST, escalation=costs)
     assert it.sureness({}) == 0.5
-    assert [it.confidence({}, tokens) for tokens in (0, 500, 4_500)] == pytest.approx([0, 0.5, 0.9])
-    free = msgspec.structs.replace(it, escalation=Escalation(base=0, per_token=0.001))
+    assert [it.confidence({}, tokens) for tokens in (0, 500, 4_500, 9_000)] == pytest.approx(
+        [0, 0.5, 0.9, 0.9]
+    )
+    free = msgspec.structs.replace(it, escalation=msgspec.structs.replace(costs, base=0))
     assert free.confidence({}, 0) == 0
 
 

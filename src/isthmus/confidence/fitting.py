@@ -90,7 +90,7 @@ def escalation_of(tokens: ArrayLike, costs: ArrayLike) -> Escalation | None:
     mean, size = paid.mean(), max(float(sizes.mean()), 1.0)
     # Scaled, so that a size of thousands beside one of 1 loses no digits.
     base, slope = nnls(np.column_stack((np.ones(len(sizes)), sizes / size)), paid / mean)[0]
-    return Escalation(base=float(base), per_token=float(slope) / size)
+    return Escalation(base=float(base), per_token=float(slope) / size, longest=int(sizes.max()))
 
 
 def _logistic_fit(rows: _Floats, truths: _Floats) -> _Floats:

@@ -24,14 +24,16 @@ class Weighing(msgspec.Struct, frozen=True, kw_only=True):
 
 class Escalation(msgspec.Struct, frozen=True, kw_only=True):
     """What asking the stronger model costs, in multiples of what it costs on the mean: `base`, and
-    `per_token` for each token of the request."""
+    `per_token` for each token of the request, up to the `longest` that was known."""
 
     base: Annotated[float, Meta(ge=0)]
     per_token: Annotated[float, Meta(ge=0)]
+    longest: Annotated[int, Meta(ge=0)]
 
     def cost(self, tokens: int) -> float:
         """What it costs for a request of about so many tokens; never nothing."""
-        return max(self.base + self.per_token * tokens, _LEAST_COST)
+        # A longer one would be kept by less than was ever tested.
+        return max(self.base + self.per_token * min(tokens, self.longest), _LEAST_COST)
 
 
 class Calibrator(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
