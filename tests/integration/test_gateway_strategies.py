@@ -555,11 +555,9 @@ async def test_the_first_valid_answer_is_taken_and_the_others_are_cut_off(tmp_pa
         assert (OPENAI.text(answer), answer.headers["x-isthmus-model"]) == ('{"a": 1}', "openai/c")
         record = await served.record(answer)
         outcomes = {it.model: (it.outcome, it.committed) for it in record.attempts}
-        assert outcomes == {
-            "openai/a": ("ok", False),
-            "openai/b": ("cancelled", False),
-            "openai/c": ("ok", True),
-        }
+        # The prose may end before the valid answer, or be cut off by it.
+        assert outcomes.pop("openai/a") in {("ok", False), ("cancelled", False)}
+        assert outcomes == {"openai/b": ("cancelled", False), "openai/c": ("ok", True)}
 
 
 async def test_a_critique_shows_the_fault_to_the_next(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from isthmus.core.events import Delta
 from isthmus.core.money import format_usd
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Record
-from isthmus.core.usage import Charge
 from isthmus.dialects.revisions import revision
 from isthmus.gateway.request import Request
 from isthmus.gateway.story import Story, clock
@@ -106,7 +105,7 @@ class Answer:
         """Say the last, now that its record is kept."""
         request = self._request
         if not self.started:
-            return request.respond(200, last, self._headers(record.charge) + JSON)
+            return request.respond(200, last, self._headers(record) + JSON)
         return request.end(last + _receipt(record) if RECEIPT_HEADER in request.headers else last)
 
     def break_stream(self, error: IsthmusError) -> Awaitable[None] | None:
@@ -171,15 +170,18 @@ class Answer:
         if self._story.keeps_bodies:
             self._story.said.append(data)
 
-    def _headers(self, charge: Charge | None = None) -> bytes:
+    def _headers(self, record: Record | None = None) -> bytes:
+        """What headers say of an answer; of one that is over, its record has most of it."""
         story = self._story
         assert story.attempts is not None
         assert story.first_out is not None
+        charge = record.charge if record is not None else None
+        overhead_ms = record.timings.overhead_ms if record is not None else story.overhead_ms(story.first_out)
         attempt = story.attempts.answering
         assert attempt is not None
         headers = (
             f"{self._identity()}x-isthmus-model: {attempt.upstream.name_in_headers}\r\n"
-            f"x-isthmus-overhead-ms: {story.overhead_ms(story.first_out):.3f}\r\n"
+            f"x-isthmus-overhead-ms: {overhead_ms:.3f}\r\n"
         )
         if attempt.dropped:
             headers += f"x-isthmus-dropped: {_in_a_header(','.join(map(_name, attempt.dropped)))}\r\n"
