@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import msgspec
@@ -197,6 +197,28 @@ def test_a_student_learns_from_a_teachers_probabilities(laboratory: Laboratory, 
     assert laboratory.run("train", copy, kill_at=12)[0] == -9
     assert laboratory.run("train", copy)[0] == 0
     assert (copy.student / SAFETENSORS).read_bytes() == (work.student / SAFETENSORS).read_bytes()
+
+
+@pytest.mark.parametrize("method", ["sft", "gkd"])
+def test_two_that_train_together_come_to_what_one_comes_to(
+    laboratory: Laboratory, unbroken: Workplace, method: Literal["sft", "gkd"]
+) -> None:
+    """The last batch of an epoch is of one lesson: one of the two has nothing to do then."""
+    laboratory.merge(unbroken.student, "strong")
+    gkd = OnPolicy(teacher="strong", max_answer=4) if method == "gkd" else None
+    train = msgspec.structs.replace(TRAIN, batch=4, epochs=2, method=method, gkd=gkd)
+    alone = laboratory.begin(
+        Recipe(name="team", student="qwen2", dataset="-", train=train), 21, to=f"alone-{method}"
+    )
+    team = laboratory.copy(alone, f"team-{method}")
+    assert laboratory.run("train", alone)[0] == 0
+    status, events = laboratory.run("team", team)
+    assert status == 0, events[-1]
+    one, two = (it.read(it.student / EVIDENCE, Evidence) for it in (alone, team))
+    assert two.losses == pytest.approx(one.losses, rel=1e-4)
+    assert (two.tokens, two.steps) == (one.tokens, one.steps)
+    numbers = [laboratory.numbers(it.student / SAFETENSORS) for it in (alone, team)]
+    assert numbers[1] == pytest.approx(numbers[0], abs=1e-3 * max(map(abs, numbers[0])))
 
 
 def test_what_is_read_once_counts_for_every_lesson(laboratory: Laboratory, unbroken: Workplace) -> None:

@@ -68,6 +68,8 @@ def test_a_fault_of_form_has_its_line(tmp_path: Path, more: str, code: Code, hin
         (SHORT + "train: {targets: []}\n", "at least one"),
         (SHORT + "train: {bits: 8}\n", "4 or 16"),
         (SHORT + "train: {bits: 4, device: cpu}\n", "GPU"),
+        (SHORT + "train: {batch: 4, ray: {workers: 5}}\n", "5 workers for a `batch` of 4"),
+        (SHORT + "train: {limits: {time: 9}, ray: {workers: 2}}\n", "`limits`"),
         (SHORT.replace("tickets", "../tickets"), "`name`"),
     ],
 )

@@ -16,7 +16,7 @@ from isthmus.cli import main
 from isthmus.core.errors import IsthmusError
 from isthmus.core.evaluation import Sample
 from isthmus.distill.parity import Parity, compare, require
-from isthmus.distill.recipe import Recipe, Training
+from isthmus.distill.recipe import Cluster, Recipe, Training
 from isthmus.distill.training.curve import Curve
 from isthmus.distill.training.events import Event, Failed, Phase, Step
 from isthmus.distill.training.job import Base, Job, imprint_of
@@ -204,6 +204,7 @@ def test_what_an_adapter_depends_on_makes_another_fingerprint() -> None:
         change(job, name="x"),
         change(job, base=change(job.base, path="/there")),
         change(job, threads=2),
+        change(job, train=Training(ray=Cluster(workers=2))),
     ):
         assert same.fingerprint == job.fingerprint
     for other in (
@@ -240,6 +241,9 @@ def test_the_curve_goes_on_where_steps_are_done_again(tmp_path: Path) -> None:
         curve.add(_step(2, 0.5))
         curve.add(_step(3, 0.25))
         assert "0.250" not in curve.page("tiny")
+        # A worker of a cluster was lost, and the others with it are two steps back.
+        curve.add(_step(2, 0.5))
+        curve.add(_step(3, 0.25))
     steps = [msgspec.json.decode(line, type=Step) for line in path.read_bytes().splitlines()]
     assert [(it.step, it.loss) for it in steps] == [(1, 1.0), (2, 0.5), (3, 0.25)]
 

@@ -6,14 +6,13 @@ needed: what lies in memory is bounded by `AHEAD` for each worker.
 
 from __future__ import annotations
 
-import os
-import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle, islice
 from typing import Any, TypeVar
 
+from isthmus.cluster import joined
 from isthmus.core.errors import Fault, IsthmusError
 
 P = TypeVar("P")
@@ -46,33 +45,20 @@ def on_ray(
     `local` starts a cluster of this machine for as long as the work takes. The other machines need the same
     version of this package. Raises IsthmusError: `missing_extra`, `ray_unreachable`, `ray_failed`.
     """
-    ray = _ray()
-    try:
-        _reach(address)
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:
-        # Ray raises what it likes here, `Exception` itself among it.
-        raise IsthmusError(
-            Fault.UNAVAILABLE,
-            f"No Ray cluster can be used at {address!r}: {type(error).__name__}.",
-            code="ray_unreachable",
-            hint="Start one with `ray start --head`, or say `--ray local` for this machine alone.",
-        ) from error
-    try:
-        count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        actor = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_Worker)
-        turns = cycle([actor.remote(make) for _ in range(count)])
-        yield from _in_order(pieces, lambda piece: next(turns).work.remote(piece), ray.get, count)
-    except ray.exceptions.RayError as error:
-        # Its text may quote what was worked on.
-        raise IsthmusError(
-            Fault.UNAVAILABLE,
-            f"The Ray cluster at {address!r} could not do the work: {type(error).__name__}.",
-            code="ray_failed",
-            hint="Is this version of isthmus installed on each of its machines? See Ray's dashboard or logs.",
-        ) from None
-    finally:
-        ray.shutdown()
+    with joined(address) as ray:
+        try:
+            count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            actor = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_Worker)
+            turns = cycle([actor.remote(make) for _ in range(count)])
+            yield from _in_order(pieces, lambda piece: next(turns).work.remote(piece), ray.get, count)
+        except ray.exceptions.RayError as error:
+            # Its text may quote what was worked on.
+            raise IsthmusError(
+                Fault.UNAVAILABLE,
+                f"The Ray cluster at {address!r} could not do the work: {type(error).__name__}.",
+                code="ray_failed",
+                hint="Is this version of isthmus installed on each of its machines? See Ray's logs.",
+            ) from None
 
 
 def _in_order(
@@ -105,26 +91,3 @@ def _begin(make: Callable[[], Callable[[Any], Any]]) -> None:
 
 def _work(piece: Any) -> Any:
     return _working(piece)
-
-
-def _reach(address: str) -> None:
-    # Ray itself goes on trying for minutes, and says nothing.
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=5).close()
-
-
-def _ray() -> Any:
-    # Ray tells its makers of its use otherwise: docs.ray.io, "Usage Stats Collection".
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise IsthmusError(
-            Fault.UNSUPPORTED,
-            "Work on a cluster needs the package ray, which is not installed.",
-            code="missing_extra",
-            hint="Install it with: pip install 'isthmus[ray]'. Or leave --ray out.",
-        ) from error
-    return ray

@@ -57,6 +57,23 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     memory_gb: Positive | None = None
 
 
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """The machines that train together: a Ray cluster (https://docs.ray.io/en/latest/train/train.html).
+
+    `workers` is how many processes share every batch; each has so many `cpus`, and threads, and with
+    `device: cuda` one GPU. `address` is the cluster's: host:port, `auto` for the one that this machine
+    belongs to, or `local` for this machine alone. `storage` is where checkpoints are kept: a folder that all
+    machines see, relative to the recipe, or an address such as s3://bucket/folder; by default the training's
+    own folder. `failures` is how often it goes on by itself after a worker was lost.
+    """
+
+    workers: Annotated[int, Meta(ge=1, le=4096)]
+    cpus: Annotated[int, Meta(ge=1, le=1024)] = 1
+    address: str = "auto"
+    storage: str | None = None
+    failures: Annotated[int, Meta(ge=0, le=1000)] = 3
+
+
 class Training(msgspec.Struct, frozen=True, kw_only=True):
     """How the student is trained, with LoRA (https://arxiv.org/abs/2106.09685).
 
@@ -67,7 +84,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     answer; longer ones are left out, never cut. `seed` decides all chance. `device` is `cpu` or `cuda`;
     `auto` takes what there is. `bits` of 4 keeps the frozen weights in four bits (QLoRA,
     https://arxiv.org/abs/2305.14314), on `cuda` only. `checkpoint_every` is in steps. `limits` say when to
-    stop before the end.
+    stop before the end. `ray` says which machines train together, where it is more than this one.
     """
 
     method: Literal["sft", "gkd"] = "sft"
@@ -84,6 +101,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     bits: Annotated[int, Meta(ge=4, le=16)] = 16
     checkpoint_every: Count = 20
     limits: Limits = Limits()
+    ray: Cluster | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,4 +173,10 @@ def _contradictions(recipe: Recipe) -> list[str]:
         found.append("`bits` is 4 or 16.")
     if train.bits == 4 and train.device == "cpu":
         found.append("`bits: 4` needs a GPU: leave it out, or say `device: cuda`.")
+    if train.ray is not None and train.ray.workers > train.batch:
+        found.append(
+            f"`ray` has {train.ray.workers} workers for a `batch` of {train.batch}: some would idle."
+        )
+    if train.ray is not None and train.limits != Limits():
+        found.append("`limits` are kept by one process alone: leave them out with `ray`.")
     return found

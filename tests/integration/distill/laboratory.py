@@ -20,7 +20,7 @@ from isthmus.distill.training.job import Ask, Job, Workplace
 from isthmus.distill.training.run import base_of
 
 HERE = Path(__file__).parent
-PYTHON = HERE.parents[2] / ".venv-train" / "bin" / "python"
+PYTHON = Path(os.environ.get("ISTHMUS_TRAIN_PYTHON", HERE.parents[2] / ".venv-train" / "bin" / "python"))
 
 needs_training = pytest.mark.skipif(
     not PYTHON.exists(), reason="the extra `train` is not installed: make train-install"
@@ -116,6 +116,11 @@ class Laboratory:
     def merge(self, adapter: Path, to: str) -> None:
         """Make a folder of the model `qwen2` with that adapter in it."""
         self.told("merge", self.folder / "qwen2", adapter=str(adapter), into=str(self.folder / to))
+
+    def numbers(self, adapter: Path) -> list[float]:
+        """All of an adapter's numbers, in the order of their names."""
+        found: list[float] = self.told("numbers", adapter)
+        return found
 
     @contextmanager
     def _ordered(self, what: str, folder: Path, **more: Any) -> Iterator[tuple[int, Any]]:

@@ -19,18 +19,21 @@ import torch
 
 # Warm: every process would import them.
 from peft import PeftModel, get_peft_model  # noqa: F401
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM  # noqa: F401
 from trl import SFTTrainer  # noqa: F401
 
+from isthmus.distill.training.checkpoint import Checkpoints
 from isthmus.distill.training.child import carry_out
 from isthmus.distill.training.job import Job, Lesson, Prepared, Workplace
-from isthmus.distill.training.lora import adapter_tensors, load, lora_config, with_adapter
+from isthmus.distill.training.lora import load, lora_config, with_adapter
 from isthmus.distill.training.losses import divergence
 from isthmus.distill.training.objective import Imitation
 from isthmus.distill.training.prepare import prepare
 from isthmus.distill.training.student import write_student
+from isthmus.distill.training.team import Group
 from isthmus.distill.training.template import Speech
-from isthmus.distill.training.worker import train
+from isthmus.distill.training.worker import train, train_by_loop
 
 
 def serve() -> None:
@@ -59,12 +62,16 @@ def obey(order: dict[str, Any]) -> None:
                 carry_out(train)
             case "trl":
                 carry_out(train_by_trl_alone)
+            case "team":
+                carry_out(train_as_team)
             case "speak":
                 speak(Path(order["folder"]), order)
             case "weigh":
                 weigh(order)
             case "gradients":
                 gradients(Workplace(Path(order["folder"])))
+            case "numbers":
+                numbers(Path(order["folder"]))
             case "merge":
                 merge(Path(order["folder"]), order)
     except SystemExit as end:
@@ -76,9 +83,27 @@ def train_by_trl_alone(place: Workplace, tell: Any) -> None:
     from isthmus.distill.training.trl import train_by_trl
 
     job, prepared = place.read(place.job, Job), place.read(place.prepared, Prepared)
-    model, state = train_by_trl(job, prepared, place.read_lines(place.lessons, Lesson), place, tell)
-    config = lora_config(job.train, job.base.name)
-    write_student(place, job, prepared, state, adapter_tensors(model), config)
+    tensors, state = train_by_trl(job, prepared, place.read_lines(place.lessons, Lesson), place, tell)
+    assert tensors is not None
+    write_student(place, job, prepared, state, tensors, lora_config(job.train, job.base.name))
+
+
+def train_as_team(place: Workplace, tell: Any) -> None:
+    """What a cluster's workers do, as two processes of this machine."""
+    other = os.fork()
+    rank = int(other == 0)
+    meeting = f"file://{place.folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    job, prepared = place.read(place.job, Job), place.read(place.prepared, Prepared)
+    kept = Checkpoints(place.checkpoints / str(rank))
+    lessons = place.read_lines(place.lessons, Lesson)
+    heard = (lambda _: None) if rank else tell
+    tensors, state = train_by_loop(job, prepared, lessons, kept, heard, Group("cpu"))
+    torch.distributed.destroy_process_group()
+    if rank:
+        os._exit(0)
+    assert os.waitpid(other, 0)[1] == 0
+    write_student(place, job, prepared, state, tensors, lora_config(job.train, job.base.name))
 
 
 def speak(folder: Path, order: dict[str, Any]) -> None:
@@ -99,6 +124,13 @@ def speak(folder: Path, order: dict[str, Any]) -> None:
         said.append({"tokens": tokens, "logprobs": probabilities})
     with os.fdopen(1, "w", closefd=False) as out:
         json.dump(said, out)
+
+
+def numbers(adapter: Path) -> None:
+    """All of an adapter's numbers."""
+    tensors = load_file(adapter)
+    with os.fdopen(1, "w", closefd=False) as out:
+        json.dump([it for name in sorted(tensors) for it in tensors[name].flatten().tolist()], out)
 
 
 def weigh(order: dict[str, Any]) -> None:

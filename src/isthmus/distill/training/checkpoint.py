@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -35,6 +35,18 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     versions: dict[str, str]
     sha256: str = ""
+
+
+class Keeper(Protocol):
+    """What keeps a training's checkpoints."""
+
+    def save(self, state: State, tensors: dict[str, Any]) -> None:
+        """Keep it, durably. Raises OSError, and then leaves the earlier ones as they were."""
+        ...
+
+    def newest(self, fingerprint: str) -> tuple[State, dict[str, Any]] | None:
+        """The newest whole checkpoint of that job, None where there is none."""
+        ...
 
 
 class Checkpoints:

@@ -29,10 +29,7 @@ def carry_out(work: Callable[[Workplace, Callable[[Event], None]], None]) -> Non
     tell = Teller(keep_stdout(), int(os.environ.get("RANK", "0")))
     end_with_parent()
     os.nice(NICENESS)
-    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "0"})
-    os.environ.update({"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"})
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
+    keep_to_oneself()
     try:
         work(Workplace(Path(sys.argv[1])), tell)
     except IsthmusError as error:
@@ -47,6 +44,14 @@ def carry_out(work: Callable[[Workplace, Callable[[Event], None]], None]) -> Non
         tell(Failed("disk_full", f"The disk is full: {error.filename or sys.argv[1]}.", FREE_SOME))
         sys.exit(1)
     tell(Finished())
+
+
+def keep_to_oneself() -> None:
+    """From now on Hugging Face's libraries reach no network and print nothing; before they are imported."""
+    os.environ.update({"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "0"})
+    os.environ.update({"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"})
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
 
 
 def missing(package: str) -> Failed:

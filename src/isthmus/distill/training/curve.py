@@ -36,8 +36,8 @@ class Curve:
         return None
 
     def add(self, step: Step) -> None:
-        """Keep it. The first of a run decides where the steps of earlier runs end: they are done again."""
-        if not self._begun:
+        """Keep it. Where it was done before, it and all that followed are done again."""
+        if not self._begun or (self._steps and step.step <= self._steps[-1].step):
             self._steps = [it for it in self._steps if it.step < step.step]
             self._path.write_bytes(b"".join(map(_line, self._steps)))
             self._begun = True

@@ -29,7 +29,8 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A training, decided before it begins. `threads` are those that compute: the last bits depend on them.
 
-    `cache` is the folder of the forms that can be trained of GGUF files.
+    `cache` is the folder of the forms that can be trained of GGUF files. `storage` is where a cluster keeps
+    its checkpoints.
     """
 
     name: str
@@ -40,11 +41,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     train: Training
     threads: int
     cache: str
+    storage: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of all that the trained numbers depend on: a checkpoint of another is of no use."""
-        train = msgspec.structs.replace(self.train, limits=Training().limits, checkpoint_every=1)
+        train = msgspec.structs.replace(self.train, limits=Training().limits, checkpoint_every=1, ray=None)
         bases = [it and it.sha256 for it in (self.base, self.teacher)]
         meaning = msgspec.json.encode([self.dataset_sha256, bases, train], order="deterministic")
         return hashlib.sha256(meaning).hexdigest()

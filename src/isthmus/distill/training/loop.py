@@ -1,7 +1,8 @@
 """Our own training: one short loop over PEFT, AdamW and an objective.
 
 On a CPU it is deterministic: the same job on the same machine, with the same number of threads, gives the
-same bits, however often it was stopped and went on.
+same bits, however often it was stopped and went on. Several processes come to the numbers of one, but for
+rounding.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.distill.recipe import Limits, Training
-from isthmus.distill.training.checkpoint import Checkpoints, State
+from isthmus.distill.training.checkpoint import Keeper, State
 from isthmus.distill.training.events import Event, Note, Step
 from isthmus.distill.training.job import Lesson
 from isthmus.distill.training.objective import Objective
 from isthmus.distill.training.schedule import batch_of, pieces_of, rate_of, steps_per_epoch
+from isthmus.distill.training.team import Team
 
 LARGEST_GRADIENT = 1.0
 """Gradients whose norm is larger are scaled down to it."""
@@ -36,14 +38,15 @@ class Loop:
         train: Training,
         lessons: Sequence[Lesson],
         objective: Objective,
-        checkpoints: Checkpoints,
+        checkpoints: Keeper,
         state: State,
         tell: Callable[[Event], None],
+        team: Team,
     ) -> None:
         import torch
 
         self._model, self._train, self._lessons = model, train, lessons
-        self._objective, self._checkpoints, self._tell = objective, checkpoints, tell
+        self._objective, self._checkpoints, self._tell, self._team = objective, checkpoints, tell, team
         self._trained = {name: it for name, it in sorted(model.named_parameters()) if it.requires_grad}
         self._optimiser = torch.optim.AdamW(self._trained.values(), lr=0.0, weight_decay=0.0)
         self._steps = train.epochs * steps_per_epoch(len(lessons), train.batch)
@@ -72,14 +75,19 @@ class Loop:
 
         number, began = self._state.step, time.monotonic()
         picked = batch_of(number, len(self._lessons), self._train.batch, self._train.seed)
-        lessons = self._objective.lessons(self._model, [self._lessons[it] for it in picked], number)
-        answers = sum(len(lesson.answer) for lesson in lessons)
+        batch = [self._lessons[it] for it in picked]
+        lessons = self._objective.lessons(self._model, self._team.share(batch), number)
+        answers, tokens = self._team.total(
+            sum(len(lesson.answer) for lesson in lessons), sum(lesson.length for lesson in lessons)
+        )
         rate = rate_of(number, self._steps, self._train.learning_rate)
         total = 0.0
         for piece in pieces_of(lessons):
             loss = self._objective.loss(self._model, piece) / answers
             loss.backward()
             total += float(loss)
+        (total,) = self._team.total(total)
+        self._team.add_up(self._trained.values())
         norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), LARGEST_GRADIENT)
         if not (math.isfinite(total) and math.isfinite(float(norm))):
             raise not_finite(number + 1, rate)
@@ -87,12 +95,12 @@ class Loop:
             group["lr"] = rate
         self._optimiser.step()
         self._optimiser.zero_grad()
-        tokens, seconds = sum(lesson.length for lesson in lessons), time.monotonic() - began
+        seconds = time.monotonic() - began
         self._state = State(
             step=number + 1,
             fingerprint=self._state.fingerprint,
             losses=[*self._state.losses, total],
-            tokens=self._state.tokens + tokens,
+            tokens=self._state.tokens + int(tokens),
             seconds=self._state.seconds + seconds,
             versions=self._state.versions,
         )
@@ -102,15 +110,13 @@ class Loop:
                 steps=self._steps,
                 loss=total,
                 learning_rate=rate,
-                tokens=tokens,
+                tokens=int(tokens),
                 seconds=seconds,
             )
         )
 
     def _go_on(self) -> None:
         """Take up the newest checkpoint, if there is one."""
-        import torch
-
         found = self._checkpoints.newest(self._state.fingerprint)
         if found is None:
             return
@@ -120,18 +126,11 @@ class Loop:
         for name, parameter in self._trained.items():
             parameter.data.copy_(tensors[f"adapter.{name}"])
             self._optimiser.state[parameter] = {it: tensors[f"{it}.{name}"].clone() for it in _MOMENTS}
-        torch.set_rng_state(tensors["chance"])
-        if "chance.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["chance.cuda"])
         self._state = state
         self._tell(Note(f"Going on behind step {state.step} of {self._steps}."))
 
     def _keep(self) -> None:
-        import torch
-
-        tensors = {"chance": torch.get_rng_state()}
-        if torch.cuda.is_initialized():
-            tensors["chance.cuda"] = torch.cuda.get_rng_state()
+        tensors: dict[str, Any] = {}
         for name, parameter in self._trained.items():
             tensors[f"adapter.{name}"] = parameter.detach().contiguous()
             tensors |= {f"{it}.{name}": self._optimiser.state[parameter][it] for it in _MOMENTS}

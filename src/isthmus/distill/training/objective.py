@@ -58,7 +58,7 @@ class OnPolicyDistillation:
         """The dataset's, or the prompts with what the student answers now: algorithm 1 of the paper."""
         if random.Random(f"{self._seed}:policy:{step}").random() >= self._settings.share:
             return list(lessons)
-        return [self._answered(model, lesson) for lesson in lessons]
+        return [self._answered(model, lesson, step) for lesson in lessons]
 
     def loss(self, model: Any, piece: Sequence[Lesson]) -> Any:
         """How far the student's probabilities are from the teacher's, at each token of the answers."""
@@ -72,13 +72,15 @@ class OnPolicyDistillation:
         width = min(teacher.shape[-1], student.shape[-1])
         return divergence(teacher[:, :width], student[:, :width], self._settings.beta)
 
-    def _answered(self, model: Any, lesson: Lesson) -> Lesson:
+    def _answered(self, model: Any, lesson: Lesson, step: int) -> Lesson:
         import torch
 
         most = min(self._settings.max_answer, self._most - len(lesson.prompt))
         if most < 1:
             return lesson
         prompt = torch.tensor([lesson.prompt], device=self._device)
+        # Whoever answers it, and whatever was answered before.
+        torch.manual_seed(random.Random(f"{self._seed}:answer:{step}:{lesson.id}").getrandbits(63))
         with torch.no_grad():
             said = model.generate(
                 input_ids=prompt,

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import msgspec
 
+from isthmus.cluster import ray_package
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.distill.adapter import is_convertible, require_convertible
 from isthmus.distill.parity import PROBES
+from isthmus.distill.recipe import Training
 from isthmus.distill.training.base import trainable
 from isthmus.distill.training.checkpoint import replace_durably
 from isthmus.distill.training.child import carry_out
@@ -45,7 +47,9 @@ def prepare(place: Workplace, tell: Callable[[Event], None]) -> None:
     import torch
 
     job = place.read(place.job, Job)
-    device = _device(job.train.device, torch.cuda.is_available())
+    if job.train.ray is not None:
+        ray_package()
+    device = _device(job.train, torch.cuda.is_available())
     dtype: Numbers = "bfloat16" if device == "cuda" or _multiplies_bfloat16() else "float32"
     cache = Path(job.cache)
 
@@ -98,15 +102,18 @@ def _fitting(lessons: list[Lesson], most: int, left_out: Counter[str]) -> list[L
     return fitting
 
 
-def _device(wanted: str, has_gpu: bool) -> Device:
-    if wanted == "cuda" and not has_gpu:
+def _device(train: Training, has_gpu: bool) -> Device:
+    if train.ray is not None and train.device == "cuda":
+        # The GPUs are the cluster's: this machine may have none.
+        return "cuda"
+    if train.device == "cuda" and not has_gpu:
         raise IsthmusError(
             Fault.UNAVAILABLE,
             "The recipe says `device: cuda`, and PyTorch finds no GPU.",
             code="no_gpu",
             hint="Say `device: auto` or `cpu`; or install PyTorch for CUDA.",
         )
-    return "cuda" if has_gpu and wanted != "cpu" else "cpu"
+    return "cuda" if has_gpu and train.device != "cpu" else "cpu"
 
 
 def _multiplies_bfloat16() -> bool:

@@ -25,7 +25,7 @@ from isthmus.catalog.weights import find_weights
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.evaluation import Sample
 from isthmus.distill.parity import PROBES, Parity, Reader, compare, require
-from isthmus.distill.recipe import Recipe, hash_of, needed
+from isthmus.distill.recipe import Cluster, Recipe, hash_of, needed
 from isthmus.distill.training.base import file_sha256, folder_sha256
 from isthmus.distill.training.checkpoint import replace_durably
 from isthmus.distill.training.curve import Curve
@@ -42,7 +42,7 @@ COMPARED = 64
 _PREPARE = "isthmus.distill.training.prepare"
 _WORK = "isthmus.distill.training.worker"
 _PASSED_ON = frozenset({"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH"})
-_PREFIXES = ("OMP_", "CUDA_", "NCCL_", "NVIDIA_", "HIP_", "ROCR_")
+_PREFIXES = ("OMP_", "CUDA_", "NCCL_", "GLOO_", "NVIDIA_", "HIP_", "ROCR_", "RAY_")
 _MISSING = re.compile(r"No module named '?(?P<package>[\w.]+)")
 
 Listener = Callable[[Event], None]
@@ -86,8 +86,8 @@ def train(recipe: Recipe, beside: Path, place: Place, listener: Listener, fetche
                 listener(event)
 
             try:
-                # Our own loop, which follows a teacher, knows one GPU.
-                gpus = prepared.gpus if job.teacher is None else 1
+                # Our own loop, which follows a teacher, knows one GPU; a cluster starts its processes itself.
+                gpus = prepared.gpus if job.teacher is None and job.train.ray is None else 1
                 _hear(_command(place.python, _WORK, work, gpus), work, lock, hear)
             finally:
                 work.curve.write_text(curve.page(job.name), encoding="utf-8")
@@ -168,7 +168,7 @@ def _job(
     asks, left_out = asks_of(dataset.samples)
     for why, count in left_out.items():
         listener(Note(f"{count:,} of {len(dataset.samples):,} samples are left out: {why}."))
-    gkd = recipe.train.gkd
+    gkd, ray = recipe.train.gkd, recipe.train.ray
     job = Job(
         name=needed(recipe.name, "name"),
         recipe_sha256=hash_of(recipe),
@@ -176,10 +176,17 @@ def _job(
         base=base_of(needed(recipe.student, "student"), beside, place.weights, fetched),
         teacher=None if gkd is None else base_of(gkd.teacher, beside, place.weights, fetched),
         train=recipe.train,
-        threads=place.threads,
+        threads=place.threads if ray is None else ray.cpus,
         cache=str(place.cache),
+        storage=None if ray is None else _storage(ray, beside, place.out),
     )
     return job, asks
+
+
+def _storage(ray: Cluster, beside: Path, out: Path) -> str:
+    if ray.storage is None:
+        return str(Workplace(out).checkpoints / "ray")
+    return ray.storage if "://" in ray.storage else str((beside / ray.storage).expanduser().resolve())
 
 
 def _begun(work: Workplace, job: Job) -> Job:

@@ -54,7 +54,7 @@ def pieces_of(lessons: Sequence[Lesson], most: int = PIECE_TOKENS) -> list[list[
 
     What all prompts begin with counts once. A lesson that is longer by itself is a group.
     """
-    shared = shared_prefix(lessons)
+    shared = shared_prefix(lessons) if lessons else 0
     pieces: list[list[Lesson]] = []
     for lesson in sorted(lessons, key=lambda it: (it.length, it.id)):
         # They come from short to long, so the newest decides how long all of its group become.

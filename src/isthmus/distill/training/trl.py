@@ -18,7 +18,7 @@ from isthmus.distill.training.checkpoint import State
 from isthmus.distill.training.events import Event, Note, Phase, Step
 from isthmus.distill.training.job import Job, Lesson, Prepared, Workplace
 from isthmus.distill.training.loop import LARGEST_GRADIENT, beyond, not_finite
-from isthmus.distill.training.lora import load, lora_config
+from isthmus.distill.training.lora import adapter_tensors, load, lora_config
 from isthmus.distill.training.schedule import WARM_UP, steps_per_epoch
 
 PIECE_TOKENS = 16_384
@@ -30,8 +30,8 @@ _UNTAUGHT = -100
 
 def train_by_trl(
     job: Job, prepared: Prepared, lessons: list[Lesson], place: Workplace, tell: Callable[[Event], None]
-) -> tuple[Any, State]:
-    """The trained model and where it ended; None in place of the model in all processes but the first.
+) -> tuple[dict[str, Any] | None, State]:
+    """The trained adapter's tensors and where it ended; None in their place in all processes but the first.
 
     Raises IsthmusError: `loss_not_finite`, `time_limit`.
     """
@@ -65,7 +65,7 @@ def train_by_trl(
     if watch.stop is not None:
         raise watch.stop
     model = trainer.accelerator.unwrap_model(trainer.model)
-    return (model if trainer.is_world_process_zero() else None), watch.state
+    return (adapter_tensors(model) if trainer.is_world_process_zero() else None), watch.state
 
 
 def pieces(batch: int, gpus: int, longest: int) -> tuple[int, int]:
