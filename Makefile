@@ -1,8 +1,9 @@
 # Two commands matter: `make up` (a first answer through the gateway) and `make test`.
 PYTHON ?= python3.11
 BIN := .venv/bin
-TORCH := torch==2.13.0
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml
+TORCH := 2.13.0
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+LOCKED := -m pip install --disable-pip-version-check --require-hashes --no-deps -qqr
 
 .PHONY: help up install train-install test search check lint types imports format lock bench-gateway bench-soak bench-economics bench-report bench-perimeter bench-evals bench-strategies bench-distill docs clean
 
@@ -17,16 +18,18 @@ install: .venv/.installed ## Build .venv from hash-locked requirements; touches 
 	@command -v $(PYTHON) >/dev/null || { echo "Isthmus needs Python 3.11: install it, or say PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing the locked requirements into .venv (a minute or two the first time)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps -qqr requirements/dev.lock
+	@$(BIN)/python $(LOCKED) requirements/dev.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -qq --editable .
 	@touch $@
 
 train-install: .venv-train/.installed ## Build .venv-train: PyTorch for the CPU and what else training needs
-.venv-train/.installed: requirements/train.lock
+.venv-train/.installed: requirements/train.lock requirements/torch-cpu.lock requirements/torch.lock
 	@test -x .venv-train/bin/python || $(PYTHON) -m venv .venv-train
 	@echo "Installing PyTorch and the locked requirements of training into .venv-train (about three minutes)"
-	@.venv-train/bin/python -m pip install --disable-pip-version-check -qq $(TORCH)
-	@.venv-train/bin/python -m pip install --disable-pip-version-check --require-hashes --no-deps -qqr requirements/train.lock
+	@.venv-train/bin/python $(LOCKED) requirements/torch-cpu.lock || \
+	{ echo "PyTorch's build for the CPU cannot be had: taking the one for GPUs (some gigabytes)"; \
+	.venv-train/bin/python $(LOCKED) requirements/torch.lock; }
+	@.venv-train/bin/python $(LOCKED) requirements/train.lock
 	@.venv-train/bin/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'isthmus.pth').write_text('$(CURDIR)/src')"
 	@touch $@
 
@@ -49,10 +52,12 @@ format: install    ## Format the code
 	$(BIN)/ruff check --fix .
 
 lock:              ## Resolve the requirements anew (needs the network)
-	$(COMPILE) --extra dev --no-emit-package isthmus --output-file requirements/dev.lock
-	$(COMPILE) --extra evals --extra parquet --extra signing --no-emit-package isthmus --output-file requirements/runtime.lock
-	# Without PyTorch, of which every machine needs another build.
-	echo torch | $(COMPILE) --excludes /dev/stdin --extra train --no-emit-package isthmus --output-file requirements/train.lock
+	$(COMPILE) pyproject.toml --extra dev --no-emit-package isthmus --output-file requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra evals --extra parquet --extra signing --no-emit-package isthmus --output-file requirements/runtime.lock
+	echo torch | $(COMPILE) pyproject.toml --excludes /dev/stdin --extra train --no-emit-package isthmus --output-file requirements/train.lock
+	# PyTorch has a build for the CPU, which lies where PIP_FIND_LINKS says, and the common one for GPUs with their libraries.
+	echo "torch==$(TORCH)+cpu" | UV_FIND_LINKS="$$PIP_FIND_LINKS" $(COMPILE) - --constraints requirements/train.lock --output-file requirements/torch-cpu.lock
+	echo "torch==$(TORCH)" | $(COMPILE) - --constraints requirements/train.lock --output-file requirements/torch.lock
 
 docs: install      ## Make the reference pages anew from the code
 	$(BIN)/python -m isthmus.config.reference docs/reference
