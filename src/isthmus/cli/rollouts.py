@@ -124,7 +124,7 @@ def rollouts(model: str | None, history: bool, config_path: Path | None, as_json
     path = locate(config_path)
     config = load_or_exit(path)
     store = open_rollouts(config, path)
-    turns = [it for it in _turns(store, history=history) if model in (None, it.model)]
+    turns = [it for it in turns_of(store, history=history) if model in (None, it.model)]
     digests = Digests()
     judged = {} if history else {it.number: evidence_of(config, path, it, digests) for it in turns}
     if as_json:
@@ -182,7 +182,8 @@ def _own(model: Model, digests: Digests) -> Version:
         raise _bad(f"The weights of {model.name} cannot be read: {fault.strerror}.") from fault
 
 
-def _turns(rollouts: Rollouts, *, history: bool = False) -> Iterable[Turn]:
+def turns_of(rollouts: Rollouts, *, history: bool = False) -> Iterable[Turn]:
+    """The last turn of each model, or all; none where there is no ledger yet."""
     try:
         return rollouts.history() if history else rollouts.current()
     except IsthmusError as error:
@@ -192,7 +193,7 @@ def _turns(rollouts: Rollouts, *, history: bool = False) -> Iterable[Turn]:
 
 
 def _last(rollouts: Rollouts, model: str) -> Turn | None:
-    return next((turn for turn in _turns(rollouts) if turn.model == model), None)
+    return next((turn for turn in turns_of(rollouts) if turn.model == model), None)
 
 
 def _add(rollouts: Rollouts, turn: Turn, last: Turn | None, as_json: bool) -> None:

@@ -26,6 +26,8 @@ needs_training = pytest.mark.skipif(
     not PYTHON.exists(), reason="the extra `train` is not installed: make train-install"
 )
 
+_ENVIRON = {"HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"], "PYTHONHASHSEED": "0"}
+
 ANSWERS = ("alpha", "beta", "gamma")
 
 
@@ -137,13 +139,17 @@ class Laboratory:
             yield pid, out
 
 
+def make_models(folder: Path) -> None:
+    """Put the tiny models of tiny.py into `folder`."""
+    subprocess.run([PYTHON, HERE / "tiny.py", folder], check=True, env=_ENVIRON, capture_output=True)
+
+
 @contextmanager
 def open_laboratory(folder: Path) -> Iterator[Laboratory]:
-    """A laboratory with the tiny models of tiny.py in `folder`."""
-    environ = {"HF_HUB_OFFLINE": "1", "PATH": os.environ["PATH"], "PYTHONHASHSEED": "0"}
-    subprocess.run([PYTHON, HERE / "tiny.py", folder], check=True, env=environ, capture_output=True)
+    """A laboratory with the tiny models in `folder`."""
+    make_models(folder)
     with subprocess.Popen(
-        [PYTHON, HERE / "zygote.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
+        [PYTHON, HERE / "zygote.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_ENVIRON
     ) as zygote:
         try:
             yield Laboratory(folder, zygote)

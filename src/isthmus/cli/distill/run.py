@@ -14,21 +14,27 @@ import msgspec
 from isthmus.artefacts import keys
 from isthmus.artefacts.signing import sign as sign_artefact
 from isthmus.artefacts.verify import signature_path
+from isthmus.bootstrap import open_rollouts
 from isthmus.cli.distill.permitting import recipe_or_exit
 from isthmus.cli.options import config_option, load_or_exit, told
+from isthmus.cli.rollouts import turns_of
 from isthmus.cli.runs import Usd
 from isthmus.cli.texts import replace
+from isthmus.config.config import Config
 from isthmus.config.load import locate
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.money import format_usd
+from isthmus.core.rollout import Version
 from isthmus.distill.account import Account, Signed, account_report
 from isthmus.distill.card import Card
 from isthmus.distill.gate_report import GateRecord
 from isthmus.distill.golden import CARD
+from isthmus.distill.lock import alone
 from isthmus.distill.packing import GATE, Sources, pack
 from isthmus.distill.recipe import Recipe, hash_of, needed
 from isthmus.distill.training.job import Workplace
 from isthmus.distill.training.student import EVIDENCE, Evidence
+from isthmus.providers.engines.child import be_killed_with_parent
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 
@@ -68,35 +74,40 @@ def run(
     the step that ended it; the report (report.md, report.html) says how far it came, and why.
     """
     path = locate(config_path)
-    load_or_exit(path)
+    config = load_or_exit(path)
     said = recipe_or_exit(recipe)
     name = needed(said.name, "name")
     for part in ("student", "model", "collect", "against"):
         needed(getattr(said, part), part)
     folder = (out if out is not None else recipe.parent / "students" / name).absolute()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    way = _Way(said, recipe.absolute(), folder, path)
-    way.require_same_recipe()
-    status = 0
-    try:
-        for words in way.steps(max_usd, python, threads):
-            status = way.do(words)
-            if status:
-                break
-    finally:
-        way.tell()
+    with alone(folder / ".lock", "run_in_progress", "on the way of a recipe") as lock:
+        way = _Way(said, recipe.absolute(), folder, config, path, lock)
+        way.require_same_recipe()
+        status = 0
+        try:
+            for words in way.steps(max_usd, python, threads):
+                status = way.do(words)
+                if status:
+                    break
+        finally:
+            way.tell()
     click.echo(str(folder / "report.md"))
     raise SystemExit(status)
 
 
 class _Way:
-    """The way of one recipe, in one folder."""
+    """The way of one recipe, in one folder, whose lock is held."""
 
-    def __init__(self, recipe: Recipe, path: Path, folder: Path, config: Path | None) -> None:
+    def __init__(
+        self, recipe: Recipe, path: Path, folder: Path, config: Config, config_path: Path | None, lock: int
+    ) -> None:
         self._recipe = recipe
         self._path = path
         self._folder = folder
         self._config = config
+        self._config_path = config_path
+        self._lock = lock
         self._name = needed(recipe.name, "name")
         self._golden = folder / "golden"
         self._training = Workplace(folder / "training")
@@ -138,16 +149,15 @@ class _Way:
             self._sign(self._recipe.sign.key, self._recipe.sign.cert)
         if self._recipe.promote is not None and not self._promoted.exists():
             stage = ["--stage", self._recipe.promote.stage] if self._recipe.promote.stage else []
-            yield ["models", "promote", needed(self._recipe.model, "model"), str(self._artefact), *stage]
+            if not self._has_turn():
+                yield ["models", "promote", needed(self._recipe.model, "model"), str(self._artefact), *stage]
             replace(self._promoted, (self._recipe.promote.stage or "the rule's first stage").encode())
 
     def do(self, words: list[str]) -> int:
         """Give a command, and return its status."""
-        click.echo(f"$ isthmus {' '.join(words)}", err=True)
-        config = ["-c", str(self._config)] if self._config is not None else []
-        command = [sys.executable, "-P", "-m", "isthmus", *words, *config]
+        config = ["-c", str(self._config_path)] if self._config_path is not None else []
         # What a step prints is for who gives it alone; the report has it all.
-        return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode
+        return self._given([*words, *config], subprocess.DEVNULL).returncode
 
     def tell(self) -> None:
         """Write the report on what there is."""
@@ -207,13 +217,28 @@ class _Way:
         private = key if key.startswith("env:") else str(self._path.parent / key.removeprefix("file:"))
         chain = ["--cert", str(self._path.parent / cert)] if cert is not None else []
         command = ["models", "sign", str(self._artefact), "--key", private, *chain, "--json"]
-        click.echo(f"$ isthmus {' '.join(command)}", err=True)
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "isthmus", *command], check=False, stdout=subprocess.PIPE
-        )
+        done = self._given(command, subprocess.PIPE)
         if done.returncode:
             raise SystemExit(done.returncode)
         replace(self._signed, done.stdout)
+
+    def _given(self, words: list[str], output: int) -> subprocess.CompletedProcess[bytes]:
+        """A step's process at its end. It ends with this one, or else holds the lock on."""
+        click.echo(f"$ isthmus {' '.join(words)}", err=True)
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "isthmus", *words],
+            check=False,
+            stdout=output,
+            pass_fds=(self._lock,),
+            preexec_fn=be_killed_with_parent,
+        )
+
+    def _has_turn(self) -> bool:
+        """Whether this very artefact was promoted before a kill, which left no note of it here."""
+        signed = _read(self._signed, _SignedAs)
+        new = signed and Version(str(self._artefact), signed.identity)
+        turns = turns_of(open_rollouts(self._config, self._config_path), history=True)
+        return any(turn.new == new for turn in turns)
 
     def _signature(self) -> Signed | None:
         said = _read(self._signed, _SignedAs)

@@ -7,7 +7,6 @@ priority, with none of our secrets in their environment, and end when this one d
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import re
 import signal
@@ -24,6 +23,7 @@ from isthmus.artefacts.gguf import check_gguf
 from isthmus.catalog.weights import find_weights
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.evaluation import Sample
+from isthmus.distill.lock import alone
 from isthmus.distill.parity import PROBES, Parity, Reader, compare, require
 from isthmus.distill.recipe import Cluster, Recipe, hash_of, needed
 from isthmus.distill.training.base import file_sha256, folder_sha256
@@ -67,7 +67,7 @@ def train(recipe: Recipe, beside: Path, place: Place, listener: Listener, fetche
     work = Workplace(place.out)
     job, asks = _job(recipe, beside, place, listener, fetched)
     work.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _locked(work) as lock:
+    with alone(work.lock, "training_in_progress", "training") as lock:
         job = _begun(work, job)
         if (work.student / EVIDENCE).exists():
             return work.read(work.student / EVIDENCE, Evidence)
@@ -203,21 +203,6 @@ def _begun(work: Workplace, job: Job) -> Job:
         job = msgspec.structs.replace(job, threads=before.threads)
     replace_durably(work.job, msgspec.json.encode(job))
     return job
-
-
-@contextmanager
-def _locked(work: Workplace) -> Iterator[int]:
-    with work.lock.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise IsthmusError(
-                Fault.UNAVAILABLE,
-                f"Another process is training in {work.folder}.",
-                code="training_in_progress",
-                hint="Wait until it has ended, or name another folder with --out.",
-            ) from None
-        yield file.fileno()
 
 
 def _is_prepared(work: Workplace) -> bool:

@@ -62,9 +62,14 @@ def end_with_parent() -> None:
     Standard input ends with the supervisor on every system, but is only seen while a Python thread may run;
     Linux is asked for a signal as well, which comes during a long call into a library too.
     """
+    be_killed_with_parent()
+    threading.Thread(target=_end_with_stdin, name="end-with-parent", daemon=True).start()
+
+
+def be_killed_with_parent() -> None:
+    """From now on Linux kills this process, and what it becomes by `exec`, when its parent is gone."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_end_with_stdin, name="end-with-parent", daemon=True).start()
 
 
 def _end_with_stdin() -> None:
