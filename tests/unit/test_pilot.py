@@ -36,10 +36,11 @@ def failing(code: str) -> Says:
 
 
 class Models:
-    """A portfolio that counts what it is asked."""
+    """A portfolio that counts what it is asked; after `stuck_after` calls it answers no more."""
 
-    def __init__(self, says: Mapping[str, Says]) -> None:
+    def __init__(self, says: Mapping[str, Says], stuck_after: int | None = None) -> None:
         self.says = dict(says)
+        self.stuck_after = stuck_after
         self.asked: Counter[tuple[str, str]] = Counter()
         self.most = self._now = 0
 
@@ -48,6 +49,8 @@ class Models:
         self.asked[model, text] += 1
         self._now += 1
         self.most = max(self.most, self._now)
+        if self.stuck_after is not None and self.asked.total() > self.stuck_after:
+            await asyncio.Event().wait()
         await asyncio.sleep(0)
         self._now -= 1
         return self.says[model](model, text)
@@ -133,7 +136,7 @@ async def test_an_interrupted_run_goes_on_where_it_stood() -> None:
     work, runs = samples(20), MemoryRuns()
     run = run_of(work)
     runs.begin(run, work)
-    models = Models({"a": echo, "b": echo})
+    models = Models({"a": echo, "b": echo}, stuck_after=15)
     running = asyncio.create_task(carry_out(run, work, models, runs))
     while len(runs.answers("run_1")) < 10:  # noqa: ASYNC110
         await asyncio.sleep(0)
@@ -142,6 +145,7 @@ async def test_an_interrupted_run_goes_on_where_it_stood() -> None:
         await running
     kept, before = len(runs.answers("run_1")), models.asked.total()
     assert 10 <= kept <= before < 40
+    models.stuck_after = None
     tally = await carry_out(run, work, models, runs)
     assert tally.complete
     assert tally.again == kept
