@@ -45,6 +45,7 @@ from isthmus.evals.rollout.jury import MOST_RECALLED, Jury
 from isthmus.evals.rollout.steward import Steward
 from isthmus.evals.trials.referee import Referee, Standing, experiment_of, standing_of
 from isthmus.gateway.app import Gateway
+from isthmus.gateway.conversations import KEPT_DAYS, Conversations
 from isthmus.gateway.direct import Direct, LabelRing, route_to
 from isthmus.gateway.foresight import Foresights, routers_of
 from isthmus.gateway.inspection import Inspection
@@ -69,6 +70,7 @@ from isthmus.routing.decide import Facts, Router
 from isthmus.routing.learned.header import parted
 from isthmus.routing.route import Route
 from isthmus.store.configs import Configs, SqliteConfigs
+from isthmus.store.conversations import SECRET_BYTES, SqliteStandings, secret_beside
 from isthmus.store.counters import Counters, SqliteCounters
 from isthmus.store.drift import SqliteDrifts
 from isthmus.store.feedback import Feedbacks, SqliteFeedback
@@ -77,6 +79,7 @@ from isthmus.store.history import History, SqliteHistory
 from isthmus.store.hours import SqliteHours
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
+from isthmus.store.memory import MemoryStandings
 from isthmus.store.records import Records, SqliteRecords, Where
 from isthmus.store.rollouts import Rollouts, SqliteRollouts
 from isthmus.store.runs import Runs, SqliteRuns
@@ -493,10 +496,18 @@ def foresights_of(config: Config, book: PriceBook | None = None) -> Foresights:
 
     Raises IsthmusError: `bad_router`, `router_changed`, `weights_unavailable`, `bad_embedding`.
     """
+    predictors = load_routers(config)
+    return Foresights(config.routes, predictors, prices_of(config, book) if predictors else {}, config.models)
+
+
+def load_routers(config: Config) -> dict[str, Predictor]:
+    """The learned routers of a config, by the SHA-256 of their files. It blocks where they are not known yet.
+
+    Raises IsthmusError: `bad_router`, `router_changed`, `weights_unavailable`, `bad_embedding`.
+    """
     wanted = {it for route in config.routes.values() for it in routers_of(route)}
     files = {file.sha256: file.path for file in config.routers if file.sha256 in wanted}
-    predictors = {sha256: _predictor(path, sha256) for sha256, path in files.items()}
-    return Foresights(config.routes, predictors, prices_of(config, book) if predictors else {}, config.models)
+    return {sha256: _predictor(path, sha256) for sha256, path in files.items()}
 
 
 # Read in tenths of a second: a reload finds them here again.
@@ -715,6 +726,8 @@ async def open_house(
         ring = await asyncio.to_thread(lambda: KeyRing(SqliteKeys(path)))
         treasury = Treasury(await asyncio.to_thread(SqliteCounters, path))
         closing.push_async_callback(treasury.close)
+        conversations = await asyncio.to_thread(conversations_of, config, path)
+        closing.push_async_callback(conversations.close)
         configs, rollouts, digests = SqliteConfigs(path), SqliteRollouts(path), Digests()
         begun = await asyncio.to_thread(first_standing, config, rollouts, digests, _now_us())
         await _keep(begun.serving, configs)
@@ -728,6 +741,7 @@ async def open_house(
             treasury=treasury,
             tally=tally,
             feedbacks=SqliteFeedback(path),
+            conversations=conversations,
             engines=lambda: {
                 name: engine.state for name, engine in workshop.engines_of(gateway.snapshot.config).items()
             },
@@ -773,6 +787,7 @@ async def open_house(
         chores = [
             in_background(ring.keep_fresh(), "keeping the keys fresh"),
             in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the budgets told"),
+            in_background(conversations.keep_written(), "writing conversations down"),
             in_background(_roll_up(ledger), "adding up records by hour"),
         ]
         watchman = Watchman(SqliteDrifts(path), lambda: gateway.snapshot.config.drift, _post, _draws, _now_us)
@@ -814,6 +829,17 @@ async def open_house(
             chores.append(in_background(forgetting, "forgetting old records"))
         closing.push_async_callback(_end_all, chores)
         yield House(gateway, workshop, ledger, path, rollover, referee)
+
+
+def conversations_of(config: Config, ledger: Path) -> Conversations:
+    """What this ledger's gateways know of conversations; no longer than they keep records. It blocks.
+
+    Raises IsthmusError: `ledger_unavailable`, `bad_secret`.
+    """
+    days = config.ledger.keep_days
+    return Conversations(
+        SqliteStandings(ledger), secret_beside(ledger), _now_us, KEPT_DAYS if days is None else days
+    )
 
 
 async def _keep(config: Config, configs: Configs) -> None:
@@ -864,6 +890,8 @@ async def open_ask(
             treasury=treasury,
             tally=Tally(),
             feedbacks=SqliteFeedback(path),
+            # What is asked here goes on from nothing.
+            conversations=Conversations(MemoryStandings(), secrets.token_bytes(SECRET_BYTES), _now_us),
         )
         telling = in_background(treasury.keep_told(lambda: time.time_ns() // 1000), "keeping the cap told")
         closing.push_async_callback(_end_all, [telling])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,136 @@ async def test_what_cannot_be_read_as_turns_has_no_conversation(tmp_path: Path) 
     async with simulated({"cascade": ROUTES["cascade"]}, tmp_path) as (_, served):
         answer = await served.ask("cascade", messages=7)
         assert answer.status == 400
-        assert not served.house.gateway.conversations._standings
+        assert await kept(served) == 0
         await talk(served, "cascade", ANTHROPIC, "a")
-        assert len(served.house.gateway.conversations._standings) == 1
+        assert await kept(served) == 1
+
+
+async def kept(served: Served) -> int:
+    """How many conversations are written down."""
+    await served.house.gateway.conversations.write()
+    with sqlite3.connect(served.house.ledger_path) as connection:
+        return int(connection.execute("SELECT count(*) FROM conversations").fetchone()[0])
+
+
+@pytest.mark.parametrize("mode", ["batched", "strict"])
+async def test_a_conversation_outlives_the_gateway_with_its_model_and_its_label(
+    tmp_path: Path, mode: str
+) -> None:
+    more: dict[str, Any] = {"ledger": {"mode": mode}, "perimeter": {"clearance": {"closed": "internal"}}}
+    routes = {"cascade": ROUTES["cascade"]}
+    async with simulated(routes, tmp_path, **more) as (sim, served):
+        sim.scripts["small"] = REFUSES
+        await talk(served, "cascade", OPENAI, "why?")
+        raised = {"x-isthmus-conversation": "case 7", "x-isthmus-label": "restricted"}
+        assert (await served.ask("cascade", headers=raised)).error["code"] == "no_model_allowed"
+    async with simulated(routes, tmp_path, **more) as (_, served):
+        stays = await talk(served, "cascade", OPENAI, "why?", "because", "and how?")
+        assert stays.headers["x-isthmus-model"] == "openai/strong"
+        again = await served.ask("cascade", headers={"x-isthmus-conversation": "case 7"})
+        assert again.error["code"] == "no_model_allowed"
+        assert (await served.ask("cascade", headers={"x-isthmus-conversation": "case 8"})).status == 200
+    written = await asyncio.to_thread(everything_in, tmp_path)
+    assert b"conversations" in written
+    assert b"why?" not in written
+    assert b"case 7" not in written
+
+
+def everything_in(folder: Path) -> bytes:
+    return b"".join(it.read_bytes() for it in sorted(folder.rglob("*")) if it.is_file())
+
+
+async def test_a_ledger_that_cannot_be_read_leaves_what_goes_on_restricted(tmp_path: Path) -> None:
+    perimeter = {"clearance": {"closed": "internal"}}
+    async with simulated({"cascade": ROUTES["cascade"]}, tmp_path, perimeter=perimeter) as (_, served):
+        await talk(served, "cascade", OPENAI, "a")
+        await served.house.gateway.conversations.write()
+        with sqlite3.connect(served.house.ledger_path) as connection:
+            connection.execute("DROP TABLE conversations")
+        await talk(served, "cascade", OPENAI, "b")
+        goes_on = await served.ask("cascade", messages=turns("a", "x", "c"))
+        assert goes_on.error["code"] == "no_model_allowed"
+
+
+WALLED: dict[str, Any] = {
+    "clearance": {"closed": "internal"},
+    "labels": [{"when": "pii", "level": "confidential"}],
+}
+STORES: dict[str, Any] = {
+    "r": {"fallback": ["responses/first", "responses/second"], "continuity": True},
+    "plain": {"fallback": ["responses/first", "responses/second"]},
+    "translated": {"model": "openai/a", "continuity": True},
+}
+
+
+async def points(served: Served, route: str, before: str, **more: Any) -> Answer:
+    body = {"model": route, "input": "and then?", "previous_response_id": before, **more}
+    return await served.post(RESPONSES.path, body)
+
+
+def id_of(answer: Answer) -> str:
+    if answer.headers["content-type"].startswith("application/json"):
+        return str(answer.json["id"])
+    return str(answer.events[-1].json["response"]["id"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_conversation_goes_on_from_a_stored_answer(tmp_path: Path, stream: bool) -> None:
+    async with simulated(STORES, tmp_path, perimeter=WALLED) as (sim, served):
+        sim.scripts["first"] = Script(fault=Fault(refuse=Refusal(status=500)))
+        first = await served.ask("r", RESPONSES, store=True, stream=stream)
+        assert first.headers["x-isthmus-model"] == "responses/second"
+        sim.scripts["first"] = Script(text=("well",))
+        second = await points(served, "r", id_of(first), stream=stream)
+        assert second.headers["x-isthmus-model"] == "responses/second"
+        assert (sim.requests[-1].body or {})["previous_response_id"] == id_of(first)
+        record = await served.record(second)
+        assert record.decision is not None
+        assert record.decision.previous == Previous(model="responses/second")
+        assert record.grounds is not None
+        assert (record.grounds.blind, record.grounds.before.level) == (False, "internal")
+        third = await points(served, "r", id_of(second), stream=stream)
+        assert third.headers["x-isthmus-model"] == "responses/second"
+
+
+async def test_what_the_gateway_does_not_know_stays_blind(tmp_path: Path) -> None:
+    async with simulated(STORES, tmp_path, perimeter=WALLED) as (sim, served):
+        unkept = await served.ask("r", RESPONSES, store=False)
+        plain = await served.ask("plain", RESPONSES, store=True)
+        here = await served.ask("r", RESPONSES, store=True)
+        translated = await served.ask("translated", RESPONSES, store=None)
+        asked = len(sim.requests)
+        pointed = {
+            "somebody else's": await points(served, "r", "resp_unknown"),
+            "not stored": await points(served, "r", id_of(unkept)),
+            "of a route that keeps none": await points(served, "r", id_of(plain)),
+            "by a route that keeps none": await points(served, "plain", id_of(here)),
+            "of another dialect": await points(served, "r", id_of(translated)),
+            "and something else": await points(served, "r", id_of(here), conversation="conv_1"),
+        }
+        for what, answer in pointed.items():
+            assert answer.error["code"] == "no_model_allowed", what
+        assert len(sim.requests) == asked
+
+
+async def test_what_a_model_has_said_counts_where_it_is_gone_on_from(tmp_path: Path) -> None:
+    async with simulated(STORES, tmp_path, perimeter=WALLED) as (sim, served):
+        sim.scripts["first"] = Script(text=("write to ", "ada@light.example"))
+        for stream in (False, True):
+            first = await served.ask("r", RESPONSES, store=True, stream=stream)
+            assert first.status == 200
+            second = await points(served, "r", id_of(first))
+            assert second.error["code"] == "no_model_allowed"
+            record = (await served.records())[-1]
+            assert record.grounds is not None
+            assert record.grounds.before.level == "confidential"
+
+
+async def test_other_rules_make_a_stored_answer_unknown(tmp_path: Path) -> None:
+    async with simulated({"r": STORES["r"]}, tmp_path, perimeter=WALLED) as (_, served):
+        first = await served.ask("r", RESPONSES, store=True)
+    other = {**WALLED, "labels": [*WALLED["labels"], {"when": "secret", "level": "restricted"}]}
+    async with simulated({"r": STORES["r"]}, tmp_path, perimeter=other) as (_, served):
+        assert (await points(served, "r", id_of(first))).error["code"] == "no_model_allowed"
+    async with simulated({"r": STORES["r"]}, tmp_path, perimeter=WALLED) as (_, served):
+        assert (await points(served, "r", id_of(first))).status == 200

@@ -36,6 +36,7 @@ from .gateway import (
     serving,
     simulated,
 )
+from .official import clients_of
 
 REFUSES = Script(text=("I'm sorry,", " I cannot", " say."))
 SMALL = {"model": "openai/small", "retries": 0}
@@ -297,6 +298,33 @@ async def test_an_optimistic_stream_is_seen_before_it_is_judged_and_taken_back_w
         ]
         assert record.decision is not None
         assert record.decision.revises
+
+
+async def test_the_official_client_hands_on_what_takes_a_draft_back(tmp_path: Path) -> None:
+    routes = {"optimistic": CASCADES["optimistic"]}
+    async with simulated(routes, tmp_path) as (sim, served), clients_of(served.url) as clients:
+        sim.scripts |= {"small": REFUSES, "strong": said("forty", "-three")}
+        asked: Any = {"model": "optimistic", "messages": [{"role": "user", "content": "how many?"}]}
+        shown, seen, finishes = "", [], []
+        async for chunk in await clients.openai.chat.completions.create(
+            **asked, stream=True, extra_headers=REVISES
+        ):
+            if (chunk.model_extra or {}).get("isthmus") == {"revision": "restart"}:
+                assert chunk.choices == []
+                seen.append(shown)
+                shown = ""
+            for choice in chunk.choices:
+                shown += choice.delta.content or ""
+                finishes += [choice.finish_reason] if choice.finish_reason else []
+        assert (seen, shown, finishes) == (["I'm sorry, I cannot say."], "forty-three", ["stop"])
+
+        # Its helper knows of no revision, and adds up all that it has seen: it is not to send the header.
+        async with clients.openai.chat.completions.stream(**asked, extra_headers=REVISES) as helper:
+            both = await helper.get_final_completion()
+        assert both.choices[0].message.content == "I'm sorry, I cannot say.forty-three"
+        async with clients.openai.chat.completions.stream(**asked) as helper:
+            judged = await helper.get_final_completion()
+        assert judged.choices[0].message.content == "forty-three"
 
 
 @pytest.mark.parametrize(

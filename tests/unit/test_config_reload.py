@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -302,3 +303,29 @@ async def test_a_vanished_file_of_terms_is_waited_for(path: Path, terms: Path) -
 def test_the_hash_of_the_rules_is_of_what_their_files_say_wherever_they_are(path: Path, terms: Path) -> None:
     assert load(path).perimeter.hash == load_hash(WITH_TERMS, terms, "Blue Heron\n")
     assert load(path).hash == load(terms.parent / "elsewhere" / "isthmus.yaml").hash
+
+
+async def test_what_takes_long_is_done_in_a_thread_before_a_config_is_told_of(path: Path) -> None:
+    done: list[tuple[bool, int]] = []
+
+    def prepare(config: Config) -> None:
+        done.append((threading.current_thread() is threading.main_thread(), len(told)))
+        if config.gateway.port == 5002:
+            raise ValueError("not ready")
+
+    told: list[Config] = []
+    failed: list[Exception] = []
+    watcher = Watcher(
+        path,
+        current=load(path),
+        on_config=told.append,
+        on_faults=lambda _: None,
+        on_error=failed.append,
+        prepare=prepare,
+    )
+    for text in (TWO, ONE + "# again\n", "gateway: {port: 5003}\n"):
+        replace(path, text)
+        await watcher.check()
+    assert [config.gateway.port for config in told] == [5001, 5003]
+    assert [str(error) for error in failed] == ["not ready"]
+    assert done == [(False, 0), (False, 0), (False, 1)]

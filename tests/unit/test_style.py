@@ -112,6 +112,18 @@ def test_a_card_of_a_file_is_read_and_is_a_part_of_what_the_config_means(tmp_pat
         assert config.files == (tmp_path / "voice.md",)
         hashes.add(config.hash)
     assert len(hashes) == 2
+    (tmp_path / "voice.md").write_text("Speak well.\n")
+    for said, card in (
+        ("{file: voice.md, format: No lists.}", "Speak well.\n\nNo lists."),
+        ("{system: Speak well., format: No lists.}", "Speak well.\n\nNo lists."),
+        ("{format: No lists.}", "No lists."),
+    ):
+        formed = parse(CONFIG % said, path).config
+        assert formed is not None
+        assert formed.routes["r"].style is not None
+        assert formed.routes["r"].style.card == card
+        hashes.add(formed.hash)
+    assert len(hashes) == 5
     bare = parse(CONFIG % "Speak plainly.", path).config
     assert bare is not None
     assert bare.routes["r"].style is not None
@@ -122,6 +134,9 @@ def test_a_card_of_a_file_is_read_and_is_a_part_of_what_the_config_means(tmp_pat
     ("style", "code"),
     [
         ("{}", Code.MISSING),
+        ("{format: ''}", Code.WRONG_TYPE),
+        ("{system: ' ', format: a}", Code.WRONG_TYPE),
+        ("{format: 7}", Code.WRONG_TYPE),
         ("{system: a, file: voice.md}", Code.CONFLICT),
         ("{file: nowhere.md}", Code.FILE_NOT_FOUND),
         ("{file: empty.md}", Code.UNUSABLE_FILE),

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from isthmus import __version__
-from isthmus.bootstrap import House, in_background, open_house, why
+from isthmus.bootstrap import House, in_background, load_routers, open_house, why
 from isthmus.cli.greeting import greet
 from isthmus.cli.options import config_option, load_or_exit
 from isthmus.cli.progress import ProgressLine
@@ -192,6 +192,7 @@ async def _reload_when_changed(house: House, path: Path) -> None:
         on_config=adopt,
         on_faults=lambda faults: reject(render(faults)),
         on_error=lambda error: reject(why(error)),
+        prepare=load_routers,
         current=current,
     )
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watcher.wake)

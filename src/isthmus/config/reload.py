@@ -39,8 +39,9 @@ class Watcher:
     """Keeps a running gateway's config up to date with its file, and with the files that it names.
 
     `on_config` gets every new valid config, `on_faults` all that is wrong with an invalid one, `on_error`
-    whatever a look at the file or `on_config` raised; they run in the event loop and should be quick. A file
-    that changed in looks only (comments, order) calls none. No error ends the watch.
+    whatever a look at the file or `on_config` raised; they run in the event loop and should be quick. What
+    takes longer with a valid config is for `prepare`, in the thread that has read it. A file that changed in
+    looks only (comments, order) is told to none of the others. No error ends the watch.
     `current` is the config that was loaded: with it, a change made since is noticed, too.
     """
 
@@ -52,12 +53,14 @@ class Watcher:
         on_faults: Callable[[tuple[ConfigFault, ...]], None],
         on_error: Callable[[Exception], None] = log_kind,
         current: Config | None = None,
+        prepare: Callable[[Config], object] = lambda _: None,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._path = path
         self._on_config = on_config
         self._on_faults = on_faults
         self._on_error = on_error
+        self._prepare = prepare
         self._interval_s = interval_s
         self._hash = current.hash if current is not None else None
         self._named = current.files if current is not None else ()
@@ -91,11 +94,17 @@ class Watcher:
             return
         self._last |= now
         try:
-            self._take(await asyncio.to_thread(read, self._path), woken)
+            self._take(await asyncio.to_thread(self._read), woken)
         except Exception as error:
             # The same content would fail in the same way: only another one is looked at again.
             self._faulty, self._faults = True, ()
             self._on_error(error)
+
+    def _read(self) -> Parsed:
+        parsed = read(self._path)
+        if parsed.config is not None:
+            self._prepare(parsed.config)
+        return parsed
 
     def _may_be_new(self, now: dict[Path, Sighting]) -> bool:
         # What mends a fault may be any file that a config names, and only a valid config tells which.

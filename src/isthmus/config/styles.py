@@ -21,13 +21,17 @@ def compile_style(entry: Style | None, folder: FilePath, path: Path, add: Add) -
 
     The file's path is relative to `folder`, and stays as it was said.
     """
-    if entry is None or (entry.file is None and entry.system is not None):
-        return entry
-    if entry.file is None or entry.system is not None:
-        code = Code.MISSING if entry.file is None else Code.CONFLICT
-        message = "A style says nothing." if entry.file is None else "A style says both `system` and `file`."
-        add(code, message, "Say one of `system` and `file`.", path)
+    if entry is None:
         return None
+    if entry.file is not None and entry.system is not None:
+        message = "A style says both `system` and `file`."
+        add(Code.CONFLICT, message, "Say one of `system` and `file`.", path)
+        return None
+    if entry.file is None:
+        if not entry.card:
+            add(Code.MISSING, "A style says nothing.", "Say `system` or `file`, `format`, or both.", path)
+            return None
+        return entry
     place = (*path, "file")
     try:
         with FilePath(absolute(entry.file, folder)).open("rb") as opened:

@@ -61,6 +61,11 @@ class Answer:
         self._pieces: list[Piece] = []
         self._held = b""
 
+    @property
+    def relayed(self) -> bool:
+        """True where what was said last are the endpoint's own bytes."""
+        return bool(self._parts or self._held)
+
     def take(self, delta: Delta) -> Awaitable[None] | None:
         """Take a part of the answer: a stream is passed on, what is wanted whole is kept.
 

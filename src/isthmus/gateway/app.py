@@ -51,6 +51,7 @@ class Gateway:
         treasury: Treasury,
         tally: Tally,
         feedbacks: Feedbacks,
+        conversations: Conversations,
         engines: Callable[[], Mapping[str, str]] = dict,
         weights: Callable[[], Mapping[str, str]] = dict,
         arm_weights: Callable[[], Mapping[tuple[str, str], Weights]] = dict,
@@ -64,7 +65,7 @@ class Gateway:
         self.tally = tally
         self._feedback = FeedbackDesk(feedbacks, ledger, ring)
         self.mirrors = Mirrors(ledger, tally, self._feedback)
-        self.conversations = Conversations()
+        self.conversations = conversations
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False
         self.arm_weights = arm_weights

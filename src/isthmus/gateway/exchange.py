@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from contextlib import suppress
+from functools import reduce
 from random import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,11 +20,12 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import Delta, Event, Finished, Revised
 from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
+from isthmus.dialects.responses.stored import is_stored, stored, without_pointer
 from isthmus.dialects.revisions import CARRIERS
 from isthmus.dialects.style import body_of, styled
 from isthmus.gateway.answer import Answer
 from isthmus.gateway.auth import authenticate
-from isthmus.gateway.conversations import NAME_HEADER, Standing, Trail
+from isthmus.gateway.conversations import NAME_HEADER, Trail
 from isthmus.gateway.foresight import TASK_HEADER
 from isthmus.gateway.inspection import Inspected, floors_of
 from isthmus.gateway.mirrors import Overheard
@@ -34,6 +36,7 @@ from isthmus.gateway.treasury import Purse
 from isthmus.perimeter.policy import by_kind
 from isthmus.providers.attempts import Attempts, Question
 from isthmus.routing.route import Route
+from isthmus.store.conversations import Standing
 from isthmus.strategies.plan.node import Attempt, Circumstances, Draft
 from isthmus.strategies.run import run
 
@@ -59,7 +62,9 @@ class Exchange:
     __slots__ = (
         "_answer",
         "_gateway",
+        "_goes_on",
         "_heard",
+        "_keeps_answer",
         "_known",
         "_request",
         "_settled",
@@ -79,6 +84,8 @@ class Exchange:
         self._heard: Overheard | None = None
         self._trail: Trail | None = None
         self._known = False
+        self._goes_on = False
+        self._keeps_answer = False
         self._settled = False
 
     async def serve(self) -> None:
@@ -140,11 +147,13 @@ class Exchange:
             envelope = styled(envelope, route.style.card)
             body = body_of(envelope)
         floors = floors_of(route, story.key)
+        standing = await self._standing(route)
+        if self._goes_on:
+            body = body_of(without_pointer(envelope))
         label, hidden = snapshot.inspection.unseen(floors), None
         if label is None or LABEL_HEADER in self._request.headers:
             label, _, hidden = await self._inspect(body, floors, route)
         hidden_label = hidden.label if hidden else None
-        standing = self._standing(route)
         if standing is not None:
             story.before = standing.label
             label = label.join(standing.label)
@@ -159,9 +168,11 @@ class Exchange:
             hidden_label,
             thrifty,
         )
-        if self._trail is not None:
+        if self._trail is not None and self._trail.now is not None:
             # Its label counts from now on, whatever comes of this request.
-            self._gateway.conversations.keep(self._trail, Standing.of(decision))
+            self._gateway.conversations.keep(self._trail.now, Standing.of(decision))
+            if self._gateway.strict:
+                await self._gateway.conversations.write()
         if decision.plan is None:
             raise _nothing_allowed(decision)
         if self._gateway.strict:
@@ -228,10 +239,14 @@ class Exchange:
         if not inspection.looks:
             return True
         said = [{"role": it.role, "content": _words(it)} for it in effect.amendment.turns]
-        body = msgspec.json.encode({"model": "", "messages": said})
-        seen = await inspection.inspect(body, (decision.label,), b"", {}, barred=lambda _: False)
-        model = self._snapshot.config.models[effect.model]
-        return inspection.policy.refuses(model, decision.label.join(seen.label)) is None
+        label = await self._label_with(decision.label, {"messages": said})
+        return inspection.policy.refuses(self._snapshot.config.models[effect.model], label) is None
+
+    async def _label_with(self, label: Label, turns: dict[str, Any]) -> Label:
+        """What is so labelled, labelled with these turns."""
+        body = msgspec.json.encode({"model": "", **turns})
+        seen = await self._snapshot.inspection.inspect(body, (label,), b"", {}, barred=lambda _: False)
+        return label.join(seen.label)
 
     async def _finish(self, error: IsthmusError | None) -> None:
         """End the answer: settle first, so that a strict ledger has it before the client does."""
@@ -244,15 +259,29 @@ class Exchange:
             record = await self._commit(outcome, 200, error)
         else:
             record = self._record(outcome, 200, error)
-        if (unread := answer.end(last, record)) is not None:
-            await unread
         decision = self._story.decision
         if error is None and decision is not None and self._trail is not None:
-            standing = Standing.of(decision, self._story.answered_by)
-            self._gateway.conversations.keep(self._trail, standing)
+            await self._remember(decision, self._trail, last)
+        if (unread := answer.end(last, record)) is not None:
+            await unread
         if error is None and decision is not None and decision.plan.casts:
             mirrors = self._gateway.mirrors
             mirrors.cast(self._story, self._snapshot, decision.plan, self._heard, self._permits)
+
+    async def _remember(self, decision: Decision, trail: Trail, last: bytes) -> None:
+        """Know the conversation by its answer, before the client can go on from it."""
+        conversations, key = self._gateway.conversations, self._story.key
+        standing = Standing.of(decision, self._story.answered_by)
+        if trail.now is not None:
+            conversations.keep(trail.now, standing)
+        if not self._keeps_answer:
+            return
+        assert self._story.envelope is not None
+        answer = stored(last, stream=self._story.envelope.stream) if self._answer.relayed else None
+        if answer is not None:
+            label = await self._label_with(decision.label, {"input": answer.output})
+            digest = conversations.answer(key.id if key else None, answer.id)
+            conversations.keep(digest, msgspec.structs.replace(standing, label=label, hidden=None))
 
     async def _refuse(self, error: IsthmusError) -> None:
         """Answer with an error in the caller's dialect; or, once an answer has begun, end it as broken."""
@@ -328,7 +357,10 @@ class Exchange:
             caller,
             self._passed_on(),
             talks=self._wire.operation != "embeddings",
-            barred=lambda label: any(inspection.policy.refuses(model, label) for model in models),
+            # What an endpoint has stored is not said anew, with pseudonyms or without.
+            barred=lambda label: (
+                not self._goes_on and any(inspection.policy.refuses(model, label) for model in models)
+            ),
         )
         if inspection.looks:
             self._story.findings = by_kind(known.seen)
@@ -355,15 +387,22 @@ class Exchange:
         story.warnings = purse.warnings
         return purse
 
-    def _standing(self, route: Route) -> Standing | None:
+    async def _standing(self, route: Route) -> Standing | None:
         """What is known of the conversation, where the route or the caller wants it to be known."""
         name = self._request.headers.get(NAME_HEADER)
         if self._wire.operation != "chat" or not (route.continuity or name):
             return None
         conversations, key, envelope = self._gateway.conversations, self._story.key, self._story.envelope
         assert envelope is not None
-        self._trail = conversations.trail(envelope, key.id if key else None, name)
-        return conversations.standing(self._trail) if self._trail is not None else None
+        trail = self._trail = conversations.trail(envelope, key.id if key else None, name)
+        if trail is None:
+            return None
+        self._keeps_answer = is_stored(envelope)
+        known = await conversations.known(trail)
+        if trail.pointed in known:
+            # By other rules it would have to be looked at again, and it does not stand here.
+            self._goes_on = known[trail.pointed].perimeter == self._snapshot.inspection.policy.hash
+        return reduce(Standing.then, known.values()) if known else None
 
     def _circumstances(self, route: Route, thrifty: bool, previous: Previous | None) -> Circumstances:
         story, key = self._story, self._story.key

@@ -36,19 +36,20 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     """How every model of a route is told to speak: a style card, which stands before whatever the client's
     own system prompt says.
 
-    `system` is the card itself: tone, names, rules of form. `file` is where it stands instead, relative to
-    the config.
+    `system` is the card itself: who speaks, and in which tone. `file` is where it stands instead, relative to
+    the config. `format` are rules for the form of answers, which are said last; nobody checks them.
     """
 
     shorthand: ClassVar[str] = "system"
 
     system: str | None = None
     file: str | None = None
+    format: str | None = None
 
     @property
     def card(self) -> str:
         """The card's text."""
-        return self.system or ""
+        return "\n\n".join(part for part in (self.system, self.format) if part)
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -12,6 +12,7 @@ from isthmus.core.feedback import Feedback
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.record import Intent, Record
 from isthmus.core.rollout import Turn
+from isthmus.store.conversations import Standing
 from isthmus.store.counters import KEPT_WINDOWS, Count, Name
 from isthmus.store.feedback import Allowed, everybody, require_room, unknown_request
 from isthmus.store.keys import Digests, Key, NewKey, digest_of, make_key, named, require_free, successor
@@ -288,6 +289,32 @@ class MemoryConfigs:
         """See `Configs.all`."""
         by_age = sorted(self._kept.items(), key=lambda it: (it[1][0], it[0]))
         return {hash: body for hash, (_, body) in by_age}
+
+
+class MemoryStandings:
+    """The conversations of one process."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, tuple[int, Standing]] = {}
+
+    def find(self, digests: Collection[bytes], since_us: int) -> dict[bytes, Standing]:
+        """See `Standings.find`."""
+        known = {it: self._kept[it] for it in digests if it in self._kept}
+        return {it: standing for it, (at_us, standing) in known.items() if at_us >= since_us}
+
+    def keep(self, standings: Mapping[bytes, Standing], at_us: int) -> None:
+        """See `Standings.keep`."""
+        for digest, standing in standings.items():
+            known = self._kept.get(digest)
+            self._kept[digest] = (at_us, standing if known is None else known[1].then(standing))
+
+    def forget(self, before_us: int, most: int) -> int:
+        """See `Standings.forget`."""
+        by_age = sorted(self._kept.items(), key=lambda it: (-it[1][0], it[0]))
+        kept = dict([it for it in by_age if it[1][0] >= before_us][:most])
+        forgotten = len(self._kept) - len(kept)
+        self._kept = kept
+        return forgotten
 
 
 class MemoryRollouts:

@@ -159,6 +159,10 @@ STEPS: Mapping[int, Sequence[str]] = {
             number BIGINT NOT NULL, model TEXT NOT NULL, at_us BIGINT NOT NULL, body BLOB NOT NULL,
             PRIMARY KEY (number)
         )""",
+        """CREATE TABLE IF NOT EXISTS conversations (
+            digest BLOB NOT NULL, at_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (digest)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX IF NOT EXISTS conversations_at ON conversations (at_us)",
     ),
 }
 """The SQL that leads to each version from the one before it.
@@ -553,6 +557,19 @@ rollouts = Table(
 """Every turn of every rollout, by consecutive numbers: the last one of a model is in force. See
 `isthmus.store.rollouts`."""
 
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What is known of conversations, by keyed digests: how they are labelled, and who answered last; no text.
+See `isthmus.store.conversations`."""
+
+conversations_at = Index("conversations_at", conversations.c.at_us)
+
 schema_version = Table(
     "schema_version",
     metadata,
@@ -654,7 +671,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._writer = _engine(lambda: connect(path), "BEGIN IMMEDIATE")
-        self._reader = _engine(lambda: _connect_reader(path), "BEGIN")
+        self._reader = _engine(lambda: connect_reader(path), "BEGIN")
 
     def writing(self) -> AbstractContextManager[Connection]:
         """A transaction that is committed at the end of the block, or rolled back if the block raises.
@@ -700,7 +717,11 @@ def unavailable(reason: str) -> IsthmusError:
     )
 
 
-def _connect_reader(path: Path) -> sqlite3.Connection:
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """An open database that cannot be changed.
+
+    Raises what `Database.reading` does, and sqlite3.Error.
+    """
     if not path.exists():
         raise IsthmusError(
             Fault.NOT_FOUND,
