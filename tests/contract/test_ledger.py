@@ -407,6 +407,12 @@ async def test_a_second_gateway_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IsthmusError) as refused:
         SqliteLedger(path)
     assert refused.value.code == "ledger_in_use"
+    link = tmp_path / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    with pytest.raises(IsthmusError) as refused:
+        SqliteLedger(link)
+    assert refused.value.code == "ledger_in_use"
     await first.close()
     await SqliteLedger(path).close()
 

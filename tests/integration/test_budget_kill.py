@@ -1,13 +1,15 @@
-"""A gateway that is killed has overdrawn nothing, and does not afterwards."""
+"""Gateways that are killed, replaced, or spend from one file together have overdrawn nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from isthmus.store.counters import SqliteCounters
 from isthmus.testing import Script, Simulator, Usage
 
 from .gateway import OPENAI, PRICE, config_text
@@ -60,3 +62,44 @@ async def test_a_killed_gateway_has_overdrawn_nothing(tmp_path: Path, mode: str)
         assert told.count(429) > 0, "it comes to an end"
         assert len(sim.requests) * COST_USD <= budget_usd
         assert before > 0
+
+
+SPENDER = Path(__file__).with_name("spend_from_counters.py")
+
+
+async def test_two_processes_that_share_a_budget_overdraw_nothing_also_where_one_is_killed(
+    tmp_path: Path,
+) -> None:
+    amount = 30_000
+    ledger, bill = tmp_path / "ledger.db", tmp_path / "bill"
+    SqliteCounters(ledger)
+    arguments = [sys.executable, str(SPENDER), str(ledger), str(bill), str(amount)]
+
+    def billed() -> int:
+        return sum(map(int, bill.read_text().split())) if bill.exists() else 0
+
+    killed, ends = [await asyncio.create_subprocess_exec(*arguments) for _ in range(2)]
+    async with asyncio.timeout(60):
+        while billed() < amount // 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        killed.kill()
+        await killed.wait()
+        assert await ends.wait() == 0
+        # What the killed one had drawn is lost, and no more than a portion.
+        assert amount * 0.9 < billed() <= amount
+        follows = await asyncio.create_subprocess_exec(*arguments)
+        assert await follows.wait() == 0
+    assert billed() <= amount
+    ((_, count),) = SqliteCounters(ledger).list(0)
+    assert billed() <= count.drawn <= amount
+
+
+async def test_a_second_gateway_on_one_ledger_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
+    async with Simulator() as sim, process(config_text(sim.url, {"r": "openai/m"}), tmp_path) as first:
+        link = tmp_path / "link.db"
+        link.symlink_to(first.ledger)
+        other = tmp_path / "other"
+        other.mkdir()
+        with pytest.raises(AssertionError, match="Another gateway writes to the ledger"):
+            async with process(config_text(sim.url, {"r": "openai/m"}, ledger={"path": str(link)}), other):
+                pass

@@ -1,10 +1,11 @@
-"""Laws 3 and 6: no budget is ever overdrawn, whatever runs at once, crashes or fails; counters are what was
-charged."""
+"""Laws 3 and 6: no budget is ever overdrawn, whatever runs at once, in however many processes, crashes or
+fails; counters are what was charged."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,14 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from isthmus.accounting.bounds import Bound, dearest
-from isthmus.accounting.budgets import PORTIONS, Account, Budget, Caller, Period, window
+from isthmus.accounting.budgets import PORTIONS, Account, Budget, Caller, Draw, Period, window
 from isthmus.accounting.charge import charge
 from isthmus.catalog.prices import Period as PricePeriod
 from isthmus.catalog.prices import Price, PriceList, Rates
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.usage import Charge, Usage
 from isthmus.gateway.treasury import Held, Treasury
-from isthmus.store.counters import Count, Name
+from isthmus.store.counters import Drawn, Name, Settlement
 from isthmus.store.memory import MemoryCounters
 from isthmus.store.schema import unavailable
 
@@ -40,29 +41,39 @@ class FailingCounters(MemoryCounters):
 
     full = False
 
-    def draw(self, counts: Mapping[Name, Count]) -> None:
+    def draw(self, draws: Mapping[Name, Draw]) -> dict[Name, Drawn]:
         if self.full:
             raise unavailable("disk full")
-        super().draw(counts)
+        return super().draw(draws)
+
+    def settle(self, settlements: Mapping[Name, Settlement]) -> None:
+        if self.full:
+            raise unavailable("disk full")
+        super().settle(settlements)
 
 
 class _Call:
-    """A call that was let through: for how much, and from which accounts."""
+    """A call that a process let through: for how much, and from which accounts."""
 
-    def __init__(self, held: Held, names: Sequence[tuple[Budget, Name]], most: int) -> None:
+    def __init__(self, by: Treasury, held: Held, names: Sequence[tuple[Budget, Name]], most: int) -> None:
+        self.by = by
         self.held = held
         self.names = names
         self.most = most
 
 
+PROCESSES = st.integers(0, 1)
+
+
 class Spending(RuleBasedStateMachine):
-    """Requests come, wait, run, end and are cut off, while the process crashes and the disk fills."""
+    """Requests come to two processes, wait, run, end and are cut off, while processes crash and the disk
+    fills."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.counters = FailingCounters()
-        self.treasury = Treasury(self.counters)
+        self.treasuries = [Treasury(self.counters) for _ in range(2)]
         self.now_us = 1_000_000 * HOUR_US
         self.running: list[_Call] = []
         # The truth, which knows no accounts: what providers will bill.
@@ -75,13 +86,15 @@ class Spending(RuleBasedStateMachine):
             ),
             min_size=1,
             max_size=6,
-        )
+        ),
+        process=PROCESSES,
     )
-    def ask(self, asked: list[tuple[str, str, int, bool]]) -> None:
+    def ask(self, asked: list[tuple[str, str, int, bool]], process: int) -> None:
         """Several at once; some of their clients leave before they know."""
+        treasury = self.treasuries[process]
 
         async def one(key: str, model: str, most: int) -> _Call:
-            purse = self.treasury.purse(BUDGETS, Caller(key=key, route="r"), self.now_us)
+            purse = treasury.purse(BUDGETS, Caller(key=key, route="r"), self.now_us)
             held = await purse.hold(model, lambda: Bound(most, most))
             caller = Caller(key=key, route="r", model=model)
             subjects = [(budget, budget.subject(caller)) for budget in BUDGETS]
@@ -91,7 +104,7 @@ class Spending(RuleBasedStateMachine):
                 for budget, subject in subjects
                 if subject is not None
             ]
-            return _Call(held, names, most)
+            return _Call(treasury, held, names, most)
 
         async def all_at_once() -> list[Any]:
             tasks = [asyncio.ensure_future(one(key, model, most)) for key, model, most, _ in asked]
@@ -122,19 +135,23 @@ class Spending(RuleBasedStateMachine):
             if budget.unit == "usd" and cost is not None:
                 self.billed[budget, name] -= call.most - cost
 
-    @rule()
-    def crash(self) -> None:
-        """All that was in memory is gone; what was asked goes on to cost."""
-        self.treasury._thread.shutdown(wait=True)
-        self.running.clear()
-        self.treasury = Treasury(self.counters)
+    @rule(process=PROCESSES)
+    def crash(self, process: int) -> None:
+        """All that was in its memory is gone; what was asked goes on to cost."""
+        crashed = self.treasuries[process]
+        crashed._thread.shutdown(wait=True)
+        self.running = [call for call in self.running if call.by is not crashed]
+        self.treasuries[process] = Treasury(self.counters)
 
-    @precondition(lambda self: not self.running)
-    @rule()
-    def restart(self) -> None:
-        self.loop.run_until_complete(self.treasury.close())
-        self.treasury._thread.shutdown(wait=True)
-        self.treasury = Treasury(self.counters)
+    @rule(process=PROCESSES)
+    def restart(self, process: int) -> None:
+        """A clean end, which waits for the calls that run."""
+        ending = self.treasuries[process]
+        if any(call.by is ending for call in self.running):
+            return
+        self.loop.run_until_complete(ending.close())
+        ending._thread.shutdown(wait=True)
+        self.treasuries[process] = Treasury(self.counters)
 
     @rule(hours=st.integers(-2, 2))
     def jump(self, hours: int) -> None:
@@ -145,11 +162,11 @@ class Spending(RuleBasedStateMachine):
     def fill_disk(self, full: bool) -> None:
         self.counters.full = full
 
-    @rule()
-    def tell(self) -> None:
+    @rule(process=PROCESSES)
+    def tell(self, process: int) -> None:
         with contextlib.suppress(IsthmusError):
-            self.loop.run_until_complete(self.treasury.tell())
-        self.treasury.forget(self.now_us)
+            self.loop.run_until_complete(self.treasuries[process].tell())
+            self.treasuries[process].forget(self.now_us)
 
     @invariant()
     def nothing_is_overdrawn(self) -> None:
@@ -158,19 +175,47 @@ class Spending(RuleBasedStateMachine):
 
     @invariant()
     def all_that_may_be_billed_is_on_the_accounts(self) -> None:
-        for (budget, name), billed in self.billed.items():
-            account = self.treasury._accounts.get(name)
+        for (_, name), billed in self.billed.items():
             (durable,) = self.counters.drawn([name])
-            assert billed <= (durable if account is None else account.used), budget.name
             assert billed <= durable, "what is spent was made durable first"
+            for treasury in self.treasuries:
+                known = treasury._accounts.get(name)
+                assert known is None or known.spent + known.held <= known.drawn
+
+    @invariant()
+    def no_more_is_drawn_than_there_is(self) -> None:
+        for name, count in self.counters.list(self.now_us):
+            assert count.spent <= count.drawn <= next(it.amount for it in BUDGETS if it.name == name.budget)
 
     def teardown(self) -> None:
-        self.treasury._thread.shutdown(wait=True)
+        for treasury in self.treasuries:
+            treasury._thread.shutdown(wait=True)
         self.loop.close()
 
 
 TestSpending = Spending.TestCase
 TestSpending.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+async def test_a_client_that_leaves_while_it_is_drawn_for_it_takes_nothing_along() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class SlowCounters(MemoryCounters):
+        def draw(self, draws: Mapping[Name, Draw]) -> dict[Name, Drawn]:
+            begun.set()
+            go_on.wait(10)
+            return super().draw(draws)
+
+    treasury = Treasury(SlowCounters())
+    purse = treasury.purse([Budget(amount=640, unit="usd", per="ever")], Caller(route="r"), 0)
+    asking = asyncio.ensure_future(purse.hold("m", lambda: Bound(30, 30)))
+    await asyncio.to_thread(begun.wait, 10)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    go_on.set()
+    held = await purse.hold("m", lambda: Bound(640, 640))
+    held.settle(None, None, worked=False)
+    await treasury.close()
 
 
 @given(st.integers(1, 10**12), st.lists(st.tuples(st.integers(0, 10**10), st.floats(0, 1)), max_size=30))
@@ -180,11 +225,11 @@ def test_what_is_settled_is_what_is_counted(amount: int, calls: list[tuple[int, 
         if account.used + most > amount:
             continue
         account.hold(most)
-        drawn = account.to_draw(amount)
-        if drawn is not None:
-            assert account.drawn < drawn <= amount
-            assert drawn <= account.used + amount // PORTIONS
-            account.drawn = drawn
+        draw = account.to_draw(amount)
+        if draw is not None:
+            granted = draw.granted(account.drawn)
+            assert 0 < draw.needed <= granted <= draw.needed + amount // PORTIONS
+            account.draw(granted, account.drawn + granted)
         account.settle(most, paid := int(most * share))
         cost += paid
     assert (account.spent, account.held) == (cost, 0)

@@ -4,7 +4,8 @@ What a call may cost at most is held before it is made, and what it did cost is 
 kept as an account for each subject and each window of time. An account is *drawn* ahead in portions, which
 are made durable before anything is spent from them: so most calls wait for no disk, and after a crash no more
 can have been spent than was drawn. What was drawn and not spent is lost to the window then; a clean end gives
-it back. (Escrow in portions: P. O'Neil, The Escrow Transactional Method, ACM TODS 11(4), 1986.)
+it back. What one process has drawn no other may spend, so that any number of them share a budget. (Escrow in
+portions: P. O'Neil, The Escrow Transactional Method, ACM TODS 11(4), 1986.)
 """
 
 from __future__ import annotations
@@ -131,32 +132,61 @@ def _window(per: Span, at_us: int) -> Window:
     return Window(at_us - at_us % length, at_us - at_us % length + length)
 
 
-class Account:
-    """What one subject has used of a budget in one window.
+class Draw(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process draws of an account: `needed` at least, and `wished` where so much is left of `amount`.
 
-    `drawn` is what is durable, `spent` what was settled, `held` what calls may still cost that run, or wait
-    until enough is drawn. As long as no call costs more than was held for it, `spent <= drawn <= amount`.
-    `told` is what of `drawn` and `spent` was last written down, or was to be.
+    `mine` is what it has drawn before.
     """
 
-    __slots__ = ("drawn", "held", "spent", "told")
+    mine: int
+    needed: int
+    wished: int
+    amount: int
 
-    def __init__(self, drawn: int) -> None:
-        # What an earlier process drew may be spent.
-        self.drawn = self.spent = drawn
-        self.held = 0
-        self.told = (0, 0)
+    def granted(self, drawn: int) -> int:
+        """What it gets of an account that all processes together have drawn so far; 0 where too little is
+        left."""
+        left = self.amount - drawn
+        return min(self.wished, left) if self.needed <= left else 0
+
+
+class Account:
+    """What this process has used of one subject's budget in one window, and what is gone beside it.
+
+    `drawn` is what is durable, `spent` what was settled, `held` what calls may still cost that run, or wait
+    until enough is drawn; `elsewhere` is what others, or earlier processes, had drawn when that was last
+    seen. As long as no call costs more than was held for it, `spent <= drawn <= amount - elsewhere`. `told`
+    is what of `spent` was written down.
+    """
+
+    __slots__ = ("drawn", "elsewhere", "held", "spent", "told")
+
+    def __init__(self, elsewhere: int) -> None:
+        # Nobody knows how much of it was spent: all of it may be.
+        self.elsewhere = elsewhere
+        self.drawn = self.spent = self.held = self.told = 0
 
     @property
     def used(self) -> int:
-        """What is, or may be, gone."""
-        return self.spent + self.held
+        """What is, or may be, gone of the budget."""
+        return self.elsewhere + self.spent + self.held
 
-    def to_draw(self, amount: int) -> int | None:
-        """How far to draw before what is held may be spent, of a budget of that amount; None where it may
-        be."""
-        used = self.used
-        return None if used <= self.drawn else max(used, min(amount, used + amount // PORTIONS))
+    @property
+    def unused(self) -> int:
+        """What of `drawn` is neither spent nor held; below zero where calls cost more than was held."""
+        return self.drawn - self.spent - self.held
+
+    def to_draw(self, amount: int) -> Draw | None:
+        """What to draw before what is held may be spent, of a budget of that amount; None where it may be."""
+        needed = -self.unused
+        if needed <= 0:
+            return None
+        return Draw(mine=self.drawn, needed=needed, wished=needed + amount // PORTIONS, amount=amount)
+
+    def draw(self, granted: int, drawn: int) -> None:
+        """So much was granted to this process, and so far is the account drawn now, by all."""
+        self.drawn += granted
+        self.elsewhere = max(0, drawn - self.drawn)
 
     def hold(self, more: int) -> None:
         """Hold what a call may cost."""

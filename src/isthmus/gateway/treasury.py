@@ -6,17 +6,17 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from isthmus.accounting.bounds import Bound
-from isthmus.accounting.budgets import Account, Budget, Caller, window
+from isthmus.accounting.budgets import Account, Budget, Caller, Draw, window
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.usage import Charge, Usage
-from isthmus.store.counters import Count, Counters, Name
+from isthmus.store.counters import Counters, Name, Settlement
 
 log = logging.getLogger("isthmus.budgets")
 
@@ -30,6 +30,7 @@ class _Share(NamedTuple):
     """A part of what is held: so much on one account of a budget."""
 
     budget: Budget
+    name: Name
     account: Account
     amount: int
 
@@ -48,7 +49,7 @@ class Held:
         `worked` is False where the endpoint refused, or was never heard.
         """
         shares, self._shares = self._shares, ()
-        for budget, account, amount in shares:
+        for budget, _, account, amount in shares:
             cost = _cost(budget, usage, charge) if worked else _refused(budget)
             if cost is not None and cost > amount:
                 log.error(
@@ -61,7 +62,7 @@ NOTHING_HELD = Held(())
 
 
 class Treasury:
-    """The accounts of all budgets, in memory, over counters that outlive the process.
+    """The accounts of all budgets, in memory, over counters that outlive the process and that others share.
 
     One thread keeps the counters, so that they change in the order in which it was asked for. It is for one
     event loop.
@@ -84,22 +85,25 @@ class Treasury:
         be made durable: what may not be written down may not be spent.
         """
         await self.open(name for _, name, _ in wanted)
-        shares = [_Share(budget, self._accounts[name], more) for budget, name, more in wanted]
-        for (budget, account, more), (_, name, _) in zip(shares, wanted, strict=True):
-            if account.used + more > budget.amount:
-                raise _spent(budget, name, budget.amount - account.used, more, at_us)
-        for _, account, more in shares:
-            account.hold(more)
+        shares = [_Share(budget, name, self._accounts[name], more) for budget, name, more in wanted]
+        for it in shares:
+            if it.account.used + it.amount > it.budget.amount:
+                raise _spent(it, it.account.used, at_us)
+        for it in shares:
+            it.account.hold(it.amount)
         try:
-            await self._draw(wanted)
+            if not await self._draw(shares):
+                # Others have drawn what was left, and only now it is known how far.
+                lacking = next((it for it in shares if it.account.used > it.budget.amount), shares[0])
+                raise _spent(lacking, lacking.account.used - lacking.amount, at_us)
         except BaseException:
-            for _, account, more in shares:
-                account.settle(more, 0)
+            for it in shares:
+                it.account.settle(it.amount, 0)
             raise
         return Held(shares)
 
     async def open(self, names: Iterable[Name]) -> None:
-        """Know these accounts: how far earlier processes have drawn them."""
+        """Know these accounts: how far other processes have drawn them."""
         if not self._unknown(names := list(names)):
             return
         async with self._keeping:
@@ -114,14 +118,7 @@ class Treasury:
 
     async def tell(self) -> None:
         """Write down what is spent."""
-        async with self._keeping:
-            # There may be very many accounts, and few that change.
-            changed = [(name, it) for name, it in self._accounts.items() if it.told != (it.drawn, it.spent)]
-            counts = {name: Count(it.drawn, it.spent) for name, it in changed}
-            if counts:
-                await self._keep(lambda: self._counters.draw(counts))
-            for name, account in changed:
-                account.told = (counts[name].drawn, counts[name].spent)
+        await _to_its_end(self._settle())
 
     def used(self, budgets: Sequence[Budget]) -> dict[tuple[str, ...], float]:
         """The share that is used of each budget, by its name: of its fullest account."""
@@ -156,10 +153,8 @@ class Treasury:
 
     async def close(self) -> None:
         """Give back what is drawn and not used."""
-        for account in self._accounts.values():
-            account.drawn = account.used
         try:
-            await self.tell()
+            await _to_its_end(self._settle(give_back=True))
         except IsthmusError as error:
             log.error("what was drawn of the budgets and not used is lost to them: %s", error.text)
         finally:
@@ -168,30 +163,42 @@ class Treasury:
     def _unknown(self, names: Iterable[Name]) -> list[Name]:
         return [name for name in names if name not in self._accounts]
 
-    async def _draw(self, wanted: Sequence[tuple[Budget, Name, int]]) -> None:
-        if not self._to_draw(wanted):
-            return
-        async with self._keeping:
-            counts = self._to_draw(wanted)
-            for name, count in counts.items():
-                # Whoever leaves now does not know whether it is written: it has to be told again.
-                self._accounts[name].told = (count.drawn, count.spent)
-            if counts:
-                await self._keep(lambda: self._counters.draw(counts))
-            for name, count in counts.items():
-                self._accounts[name].drawn = count.drawn
+    async def _draw(self, shares: Sequence[_Share]) -> bool:
+        """Draw what is held and not drawn yet; False where one of the accounts has not so much left."""
+        return not _to_draw(shares) or await _to_its_end(self._draw_more(shares))
 
-    def _to_draw(self, wanted: Sequence[tuple[Budget, Name, int]]) -> dict[Name, Count]:
-        counts = {}
-        for budget, name, _ in wanted:
-            account = self._accounts[name]
-            drawn = account.to_draw(budget.amount)
-            if drawn is not None:
-                counts[name] = Count(drawn, account.spent)
-        return counts
+    async def _draw_more(self, shares: Sequence[_Share]) -> bool:
+        async with self._keeping:
+            draws = _to_draw(shares)
+            if not draws:
+                return True
+            drawn = await self._keep(lambda: self._counters.draw(draws))
+        for it in shares:
+            if it.name in drawn:
+                it.account.draw(*drawn[it.name])
+        return all(it.granted for it in drawn.values())
+
+    async def _settle(self, *, give_back: bool = False) -> None:
+        async with self._keeping:
+            # There may be very many accounts, and few that change.
+            accounts = {
+                name: it
+                for name, it in self._accounts.items()
+                if it.spent != it.told or (give_back and it.unused)
+            }
+            settlements = {
+                name: Settlement(it.spent - it.told, it.unused if give_back else 0)
+                for name, it in accounts.items()
+            }
+            for name, it in settlements.items():
+                # Gone before it is written: nobody may spend it meanwhile.
+                accounts[name].drawn -= it.returned
+            if settlements:
+                await self._keep(lambda: self._counters.settle(settlements))
+            for name, it in settlements.items():
+                accounts[name].told += it.spent
 
     def _keep(self, work: Callable[[], T]) -> Awaitable[T]:
-        # Who asked may leave; the thread goes on, and what it has begun comes before whatever follows.
         return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
@@ -250,6 +257,16 @@ class Purse:
                 yield budget, Name(budget.name, subject, held.start_us, held.end_us)
 
 
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Who asked may leave; the work goes on, for what is written down has to be known here."""
+    return await asyncio.shield(work)
+
+
+def _to_draw(shares: Sequence[_Share]) -> dict[Name, Draw]:
+    draws = ((it.name, it.account.to_draw(it.budget.amount)) for it in shares)
+    return {name: draw for name, draw in draws if draw is not None}
+
+
 def _most(budget: Budget, limit: Bound | None) -> int:
     if limit is None or budget.unit == "requests":
         return 1
@@ -277,13 +294,15 @@ def _refused(budget: Budget) -> int:
     return 1 if budget.unit == "requests" else 0
 
 
-def _spent(budget: Budget, name: Name, left: int, more: int, at_us: int) -> IsthmusError:
+def _spent(share: _Share, used: int, at_us: int) -> IsthmusError:
+    budget, name = share.budget, share.name
+    left, more = max(0, budget.amount - used), share.amount
     full_again = dt.datetime.fromtimestamp(name.end_us // 1_000_000, dt.UTC)
     again = f"full again at {full_again:%Y-%m-%dT%H:%M:%SZ}" if budget.per != "ever" else "not filled again"
     smaller = "" if budget.unit == "requests" else "; a smaller `max_tokens` holds less"
     return IsthmusError(
         Fault.BUDGET_SPENT,
-        f"The budget {budget.name!r} has {budget.in_words(max(0, left))} left of "
+        f"The budget {budget.name!r} has {budget.in_words(left)} left of "
         f"{budget.in_words(budget.amount)}, and this call may use {budget.in_words(more)}.",
         code="budget_spent",
         hint=f"It is {again}{smaller}.",

@@ -175,7 +175,9 @@ class LedgerFile:
         return self._connection
 
     def _hold_lock(self) -> None:
-        beside = self._path.with_name(self._path.name + ".lock")
+        # By whatever link a gateway knows the file, its lock is the one beside the file itself.
+        real = self._path.resolve()
+        beside = real.with_name(real.name + ".lock")
         if self._lock is not None and beside.exists() and _identity(beside) == _identity(self._lock):
             return
         lock = os.open(beside, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

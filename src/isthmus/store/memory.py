@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
+from isthmus.accounting.budgets import Draw
 from isthmus.core.decision import Decision
 from isthmus.core.evaluation import Sample, Score
 from isthmus.core.feedback import Feedback
@@ -13,7 +14,7 @@ from isthmus.core.label import BOTTOM, Label
 from isthmus.core.record import Intent, Record
 from isthmus.core.rollout import Turn
 from isthmus.store.conversations import Standing
-from isthmus.store.counters import KEPT_WINDOWS, Count, Name
+from isthmus.store.counters import KEPT_WINDOWS, Count, Drawn, Name, Settlement, granted
 from isthmus.store.feedback import Allowed, everybody, require_room, unknown_request
 from isthmus.store.keys import Digests, Key, NewKey, digest_of, make_key, named, require_free, successor
 from isthmus.store.ledger import Health
@@ -172,16 +173,27 @@ class MemoryCounters:
         """See `Counters.drawn`."""
         return [self._counts[name].drawn if name in self._counts else 0 for name in names]
 
-    def draw(self, counts: Mapping[Name, Count]) -> None:
+    def draw(self, draws: Mapping[Name, Draw]) -> dict[Name, Drawn]:
         """See `Counters.draw`."""
-        for name, count in counts.items():
+        told = granted(draws, dict(zip(draws, self.drawn(list(draws)), strict=True)))
+        for name, it in told.items():
+            if not it.granted:
+                continue
             length = name.end_us - name.start_us
+            spent = self._counts[name].spent if name in self._counts else 0
             self._counts = {
-                it: known
-                for it, known in self._counts.items()
-                if (it.budget, it.subject) != (name.budget, name.subject)
-                or it.start_us >= name.start_us - KEPT_WINDOWS * length
-            } | {name: count}
+                other: known
+                for other, known in self._counts.items()
+                if (other.budget, other.subject) != (name.budget, name.subject)
+                or other.start_us >= name.start_us - KEPT_WINDOWS * length
+            } | {name: Count(it.drawn, spent)}
+        return told
+
+    def settle(self, settlements: Mapping[Name, Settlement]) -> None:
+        """See `Counters.settle`."""
+        for name, it in settlements.items():
+            if known := self._counts.get(name):
+                self._counts[name] = Count(max(0, known.drawn - it.returned), known.spent + it.spent)
 
     def list(self, at_us: int) -> list[tuple[Name, Count]]:
         """See `Counters.list`."""
