@@ -36,6 +36,7 @@ BELIEFS: Mapping[str, Belief] = {
     "compute": Belief(0.5, 0.4),
     "experts.compute": Belief(0.5, 0.2),
     "prefill.experts.compute": Belief(0.6, 0.3),
+    "prefill.experts.narrow": Belief(0.2, 0.2),
     "attention": Belief(0.5, 0.4),
     "activations": Belief(-0.7, 0.2),
     "activations.experts": Belief(0.0, 0.2),
@@ -61,9 +62,12 @@ BELIEFS: Mapping[str, Belief] = {
     "mixing.output": Belief(0.0, 0.15),
     "queue": Belief(0.0, 0.3),
     "queue.lockstep.sglang": Belief(2.0, 0.7),
+    "queue.lockstep.trtllm": Belief(1.0, 0.7),
+    "queue.lockstep.vllm": Belief(0.0, 0.7),
     "wait": Belief(0.4, 0.4),
     "wait.trtllm": Belief(0.5, 0.7),
     "wait.sglang": Belief(0.5, 0.7),
+    "gathering": Belief(-0.3, 0.3),
     "first": Belief(0.5, 0.1),
     "waiting": Belief(-0.7, 0.5),
 }
@@ -77,7 +81,7 @@ _NOISE: Mapping[Kind, tuple[float, Callable[[Any], Any]]] = {
     "ttft": (0.4, lambda error: 1 / (1 + error**2 / 3)),
 }
 _KNOWN = 0.05
-_OF_FIRST = ("prefill", "queue", "wait", "first", "recurrence", "mixing", "tpot")
+_OF_FIRST = ("prefill", "queue", "wait", "gathering", "first", "recurrence", "mixing", "tpot")
 _TERMS: Mapping[Kind, Callable[..., list[Term]]] = {"tpot": tpot_terms, "ttft": ttft_terms}
 _ROUNDS = 20
 

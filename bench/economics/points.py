@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from isthmus.catalog.architectures import Precision, architectures
 from isthmus.catalog.hardware import gpus
 from isthmus.economics.sizing.calibrate import Point
-from isthmus.economics.sizing.estimate import kin
+from isthmus.economics.sizing.estimate import kin, throughput_of
 from isthmus.economics.sizing.roofline import Engine, Setting
 
 Line = Mapping[str, str]
@@ -20,6 +22,9 @@ Line = Mapping[str, str]
 DATA = Path(__file__).parents[3] / "shared/data/economics"
 """Where the measured points and the engines' accounts of their memory are kept, beside the repository."""
 
+_NVIDIAS_OWN = re.compile(r"id=(qwen_qwen3_32b|qwen3_32b|nvidia_|openai_)")
+_DRAWN = 0.9
+"""InferenceX draws each length between 0.8 and 1 times what it says (`--random-range-ratio 0.8`)."""
 _COUNTED = re.compile(r"_tp(\d+)(?:_0)?_ep(\d+)")
 
 
@@ -76,6 +81,7 @@ def _unusable(line: Line) -> str | None:
 
 def _row(line: Line) -> Row:
     count, groups = _gpus(line)
+    drawn = _DRAWN if _of_inference_x(line) else 1.0
     setting = Setting(
         model=architectures()[line["model"]],
         gpu=gpus()[line["gpu"]],
@@ -83,15 +89,21 @@ def _row(line: Line) -> Row:
         groups=groups,
         engine=_engine(line["engine"]),
         precision=_precision(line["precision"]),
-        input=float(line["isl"]),
-        output=float(line["osl"]),
+        input=float(line["isl"]) * drawn,
+        output=float(line["osl"]) * drawn,
         concurrency=float(line["concurrency"]),
         lockstep="qwen_qwen3_32b_" in line["source_ref"],
     )
+    if _of_inference_x(line):
+        setting = msgspec.structs.replace(setting, gathering=_gathering(setting))
     ttft_s, tpot_s = float(line["ttft_ms"]) / 1000, float(line["tpot_ms"]) / 1000
-    whole = ttft_s + setting.output * tpot_s
-    rate = float(line["output_tps_total"] or 0) or setting.concurrency * setting.output / whole
-    return Row(line["source"], Point(setting, ttft_s, tpot_s), rate)
+    rate = 0.0 if "derived" in line["notes"] else float(line["output_tps_total"] or 0)
+    point = Point(setting, ttft_s, tpot_s)
+    return Row(line["source"], point, rate or throughput_of(setting, ttft_s, tpot_s))
+
+
+def _of_inference_x(line: Line) -> bool:
+    return line["source"] == "aic_silicon_sample" and not _NVIDIAS_OWN.search(line["source_ref"])
 
 
 def _gpus(line: Line) -> tuple[int, int]:
@@ -99,8 +111,34 @@ def _gpus(line: Line) -> tuple[int, int]:
     count = int(float(line["n_gpus"]))
     if named := _COUNTED.search(line["source_ref"]):
         count = int(named[1])
+    elif count > gpus()[line["gpu"]].per_node and line.get("ep"):
+        # These runs are of one server: its GPUs were counted once for each of both kinds.
+        count //= int(float(line["ep"]))
     groups = min(int(float(line["dp"] or 1)), count)
     return (count, groups) if count % groups == 0 else (count, 1)
+
+
+def _gathering(setting: Setting) -> int:
+    """For how many steps requests were held back: what InferenceX starts engines with.
+
+    See benchmarks/ of github.com/SemiAnalysisAI/InferenceX: `--scheduler-recv-interval` in dsr1_fp8_b200.sh,
+    dsr1_fp4_b200.sh and single_node/qwen3.5_fp8_b200.sh, `batch_wait_timeout_iters` in
+    70b_fp4_b200_trt_slurm.sh and dsr1_fp8_b200_trt.sh, `timeout_iters` of parallel attention in the latter.
+    """
+    deepseek = setting.model.model.startswith("deepseek-ai/")
+    blackwell = setting.gpu.generation == "blackwell"
+    even = setting.input == setting.output < 1024
+    if setting.engine == "sglang" and blackwell:
+        return 30 if setting.concurrency >= 16 else 10
+    if setting.engine != "trtllm":
+        return 0
+    if setting.groups > 1:
+        return 60 if deepseek else 50
+    if even and setting.model.model.startswith("meta-llama/") and setting.gpus < 8:
+        return 20
+    if even and deepseek and blackwell and setting.precision == "fp8" and 64 <= setting.concurrency < 256:
+        return 40
+    return 0
 
 
 def _engine(name: str) -> Engine:

@@ -27,6 +27,7 @@ LINE = {
     "engine": "vLLM 0.30",
     "n_gpus": "2",
     "dp": "1.0",
+    "ep": "",
     "isl": "1000",
     "osl": "500",
     "concurrency": "10",
@@ -55,6 +56,40 @@ def test_a_line_is_a_point_and_its_throughput_follows_where_it_is_not_given(tmp_
 def test_two_kinds_of_parallelism_in_a_reference_are_of_the_same_gpus(tmp_path: Path) -> None:
     (row,) = read(written(tmp_path, {"n_gpus": "64", "source_ref": "run_tp8_ep8_1"})).rows
     assert row.point.setting.gpus == 8
+
+
+def test_gpus_that_were_counted_for_both_kinds_of_parallelism_are_counted_once(tmp_path: Path) -> None:
+    (row,) = read(written(tmp_path, {"n_gpus": "64", "ep": "8.0"})).rows
+    assert row.point.setting.gpus == 8
+    (row,) = read(written(tmp_path, {"n_gpus": "64", "ep": "8.0", "gpu": "GB200-NVL72"})).rows
+    assert row.point.setting.gpus == 64, "a rack holds 72"
+
+
+def test_lengths_that_a_load_generator_draws_are_their_mean(tmp_path: Path) -> None:
+    sample = {"source": "aic_silicon_sample", "output_tps_total": "498", "notes": "output_tps derived"}
+    (row,) = read(written(tmp_path, sample)).rows
+    assert (row.point.setting.input, row.point.setting.output) == (900, 450)
+    assert row.tokens_per_s == pytest.approx(10 * 450 / (0.1 + 450 * 0.02))
+    (row,) = read(written(tmp_path, sample | {"source_ref": "id=qwen3_32b_x"})).rows
+    assert row.point.setting.input == 1000
+
+
+@pytest.mark.parametrize(
+    ("line", "steps"),
+    [
+        ({"engine": "sglang 0.5.9", "gpu": "B200-180GB-SXM"}, 10),
+        ({"engine": "sglang 0.5.9", "gpu": "B200-180GB-SXM", "concurrency": "16"}, 30),
+        ({"engine": "sglang 0.5.9"}, 0),
+        ({"engine": "trtllm", "model": "meta-llama/Llama-3.3-70B", "isl": "1024", "osl": "1024"}, 20),
+        ({"engine": "trtllm", "model": "meta-llama/Llama-3.3-70B", "isl": "8192", "osl": "1024"}, 0),
+        ({"engine": "vllm"}, 0),
+    ],
+)
+def test_requests_were_held_back_for_as_many_steps_as_their_scripts_say(
+    tmp_path: Path, line: dict[str, str], steps: int
+) -> None:
+    (row,) = read(written(tmp_path, {"source": "aic_silicon_sample", **line})).rows
+    assert row.point.setting.gathering == steps
 
 
 @pytest.mark.parametrize(

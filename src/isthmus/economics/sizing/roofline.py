@@ -39,6 +39,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     `gpus` are split into `groups` that each hold the shared weights (data-parallel attention); within a
     group they are tensor-parallel. `concurrency` requests of `input` and `output` tokens run all the time.
     `lockstep` is a load generator's: all requests are equally long, so they start and end together.
+    `gathering` is for how many steps the engine holds new requests back, to read their inputs together:
+    SGLang's `--scheduler-recv-interval`, TensorRT-LLM's `batch_wait_timeout_iters` and `timeout_iters`.
     """
 
     model: Architecture
@@ -51,6 +53,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     output: float
     concurrency: float
     lockstep: bool = False
+    gathering: int = 0
 
     @property
     def tensor_parallel(self) -> int:
@@ -127,11 +130,15 @@ def ttft_terms(setting: Setting) -> list[Term]:
     if setting.lockstep:
         queue[f"queue.lockstep.{setting.engine}"] = 1.0
     wait = {"wait": 1.0, f"wait.{setting.engine}": 1.0}
+    gathering = {"gathering": 1.0, f"gathering.{setting.engine}": 1.0}
+    step = step_terms(setting)
     terms = [
         *prefill,
-        *(term.stretched(1, **wait) for term in step_terms(setting)),
+        *(term.stretched(1, **wait) for term in step),
         Term(10 * _STEP_S, {"first": 1, f"first.{setting.engine}": 1}),
     ]
+    if setting.gathering:
+        terms += [term.stretched(setting.gathering, **gathering) for term in step]
     if running > 1:
         terms += [term.stretched((running - 1) / 20, **queue) for term in prefill]
     if setting.concurrency > running:
@@ -165,12 +172,14 @@ def _pass_terms(setting: Setting, tokens: float, context: float, *, decoding: bo
     ]
     if model.experts:
         touched = 1 - (1 - model.touched_share) ** max(1.0, _DISTINCT_SHARE * tokens)
+        # Experts are small matrices; split over GPUs they are slivers, which fill no tile of the hardware.
+        narrow = {} if decoding else {"prefill.experts.narrow": log(setting.tensor_parallel)}
         moved = 12 * tokens * model.layers * model.experts_per_token * model.hidden
         terms += [
             Term(
                 routed_bytes(model, setting.precision) * touched / gpus / bandwidth, {**reads, "experts": 1}
             ),
-            Term(2 * routed * tokens / gpus / flops, {**compute, f"{phase}experts.compute": 1}),
+            Term(2 * routed * tokens / gpus / flops, {**compute, f"{phase}experts.compute": 1, **narrow}),
             Term(moved / bandwidth, {"activations": 1, "activations.experts": 1}),
             Term(model.layers * _LAUNCH_S, {**overhead, f"{phase}overhead.experts": 1}),
         ]
