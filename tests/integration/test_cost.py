@@ -242,6 +242,29 @@ def test_stress_prices_the_traffic_of_the_ledger(desk: Desk) -> None:
     assert moved["after"]["usd"] == pytest.approx(moved["before"]["usd"] / 10)
 
 
+def test_stress_tells_when_a_budget_runs_short(desk: Desk) -> None:
+    desk.record(*(request(number) for number in range(1, 241)))
+    (free,) = desk.data("stress", "--shock", "price:one")
+    daily = free["before"]["usd"] / 30 * 1.9
+    route = "support: {fallback: [large, small], thrift: {model: small, at: 0.9}}"
+    config = CONFIG.replace("support: {fallback: [large, small]}", route)
+    config += f"budgets: [{{usd: {daily:.9f}, per: day}}, {{usd: 1, per: day, each: key}}]\n"
+    (desk.folder / "isthmus.yaml").write_text(config)
+    (impact,) = desk.data("stress", "--shock", "price:one")
+    (short,) = impact["short"]
+    assert short["route"] == "support"
+    assert short["thrifty_before"] == short["spent_before"] == 0
+    assert impact["before"] == pytest.approx(free["before"])
+    assert 0 < short["thrifty_after"] < impact["requests"]
+    assert impact["after"]["usd"] < free["after"]["usd"]
+    asked = desk.ask("stress", "--shock", "price:one")
+    assert "not simulated: `usd per day for each key`" in asked.stdout
+    (gone,) = desk.data("stress", "--shock", "gone:two")
+    assert [(it["route"], it["thrifty"], it["mend"][0]) for it in gone["breaks"]] == [
+        ("support", True, "glm")
+    ]
+
+
 def test_stress_knows_the_labels_that_have_come(desk: Desk) -> None:
     (desk.folder / "isthmus.yaml").write_text(
         CONFIG.replace("support: {fallback: [large, small]}", "support: {fallback: [glm, small]}")

@@ -11,6 +11,7 @@ from typing import Literal
 import click
 import msgspec
 
+from isthmus.accounting.budgets import Budget
 from isthmus.bootstrap import facts_of, prices_of, traffic_of
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
@@ -23,6 +24,7 @@ from isthmus.economics.stress.effects import Impact, Portfolio
 from isthmus.economics.stress.effects import stress as under
 from isthmus.economics.stress.report import stress_report
 from isthmus.economics.stress.shocks import FORMS, shock_of, standard_shocks
+from isthmus.economics.stress.shortage import simulated
 from isthmus.economics.tco.case import SECONDS_PER_MONTH
 from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
@@ -78,7 +80,7 @@ def stress(
     day = at.date() if at else dt.datetime.now(dt.UTC).date()
     portfolio = _portfolio(config, flows, seconds, day)
     impacts = [under(portfolio, shock) for shock in shocks]
-    report = stress_report(impacts, _in_words(flows, seconds, day))
+    report = stress_report(impacts, _in_words(config, flows, seconds, day))
     if html_path is not None:
         html_path.write_text(html(report), encoding="utf-8")
     click.echo(msgspec.json.encode(impacts) if as_json else markdown(report), nl=as_json)
@@ -104,17 +106,26 @@ def _portfolio(config: Config, flows: Sequence[Flow], seconds: float, day: dt.da
         flows=flows,
         months=seconds / SECONDS_PER_MONTH,
         day=day,
+        budgets=config.budgets,
     )
 
 
-def _in_words(flows: Sequence[Flow], seconds: float, day: dt.date) -> str:
+def _in_words(config: Config, flows: Sequence[Flow], seconds: float, day: dt.date) -> str:
     requests = sum(flow.requests for flow in flows)
     if requests == 0:
         return "The ledger has no traffic, so each route is tried with nothing known of its requests."
     return (
         f"{requests:,} requests of {seconds / 86_400:,.3g} days, as a month, at the list prices of {day}. "
         "Each keeps its tokens on another model; tokenisers differ by a tenth or more."
+        + _left_out([it for it in config.budgets if not simulated(it)])
     )
+
+
+def _left_out(budgets: Sequence[Budget]) -> str:
+    if not budgets:
+        return ""
+    names = ", ".join(f"`{it.name}`" for it in budgets)
+    return f" Budgets of single callers and models are not simulated: {names}."
 
 
 def _fails(impact: Impact, fail_on: Literal["breaks", "moves"] | None) -> bool:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from isthmus.accounting.budgets import Budget
 from isthmus.accounting.charge import charge_together
 from isthmus.catalog.prices import Price
 from isthmus.core.call import Operation
@@ -21,6 +22,7 @@ from isthmus.core.portfolio import Model
 from isthmus.core.traffic import Flow
 from isthmus.core.usage import Usage
 from isthmus.economics.stress.shocks import Shock
+from isthmus.economics.stress.shortage import DAYS, HOURS, Demand, Month, Rate, month
 from isthmus.routing.decide import Facts, Pruned, prune
 from isthmus.routing.route import Route
 from isthmus.strategies.plan import CallModel
@@ -50,7 +52,8 @@ class Broken(msgspec.Struct, frozen=True, kw_only=True):
     """A route that has no model left for what is so labelled; `requests` a month go that way.
 
     `refusals` say why not, model by model. `mend` are models of the portfolio that could serve it, the
-    cheapest first, and `change` is the change of the config in words.
+    cheapest first, and `change` is the change of the config in words. `thrifty` is True where it is only the
+    route's thrifty plan that breaks: then `requests` go that way only while a budget is nearly used.
     """
 
     route: str
@@ -61,6 +64,7 @@ class Broken(msgspec.Struct, frozen=True, kw_only=True):
     refusals: tuple[Refused, ...]
     mend: tuple[str, ...]
     change: str
+    thrifty: bool = False
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,16 +88,29 @@ class Better(msgspec.Struct, frozen=True, kw_only=True):
     by_instead: Cost
 
 
+class Short(msgspec.Struct, frozen=True, kw_only=True):
+    """How many requests a month come to a route while a budget is nearly used, so that it is thrifty, and
+    while one is spent, so that only what is free may answer; before the shock, and after."""
+
+    route: str
+    thrifty_before: float
+    thrifty_after: float
+    spent_before: float
+    spent_after: float
+
+
 class Impact(msgspec.Struct, frozen=True, kw_only=True):
     """What a shock does in a month.
 
-    `before` and `after` are the costs of all traffic that is answered before, and after.
+    `before` and `after` are the costs of all traffic that is answered before, and after. `short` are routes
+    for which a budget runs short, whether before or after.
     """
 
     shock: Shock
     breaks: tuple[Broken, ...]
     moves: tuple[Moved, ...]
     better: tuple[Better, ...]
+    short: tuple[Short, ...]
     requests: float
     before: Cost
     after: Cost
@@ -103,7 +120,7 @@ class Portfolio(msgspec.Struct, frozen=True, kw_only=True):
     """What is put under stress.
 
     `floor` is the least level of any request. `flows` are the traffic of so many `months`; prices are those
-    of `day`.
+    of `day`. Under the `budgets` that can be simulated a month is walked through (see `shortage`).
     """
 
     facts: Facts
@@ -112,6 +129,7 @@ class Portfolio(msgspec.Struct, frozen=True, kw_only=True):
     flows: Sequence[Flow]
     months: float
     day: dt.date
+    budgets: Sequence[Budget] = ()
 
 
 class _Matter(NamedTuple):
@@ -121,6 +139,13 @@ class _Matter(NamedTuple):
     operation: Operation
     label: Label
     pseudonymised: frozenset[str]
+
+
+class _Plans(NamedTuple):
+    """What is left of a route's plan, and of the one for the time when money is short."""
+
+    usual: Pruned
+    thrifty: Pruned
 
 
 class _Fate(NamedTuple):
@@ -135,25 +160,38 @@ class _Fate(NamedTuple):
 def stress(portfolio: Portfolio, shock: Shock) -> Impact:
     """What the shock does to the portfolio."""
     traffic = _traffic(portfolio)
-    before = {matter: _pruned(portfolio, matter, _NOTHING) for matter in traffic}
-    after = {matter: _pruned(portfolio, matter, shock) for matter in traffic}
+    before = {matter: _plans(portfolio, matter, _NOTHING) for matter in traffic}
+    after = {matter: _plans(portfolio, matter, shock) for matter in traffic}
     # What nothing may serve before is no work of the shock.
-    served = {matter: flows for matter, flows in traffic.items() if before[matter].plan is not None}
-    unserved = {matter: flows for matter, flows in served.items() if after[matter].plan is None}
+    served = {matter: flows for matter, flows in traffic.items() if before[matter].usual.plan is not None}
+    unserved = {matter: flows for matter, flows in served.items() if after[matter].usual.plan is None}
+    unserved_thriftily = {
+        matter: flows
+        for matter, flows in served.items()
+        if matter not in unserved
+        and before[matter].thrifty.plan is not None
+        and after[matter].thrifty.plan is None
+    }
     fates = [
-        _Fate(flow, matter, now, _answering(flow, after[matter]))
+        _Fate(flow, matter, now, _answering(flow, after[matter].usual))
         for matter, flows in served.items()
         for flow in flows
-        if (now := _answering(flow, before[matter])) is not None
+        if (now := _answering(flow, before[matter].usual)) is not None
     ]
+    usual = _month(portfolio, served, before, _NOTHING)
+    shocked = _month(portfolio, served, after, shock)
     return Impact(
         shock=shock,
-        breaks=tuple(_breaks(portfolio, shock, unserved, after)),
+        breaks=(
+            *_breaks(portfolio, shock, unserved, after),
+            *_breaks(portfolio, shock, unserved_thriftily, after, thrifty=True),
+        ),
         moves=_moves(portfolio, shock, fates),
         better=tuple(_better(portfolio, shock, fates)),
         requests=sum(it.flow.requests for it in fates) / portfolio.months,
-        before=_total(_cost(portfolio, it.flow, it.now, _NOTHING) for it in fates),
-        after=_total(_cost(portfolio, it.flow, it.then, shock) for it in fates if it.then is not None),
+        short=tuple(_short(usual, shocked)),
+        before=Cost(usd=usual.taken.usd, unpriced=usual.taken.unpriced),
+        after=Cost(usd=shocked.taken.usd, unpriced=shocked.taken.unpriced),
     )
 
 
@@ -174,7 +212,56 @@ def _traffic(portfolio: Portfolio) -> dict[_Matter, list[Flow]]:
     return found
 
 
-def _pruned(portfolio: Portfolio, matter: _Matter, shock: Shock, route: Route | None = None) -> Pruned:
+def _month(
+    portfolio: Portfolio,
+    served: Mapping[_Matter, Sequence[Flow]],
+    plans: Mapping[_Matter, _Plans],
+    shock: Shock,
+) -> Month:
+    """A month, after the shock, of all traffic that could be served before it."""
+    demands: dict[str, Demand] = {}
+    for matter, flows in served.items():
+        route = portfolio.facts.routes[matter.route]
+        demand = demands.setdefault(route.name, Demand(route, [Rate()] * HOURS, [Rate()] * HOURS))
+        for hours, plan in zip((demand.usual, demand.thrifty), plans[matter], strict=True):
+            for flow in flows:
+                rate = _hourly(portfolio, flow, _answering(flow, plan), shock)
+                hours[flow.hour] = hours[flow.hour].plus(rate)
+    return month(list(demands.values()), portfolio.budgets)
+
+
+def _hourly(portfolio: Portfolio, flow: Flow, model: str | None, shock: Shock) -> Rate:
+    """What the flow takes in its hour of one day, by that model; nothing where none answers."""
+    if model is None:
+        return Rate()
+    cost = _cost(portfolio, flow, model, shock)
+    times = shock.volume / portfolio.months
+    monthly = Rate(flow.requests * times, flow.usage.total * times, cost.usd, cost.unpriced)
+    return Rate().plus(monthly, 1 / DAYS)
+
+
+def _short(usual: Month, shocked: Month) -> Iterator[Short]:
+    for route, after in shocked.spells.items():
+        before = usual.spells[route]
+        if any((*before, *after)):
+            yield Short(
+                route=route,
+                thrifty_before=before.thrifty,
+                thrifty_after=after.thrifty,
+                spent_before=before.spent,
+                spent_after=after.spent,
+            )
+
+
+def _plans(portfolio: Portfolio, matter: _Matter, shock: Shock) -> _Plans:
+    usual = _pruned(portfolio, matter, shock)
+    saves = portfolio.facts.routes[matter.route].thrift is not None
+    return _Plans(usual, _pruned(portfolio, matter, shock, thrifty=True) if saves else usual)
+
+
+def _pruned(
+    portfolio: Portfolio, matter: _Matter, shock: Shock, route: Route | None = None, *, thrifty: bool = False
+) -> Pruned:
     """What is left of the matter's route, or of another one, after the shock."""
     facts = portfolio.facts
 
@@ -184,7 +271,8 @@ def _pruned(portfolio: Portfolio, matter: _Matter, shock: Shock, route: Route | 
         return None if model.name in matter.pseudonymised else facts.outside(model, label)
 
     shocked = msgspec.structs.replace(facts, outside=outside)
-    return prune(route or facts.routes[matter.route], matter.operation, matter.label, shocked)
+    route = route or facts.routes[matter.route]
+    return prune(route, matter.operation, matter.label, shocked, thrifty=thrifty)
 
 
 def _answering(flow: Flow, pruned: Pruned) -> str | None:
@@ -212,7 +300,9 @@ def _breaks(
     portfolio: Portfolio,
     shock: Shock,
     unserved: Mapping[_Matter, list[Flow]],
-    after: Mapping[_Matter, Pruned],
+    after: Mapping[_Matter, _Plans],
+    *,
+    thrifty: bool = False,
 ) -> Iterator[Broken]:
     """The routes that break; labels that differ in what was found alone are told together."""
     alike: dict[tuple[object, ...], list[_Matter]] = {}
@@ -228,15 +318,16 @@ def _breaks(
             level=first.label.level,
             zones=None if first.label.zones is None else tuple(sorted(first.label.zones)),
             requests=sum(flow.requests for flow in flows) / portfolio.months,
-            refusals=after[first].refused,
+            refusals=(after[first].thrifty if thrifty else after[first].usual).refused,
             mend=tuple(mend),
-            change=_change(first, mend),
+            change=_change(first, mend, "thrifty plan of the route" if thrifty else "route"),
+            thrifty=thrifty,
         )
 
 
-def _change(matter: _Matter, mend: Sequence[str]) -> str:
+def _change(matter: _Matter, mend: Sequence[str], what: str) -> str:
     if mend:
-        return f"Add `{mend[0]}` to the route `{matter.route}`, as the last plan of a `fallback`."
+        return f"Add `{mend[0]}` to the {what} `{matter.route}`, as the last plan of a `fallback`."
     where = (
         "" if matter.label.zones is None else f" in {' or '.join(sorted(matter.label.zones)) or 'no zone'}"
     )

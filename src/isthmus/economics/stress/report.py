@@ -11,7 +11,11 @@ from isthmus.reports.document import Block, Document, Prose, Section, Table
 def stress_report(impacts: Sequence[Impact], traffic: str) -> Document:
     """The report: all shocks in one table, then each that does something. `traffic` says what was put under
     stress."""
-    told = [Section(it.shock.name, tuple(_told(it))) for it in impacts if it.breaks or it.moves or it.better]
+    told = [
+        Section(it.shock.name, tuple(_told(it)))
+        for it in impacts
+        if it.breaks or it.moves or it.better or it.short
+    ]
     overview = Section("Shocks", (Prose(traffic), _overview(impacts)))
     return Document("Stress test", (overview, *told))
 
@@ -40,9 +44,29 @@ def _told(impact: Impact) -> Iterator[Block]:
     for broken in impact.breaks:
         zones = "" if broken.zones is None else f", only in {', '.join(broken.zones) or 'no zone'}"
         reasons = "; ".join(f"{it.model}: {it.reason}" for it in broken.refusals)
+        which = "the thrifty plan of route" if broken.thrifty else "route"
         yield Prose(
-            f"BREAKS: route {broken.route} has no model left for {broken.operation} that is {broken.level}"
+            f"BREAKS: {which} {broken.route} has no model left for {broken.operation} that is {broken.level}"
             f"{zones} ({broken.requests:,.0f} requests a month): {reasons}. {broken.change}"
+        )
+    if impact.short:
+        yield Prose(
+            "Budgets run short in a month whose days are alike. So many requests come while a route is "
+            "thrifty, and so many while a budget is spent: those are refused, unless a free model answers."
+        )
+        yield Table(
+            ("route", "thrifty before", "thrifty then", "spent before", "spent then"),
+            tuple(
+                (
+                    it.route,
+                    *(
+                        f"{one:,.0f}"
+                        for one in (it.thrifty_before, it.thrifty_after, it.spent_before, it.spent_after)
+                    ),
+                )
+                for it in impact.short
+            ),
+            numbers=1,
         )
     if impact.moves:
         yield Prose("Quality at risk: evaluate before it happens whether these models answer well enough.")
