@@ -27,7 +27,7 @@ def _dealt(scores: Table, rng: np.random.Generator) -> tuple[Table, Table]:
 
 
 def test_what_is_known_for_certain_stays_as_it_is() -> None:
-    scores = _population(50, 0)
+    scores = np.array([[0.7, 0.7], [0.1, 0.3], [1, 0]])
     completion = Completion.of(scores, np.ones_like(scores))
     assert np.array_equal(completion.complete(scores, np.ones_like(scores)), scores)
     assert (completion.bounds, completion.reach) == ((0, 1), 1)

@@ -56,13 +56,13 @@ def _copy(preference: float | None) -> Record:
     return _record(id="copy", mirrors="one", attempts=(shadow, _attempt("j", purpose="judge")))
 
 
-def _marks(record: Record, *copies: Record, score: float = 0.6, same: bool = True) -> Any:
+def _marks(record: Record, *copies: Record, score: float = 0.6, today: tuple[str, ...] = ("a", "b")) -> Any:
     """The marks of the record, or the reason why there are none."""
     noted, left_out = Noted(), Counter[str]()
     samples = [
         Sample(id=it.id, request={}, metadata={"score": score}) for it in noted.noting([record, *copies])
     ]
-    found = list(scored(samples, noted, ("a", "b"), lambda _: same, left_out))
+    found = list(scored(samples, noted, ("a", "b"), lambda it: it.model in today, left_out))
     return found[0].marks if found else next(iter(left_out))
 
 
@@ -99,7 +99,8 @@ def test_what_was_not_drawn_and_has_no_shadow_teaches_nothing(
 def test_what_may_not_go_to_every_model_or_was_another_one_teaches_nothing() -> None:
     record = _record()
     assert record.decision is not None
-    assert "another one now" in _marks(record, same=False)
+    assert "another one now" in _marks(record, today=("b",))
+    assert "another one now" in _marks(_record(propensity=1), _copy(1.0), today=("a",))
     alone = msgspec.structs.replace(record.decision, allowed=("a",))
     assert "not all models" in _marks(_record(decision=alone))
 

@@ -122,3 +122,17 @@ def test_an_engine_that_is_stopped_lets_go_of_its_file(path: Path) -> None:
     replaced(path, NEW)
     file.close()
     assert loaded(file) == NEW
+
+
+def test_the_first_of_several_files_is_loaded_by_the_name_that_leads_to_the_others(tmp_path: Path) -> None:
+    part = tmp_path / "weights-00001-of-00002.gguf"
+    part.write_bytes(OLD)
+    file = WeightsFile(part, sha256(OLD))
+    for _ in range(2):
+        name, inherited = file.opened()
+        inherited.close()
+        assert name == str(part)
+        file.keep()
+    replaced(part, NEW)
+    with pytest.raises(ArtefactError, match="is wanted"):
+        file.opened()

@@ -24,12 +24,11 @@ _BESIDE = frozenset({"grade", "shadow"})
 
 
 class Compared(NamedTuple):
-    """A candidate that was asked in the shadow, and how its answer compares: 0 is worse, 1 better, 0.5
-    neither. `output` is how many tokens it has, None where nobody knows."""
+    """The attempt at a candidate that was asked in the shadow, and how its answer compares: 0 is worse, 1
+    better, 0.5 neither."""
 
-    model: str
+    attempt: AttemptRecord
     preference: float
-    output: int | None
 
 
 class Mark(NamedTuple):
@@ -69,9 +68,7 @@ class Noted:
                 continue
             for attempt in record.attempts:
                 if attempt.purpose == "shadow" and attempt.confidence is not None:
-                    self.compared[record.mirrors] = Compared(
-                        attempt.model, attempt.confidence, _output(attempt)
-                    )
+                    self.compared[record.mirrors] = Compared(attempt, attempt.confidence)
 
     def heeding(self, opinions: Opinions) -> Opinions:
         """The same opinions; a request that nobody scored is counted, and forgotten."""
@@ -129,10 +126,13 @@ def _marks(
     output = _output(record.attempts[-1])
     if decision.propensity < 1:
         return {asked: Mark(score, decision.propensity, output)}
-    if compared is not None and {asked, compared.model} == set(models):
+    if compared is not None and {asked, compared.attempt.model} == set(models):
+        attempt = compared.attempt
+        if not is_today(attempt):
+            return "compared with a model that is another one now"
         return {
             asked: Mark(score, 1.0, output),
-            compared.model: Mark(_by_comparison(score, compared.preference), 1.0, compared.output),
+            attempt.model: Mark(_by_comparison(score, compared.preference), 1.0, _output(attempt)),
         }
     return "no draw chose who was asked, and no shadow answered"
 

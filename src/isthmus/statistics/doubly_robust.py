@@ -41,7 +41,8 @@ class Completion(NamedTuple):
         scores, and where all are known for certain, it is they."""
         known = np.isfinite(scores)
         apart = np.where(known, scores, self.means) - self.means
-        return np.asarray(self.means + apart / np.where(known, odds, 1))
+        # What is certain is told as it is: rounding would make unequal what is equal.
+        return np.where(known & (odds == 1), scores, self.means + apart / np.where(known, odds, 1))
 
     @property
     def bounds(self) -> tuple[float, float]:

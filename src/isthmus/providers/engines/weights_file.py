@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
@@ -15,6 +16,10 @@ log = logging.getLogger("isthmus.engines")
 
 _BY_DESCRIPTOR = sys.platform.startswith("linux")
 """Elsewhere there is no /proc: engines load by the path, where another file is one that was written into."""
+
+_FIRST_PART = re.compile(r".*-\d{5}-of-\d{5}\.gguf", re.DOTALL)
+"""llama.cpp finds the other parts of a model in several files by such a name of the first, and no other
+(https://github.com/ggml-org/llama.cpp, `llama_split_prefix` of src/llama.cpp)."""
 
 Look: TypeAlias = tuple[int, ...]
 
@@ -33,6 +38,8 @@ class WeightsFile:
     Until `keep` is called, each start loads what lies at the path. From then on the file is held open, so
     that another one in its place, or none, changes nothing. Written into, it has to have the SHA-256 `pinned`
     all the same; where nothing is pinned its engine goes on with the new weights, and the log tells.
+    The first of several files is loaded by its path at each start, since its name leads to the others; only
+    it is looked at.
 
     `proven` says that the file at the path has the pinned hash: nobody has to read it to the end then.
     `identity` is the SHA-256 of what was loaded last, as far as that was looked at.
@@ -44,12 +51,13 @@ class WeightsFile:
         self.kept = False
         self._pinned = pinned
         self._proven = proven
+        self._by_descriptor = _BY_DESCRIPTOR and _FIRST_PART.fullmatch(path.name) is None
         self._file: BinaryIO | None = None
         self._seen: Look | None = None
 
     def opened(self, report: Report = lambda done, total: None) -> Loaded:
         """The bytes for the next start. Blocks; raises OSError, and ArtefactError (`weights_changed`)."""
-        if self._file is None or not (self.kept and _BY_DESCRIPTOR):
+        if self._file is None or not (self.kept and self._by_descriptor):
             self._reopen()
         assert self._file is not None
         look = _look(self._file)
@@ -57,7 +65,7 @@ class WeightsFile:
             self._read(self._file, report)
         self._seen = look
         file = os.fdopen(os.dup(self._file.fileno()), "rb")
-        return Loaded(f"/proc/self/fd/{file.fileno()}" if _BY_DESCRIPTOR else str(self.path), file)
+        return Loaded(f"/proc/self/fd/{file.fileno()}" if self._by_descriptor else str(self.path), file)
 
     def keep(self) -> None:
         """From now on these bytes are meant, whatever comes to lie at the path."""
