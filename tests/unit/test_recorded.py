@@ -11,9 +11,10 @@ import pytest
 from isthmus.core.decision import Decision
 from isthmus.core.evaluation import Sample
 from isthmus.core.feedback import Feedback
+from isthmus.core.portfolio import Model
 from isthmus.core.record import AttemptRecord, Record, Timings
 from isthmus.core.usage import Usage
-from isthmus.evals.recorded import Mark, Noted, scored
+from isthmus.evals.recorded import Mark, Noted, is_still, scored
 
 CALL = {"strategy": "call", "model": "a"}
 
@@ -62,7 +63,7 @@ def _marks(record: Record, *copies: Record, score: float = 0.6, today: tuple[str
     samples = [
         Sample(id=it.id, request={}, metadata={"score": score}) for it in noted.noting([record, *copies])
     ]
-    found = list(scored(samples, noted, ("a", "b"), lambda it: it.model in today, left_out))
+    found = list(scored(samples, noted, ("a", "b"), lambda it, _: it.model in today, left_out))
     return found[0].marks if found else next(iter(left_out))
 
 
@@ -113,3 +114,12 @@ def test_texts_and_what_nobody_scored_are_not_kept() -> None:
     silent = Feedback(id="f", record_id="one", at_us=1, comment="well")
     assert noted.heeding(lambda ids: {"one": [silent]})(["one"]) == {"one": [silent]}
     assert (noted.records, noted.unscored) == ({}, 1)
+
+
+def test_a_model_that_loads_other_weights_by_its_old_id_is_another_one() -> None:
+    model = Model(name="a", provider="p", id="a", kind="local", weights="/new.gguf")
+    was = msgspec.structs.replace(model, weights="/old.gguf")
+    assert is_still(model, _attempt("a"), model)
+    assert is_still(model, _attempt("a"), None)
+    assert not is_still(model, _attempt("a"), was)
+    assert not is_still(model, _attempt("a", model_id="b"), model)

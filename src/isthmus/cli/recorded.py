@@ -10,12 +10,12 @@ from pathlib import Path
 
 import click
 
-from isthmus.bootstrap import inspection_of, open_feedback, open_records
+from isthmus.bootstrap import inspection_of, open_feedback, open_records, past_configs
 from isthmus.config.config import Config
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.record import AttemptRecord
 from isthmus.evals.datasets.from_records import Wish, samples_of
-from isthmus.evals.recorded import Noted, Scored, scored
+from isthmus.evals.recorded import Noted, Scored, is_still, scored
 from isthmus.store.records import Where
 
 
@@ -33,9 +33,12 @@ def recorded_of(
     Raises IsthmusError (`no_scores`) where nothing does.
     """
 
-    def is_today(attempt: AttemptRecord) -> bool:
-        model = config.models[attempt.model]
-        return (model.id, model.provider) == (attempt.model_id, attempt.provider)
+    past = past_configs(config, path)
+
+    def is_today(attempt: AttemptRecord, config_hash: str) -> bool:
+        then = past.get(config_hash)
+        was = then.models.get(attempt.model) if then is not None else None
+        return is_still(config.models[attempt.model], attempt, was)
 
     noted = Noted()
     where = Where(since_us=since_us, route=route, outcome="ok")

@@ -16,6 +16,7 @@ import msgspec
 
 from isthmus.core.evaluation import Sample
 from isthmus.core.feedback import Feedback, verdict
+from isthmus.core.portfolio import Model
 from isthmus.core.record import AttemptRecord, Record
 from isthmus.evals.datasets.from_records import Opinions
 
@@ -25,10 +26,11 @@ _BESIDE = frozenset({"grade", "shadow"})
 
 class Compared(NamedTuple):
     """The attempt at a candidate that was asked in the shadow, and how its answer compares: 0 is worse, 1
-    better, 0.5 neither."""
+    better, 0.5 neither. `config_hash` is of the config that it was called by."""
 
     attempt: AttemptRecord
     preference: float
+    config_hash: str
 
 
 class Mark(NamedTuple):
@@ -68,7 +70,7 @@ class Noted:
                 continue
             for attempt in record.attempts:
                 if attempt.purpose == "shadow" and attempt.confidence is not None:
-                    self.compared[record.mirrors] = Compared(attempt, attempt.confidence)
+                    self.compared[record.mirrors] = Compared(attempt, attempt.confidence, record.config_hash)
 
     def heeding(self, opinions: Opinions) -> Opinions:
         """The same opinions; a request that nobody scored is counted, and forgotten."""
@@ -88,12 +90,12 @@ def scored(
     samples: Iterable[Sample],
     noted: Noted,
     models: Sequence[str],
-    is_today: Callable[[AttemptRecord], bool],
+    is_today: Callable[[AttemptRecord, str], bool],
     left_out: Counter[str],
 ) -> Iterator[Scored]:
     """The scored requests that teach a choice among these models; the others are counted, by the reason.
 
-    `is_today` says whether an attempt was at what bears that model's name still.
+    `is_today` says whether an attempt, by the config of that hash, was at what bears its model's name still.
     """
     # A copy is recorded after its request, so all records are read before any is looked at.
     for sample in list(samples):
@@ -105,12 +107,21 @@ def scored(
         yield Scored(sample, found, sample.metadata.get("judge"))
 
 
+def is_still(model: Model, attempt: AttemptRecord, was: Model | None) -> bool:
+    """True where the attempt was at this very model; `was` is what bore its name then, as far as anybody
+    knows."""
+    if was is not None and was.weights != model.weights:
+        # A local model keeps its id whatever it loads.
+        return False
+    return (model.id, model.provider) == (attempt.model_id, attempt.provider)
+
+
 def _marks(
     record: Record,
     score: float,
     compared: Compared | None,
     models: Sequence[str],
-    is_today: Callable[[AttemptRecord], bool],
+    is_today: Callable[[AttemptRecord, str], bool],
 ) -> dict[str, Mark] | str:
     """The marks that a scored request gives; else the reason why it gives none."""
     decision = record.decision
@@ -121,14 +132,14 @@ def _marks(
         return "answered by a model that is not chosen from"
     if not set(models) <= set(decision.allowed):
         return "not all models were allowed"
-    if not is_today(record.attempts[-1]):
+    if not is_today(record.attempts[-1], record.config_hash):
         return "answered by a model that is another one now"
     output = _output(record.attempts[-1])
     if decision.propensity < 1:
         return {asked: Mark(score, decision.propensity, output)}
     if compared is not None and {asked, compared.attempt.model} == set(models):
         attempt = compared.attempt
-        if not is_today(attempt):
+        if not is_today(attempt, compared.config_hash):
             return "compared with a model that is another one now"
         return {
             asked: Mark(score, 1.0, output),
