@@ -25,6 +25,7 @@ def folder(tmp_path: Path) -> Path:
     artefacts.write(tmp_path / "other", artefacts.tiny_weights())
     (tmp_path / "plain").mkdir()
     (tmp_path / "model.gguf").write_bytes(artefacts.tiny_weights())
+    (tmp_path / "m-00001-of-00003.gguf").write_bytes(artefacts.tiny_weights())
     (tmp_path / "release.pub").write_text(SIGNER.pem)
     (tmp_path / "release").write_text(PRIVATE)
     (tmp_path / "note.txt").write_text("no key")
@@ -122,6 +123,7 @@ def test_the_one_version_that_is_served_may_be_pinned(folder: Path, model: str) 
     [
         (f"weights: model.gguf, sha256: {PIN[1:]}", ENGINE, Code.WRONG_TYPE, ""),
         (f"weights: model.gguf, sha256: {PIN.upper()}", ENGINE, Code.WRONG_TYPE, ""),
+        (f"weights: m-00001-of-00003.gguf, sha256: {PIN}", ENGINE, Code.CONFLICT, "one of several"),
         (f"sha256: {PIN}", ENGINE, Code.CONFLICT, "knows the hash"),
         (f"weights: qwen2.5-coder-1.5b-instruct, sha256: {PIN}", ENGINE, Code.CONFLICT, "knows the hash"),
         (

@@ -15,6 +15,7 @@ from isthmus.config.faults import Code
 from isthmus.config.paths import absolute, is_file, is_folder
 from isthmus.config.tree import Path
 from isthmus.core.portfolio import Provider, Signer
+from isthmus.providers.engines.weights_file import IN_PARTS
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -57,6 +58,10 @@ def compile_pin(entry: ModelEntry, provider: Provider, path: Path, add: Add) -> 
     elif entry.weights is None or find_weights(entry.weights) is not None:
         message = "The catalogue knows the hash of these weights already."
         add(Code.CONFLICT, message, "Remove it, or name a file or an artefact under `weights`.", place)
+    elif IN_PARTS.fullmatch(entry.weights) is not None:
+        message = f"{entry.weights} is one of several files, and its hash says nothing of the others."
+        hint = "Merge them (`llama-gguf-split --merge`), or sign their folder: isthmus models sign."
+        add(Code.CONFLICT, message, hint, place)
     elif _SHA256.fullmatch(entry.sha256) is None:
         message = "This is no SHA-256: 64 digits and small letters from a to f."
         add(Code.WRONG_TYPE, message, "See `isthmus models verify`, or `sha256sum` of a file.", place)

@@ -17,8 +17,8 @@ log = logging.getLogger("isthmus.engines")
 _BY_DESCRIPTOR = sys.platform.startswith("linux")
 """Elsewhere there is no /proc: engines load by the path, where another file is one that was written into."""
 
-_FIRST_PART = re.compile(r".*-\d{5}-of-\d{5}\.gguf", re.DOTALL)
-"""llama.cpp finds the other parts of a model in several files by such a name of the first, and no other
+IN_PARTS = re.compile(r".*-\d{5}-of-\d{5}\.gguf", re.DOTALL)
+"""The name of a model in several files: by such a name of the first, and no other, llama.cpp finds the rest
 (https://github.com/ggml-org/llama.cpp, `llama_split_prefix` of src/llama.cpp)."""
 
 Look: TypeAlias = tuple[int, ...]
@@ -51,7 +51,7 @@ class WeightsFile:
         self.kept = False
         self._pinned = pinned
         self._proven = proven
-        self._by_descriptor = _BY_DESCRIPTOR and _FIRST_PART.fullmatch(path.name) is None
+        self._by_descriptor = _BY_DESCRIPTOR and IN_PARTS.fullmatch(path.name) is None
         self._file: BinaryIO | None = None
         self._seen: Look | None = None
 
