@@ -25,9 +25,11 @@ from isthmus.catalog.weights import STATIC_VECTORS, STATIC_VOCABULARY
 from isthmus.config.archive import Archived, archive, unarchive
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings, RolloutRule, Watch
 from isthmus.config.digests import Digests
+from isthmus.config.doubts import doubted
 from isthmus.config.places import ledger_path, state_dir
 from isthmus.config.rollouts import in_force, pair_of, rolled
 from isthmus.config.secrets import resolve
+from isthmus.core.alarm import Alarm
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Client, EngineSettings, Model, Provider, SecretRef
 from isthmus.core.record import Record
@@ -620,7 +622,7 @@ def open_rollouts(config: Config, config_path: Path | None) -> Rollouts:
 
 
 def in_service(config: Config, config_path: Path | None, digests: Digests | None = None) -> Config:
-    """The config as this ledger's rollouts want it: what a gateway serves by, or would.
+    """The config as this ledger's rollouts and alarms of drift want it: what a gateway serves by, or would.
 
     `digests` are those of weights that were read already. Raises IsthmusError: see
     `isthmus.store.schema.Database.reading`.
@@ -629,7 +631,15 @@ def in_service(config: Config, config_path: Path | None, digests: Digests | None
     if not path.exists():
         return config
     turns = SqliteRollouts(path).current()
-    return rolled(config, turns, own_versions(config, turns, digests or Digests()))
+    own = own_versions(config, turns, digests or Digests())
+    return doubted(rolled(config, turns, own), alarms_in(path))
+
+
+def alarms_in(ledger: Path) -> tuple[Alarm, ...]:
+    """The alarms of drift that stand in the ledger at that path."""
+    if not ledger.exists():
+        return ()
+    return tuple(alarm for kept in SqliteDrifts(ledger).standings() for alarm in standing.alarms(kept))
 
 
 def evidence_of(config: Config, config_path: Path | None, turn: Turn, digests: Digests) -> Judgement | None:
@@ -729,7 +739,8 @@ async def open_house(
         conversations = await asyncio.to_thread(conversations_of, config, path)
         closing.push_async_callback(conversations.close)
         configs, rollouts, digests = SqliteConfigs(path), SqliteRollouts(path), Digests()
-        begun = await asyncio.to_thread(first_standing, config, rollouts, digests, _now_us())
+        alarms = await asyncio.to_thread(alarms_in, path)
+        begun = await asyncio.to_thread(first_standing, config, rollouts, alarms, digests, _now_us())
         await _keep(begun.serving, configs)
         tally = _tally(ledger, workshop, ring)
         await asyncio.to_thread(bring_vectors, config, report)
@@ -790,7 +801,14 @@ async def open_house(
             in_background(conversations.keep_written(), "writing conversations down"),
             in_background(_roll_up(ledger), "adding up records by hour"),
         ]
-        watchman = Watchman(SqliteDrifts(path), lambda: gateway.snapshot.config.drift, _post, _draws, _now_us)
+        watchman = Watchman(
+            SqliteDrifts(path),
+            lambda: gateway.snapshot.config.drift,
+            _post,
+            _draws,
+            _now_us,
+            heed=rollover.heed,
+        )
         tally.gauges |= {
             "drift_alarm": (
                 "1 where a watched route is not what it was in its baseline.",

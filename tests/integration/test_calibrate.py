@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
 import functools
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +25,10 @@ from isthmus.testing import Script, Simulator
 from isthmus.testing.simulator import SimulatorThread
 from isthmus.testing.wire import Asked
 
-from .gateway import Served, config_text
+from .gateway import Served, config_text, eventually
 from .learning import CHEAP, SMALL, STRONG, run, save, served, working_in, working_in_copy
+from .test_drift import SINCE, SINCE_US, WATCH, Hook, fill, watchman
+from .test_drift import changed as drifting
 
 CASCADE: dict[str, Any] = {"cascade": [{"model": SMALL}, {"model": STRONG}]}
 COUNT = 220
@@ -314,3 +320,88 @@ def test_a_calibration_that_is_none_is_refused(sim: SimulatorThread) -> None:
     assert missing.exit_code == 1
     assert "C013" in missing.output
     assert "isthmus calibrate" in missing.output
+
+
+def _date(file: str, asked_at_us: int) -> None:
+    """Let a calibration be of another time."""
+    calibration = json.loads(Path(file).read_bytes())
+    Path(file).write_bytes(msgspec.json.encode(calibration | {"asked_at_us": asked_at_us}))
+
+
+def _watched(url: str, since: dt.date, **more: Any) -> None:
+    prepare(url, plan=calibrated("c.json", **more))
+    document = json.loads(Path("isthmus.yaml").read_text())
+    watch = {"route": "support", "since": str(since), "days": 1, "per": "week"}
+    Path("isthmus.yaml").write_text(json.dumps(document | {"drift": [watch]}))
+
+
+def test_an_alarm_of_drift_makes_a_calibration_stale_until_it_is_settled(sim: SimulatorThread) -> None:
+    prepare(sim.url)
+    assert run("calibrate", "support", "--run", "", "-o", "c.json").exit_code == 0
+    assert json.loads(Path("c.json").read_bytes())["asked_at_us"] > SINCE_US
+    _date("c.json", SINCE_US)
+    _watched(sim.url, SINCE)
+    fill(Path("state/ledger.db"), 44, drifting)
+
+    async def alarmed(gateway: Served) -> None:
+        # The watch looks for the first time while the gateway serves already.
+        await eventually(lambda: bool(gateway.house.gateway.snapshot.config.stale_calibrations["support",]))
+        assert (await gateway.metrics())['isthmus_drift_alarm{quantity="label",route="support"}'] == 1
+        await stale(gateway)
+
+    async def stale(gateway: Served) -> None:
+        metrics = await gateway.metrics()
+        assert metrics['isthmus_calibration_stale{route="support"}'] == 1
+        answer = await _ask(gateway, 1)
+        assert answer.headers["x-isthmus-model"] == STRONG
+        decision = (await gateway.record(answer)).decision
+        assert decision is not None
+        assert "drift of its label was alarmed on 2026-11-10" in " ".join(decision.reasons)
+        told = json.loads(run("explain", "support", "say 1", "--json").stdout)
+        assert told["reasons"] == list(decision.reasons)
+        assert told["config_hash"] == decision.config_hash
+
+    served(alarmed)
+    checked = run("check")
+    assert checked.exit_code == 0, checked.output
+    assert "C103" in checked.output
+    assert "drift of its label was alarmed on 2026-11-10" in checked.output
+    assert json.loads(run("check", "--json").stdout)[0]["path"] == "routes.support"
+    served(stale)
+
+    async def trusted(gateway: Served) -> None:
+        answer = await _ask(gateway, 1)
+        assert answer.headers["x-isthmus-model"] == SMALL
+        assert (await gateway.metrics())['isthmus_calibration_stale{route="support"}'] == 0
+
+    anew = run("calibrate", "support", "--run", "", "-o", "anew.json")
+    assert anew.exit_code == 0
+    assert "stale from the start" not in anew.stderr
+    Path("anew.json").replace("c.json")
+    served(trusted)
+    _date("c.json", SINCE_US)
+    assert "C103" in run("check").output
+    _watched(sim.url, SINCE + dt.timedelta(days=1))
+    assert "C103" not in run("check").output, "whoever moves `since` has settled it"
+    served(trusted)
+
+
+def test_answers_from_before_an_alarm_calibrate_nothing_anew(sim: SimulatorThread) -> None:
+    prepare(sim.url)
+    assert run("calibrate", "support", "--run", "", "-o", "c.json").exit_code == 0
+    _watched(sim.url, SINCE)
+    fill(Path("state/ledger.db"), 44, drifting)
+    asyncio.run(watchman(Path("state/ledger.db"), Hook(), 44, WATCH).look())
+    with closing(sqlite3.connect("state/ledger.db")) as ledger, ledger:
+        ledger.execute("update answers set at_us = ?", (SINCE_US,))
+    document = json.loads(Path("isthmus.yaml").read_text())
+    document["drift"][0]["per"] = "hour"
+    Path("isthmus.yaml").write_text(json.dumps(document))
+    old = run("calibrate", "support", "--run", "", "-o", "c.json")
+    assert old.exit_code == 0, old.output
+    assert "It is stale from the start, as drift of its label was alarmed on 2026-11-03" in old.stderr
+    again = ("--dataset", "work.jsonl", "--scorer", "contains", "--max-usd", "5", "--max-tokens", "16")
+    fresh = run("calibrate", "support", *again, "--fresh", "-o", "c.json")
+    assert fresh.exit_code == 0, fresh.output
+    assert "stale" not in fresh.stderr
+    assert "C103" not in run("check").output

@@ -172,4 +172,5 @@ def _population(many: int, rng: np.random.Generator, informed: float) -> list[La
 
 
 def _calibrated(labels: list[Labelled], max_risk: float, costs: bool = True) -> Trial:
-    return calibrate(labels, TIE, ("a", "b"), max_risk=max_risk, delta=0.1, made_at_us=1, costs=costs)
+    when = {"made_at_us": 1, "asked_at_us": 1}
+    return calibrate(labels, TIE, ("a", "b"), max_risk=max_risk, delta=0.1, costs=costs, **when)

@@ -49,6 +49,7 @@ def _written(folder: Path, **changes: Any) -> Calibration:
     made = Calibration(
         tie=tie_of("r", cascade, config.models, config.providers),
         made_at_us=1,
+        asked_at_us=1,
         calibrator=Calibrator(
             target="helps", bias=0, signals={"tokens": Weighing(centre=1, spread=1, weight=1)}, labels=100
         ),

@@ -69,7 +69,7 @@ def taught(
 def tried(
     some: list[Lesson], choose: Choose, *, prices: dict[str, Price] | None = None, named: bool = False
 ) -> tuple[Trial, bytes | None]:
-    limits: dict[str, Any] = {"max_risk": 0.05, "delta": 0.1, "made_at_us": 1}
+    limits: dict[str, Any] = {"max_risk": 0.05, "delta": 0.1, "made_at_us": 1, "asked_at_us": 1}
     return teach(some, choose, TIE, prices or PRICES, embedding=None, named=named, **limits)
 
 

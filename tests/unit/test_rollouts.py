@@ -394,9 +394,9 @@ def test_weights_that_are_gone_at_the_start_are_sent_back(tmp_path: Path, config
     store = MemoryRollouts()
     rolling = msgspec.structs.replace(turn("full", 1.0, own, new), ground=own)
     store.append(rolling, 0)
-    assert first_standing(config, store, Digests(), 5).serving.models.keys() >= {f"student@{new.id}"}
+    assert first_standing(config, store, (), Digests(), 5).serving.models.keys() >= {f"student@{new.id}"}
     file.write_bytes(b"others")
-    begun = first_standing(config, store, Digests(), 5)
+    begun = first_standing(config, store, (), Digests(), 5)
     assert (begun.serving, begun.known) == (config, 1)
     assert [it.stage for it in store.history()] == ["full", "rolled back"]
     assert "the file has changed" in store.history()[-1].why

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from isthmus.config.config import Config
+from isthmus.config.config import CalibrationFile, Config, Watch
 from isthmus.config.digests import Digests
 from isthmus.config.load import parse
+from isthmus.core.alarm import Alarm
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.rollout import Stage, Turn
 from isthmus.gateway import rollover
 from isthmus.gateway.rollover import Hosted, Rollover, first_standing
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.store.memory import MemoryRollouts
+from isthmus.strategies.plan import CallModel, Cascade
+from isthmus.strategies.plan.cascade import Step
+from isthmus.strategies.plan.node import Calibrated
 
 
 class Engine:
     """What was started for a model, ready when it is told to be."""
 
     def __init__(self, *, ready: bool = True) -> None:
+        self.waited_for = False
         self.state = "ready" if ready else "starting"
         self._ready = asyncio.Event()
         if ready:
@@ -34,6 +40,7 @@ class Engine:
         self._ready.set()
 
     async def ready(self) -> None:
+        self.waited_for = True
         await self._ready.wait()
 
     def unready(self) -> IsthmusError | None:
@@ -94,13 +101,85 @@ class Gateway:
         for it in turns:
             store.append(it, 0)
         digests = Digests()
-        standing = first_standing(config, store, digests, 5)
+        standing = first_standing(config, store, (), digests, 5)
         self.serving = standing.serving
         self.workshop = Workshop()
         self.rollover = Rollover(standing, digests, self.workshop, lambda: self.serving, self._adopt)
 
     def _adopt(self, snapshot: Snapshot) -> None:
         self.serving = snapshot.config
+
+
+@pytest.fixture
+def watched(config: Config) -> Config:
+    """The config with a calibrated cascade on a route that is watched."""
+    watch = Watch(route="one", since=dt.date(2026, 11, 2))
+    steps = (Step(plan=CallModel(model="one")), Step(plan=CallModel(model="two")))
+    plan = Cascade(stages=steps).calibrated(Calibrated(file="c.json", sha256="c", asked_at_us=1))
+    routes = config.routes | {"one": msgspec.structs.replace(config.routes["one"], plan=plan)}
+    files = (CalibrationFile(route="one", path="c.json", sha256="c", stale=False),)
+    return msgspec.structs.replace(config, routes=routes, drift=(watch,), calibrations=files)
+
+
+def alarm(config: Config) -> Alarm:
+    return Alarm(route="one", quantity="quality", watch=config.drift[0].identity, at_us=2)
+
+
+async def test_an_alarm_is_heeded_at_once_and_through_reloads_until_it_is_settled(watched: Config) -> None:
+    gateway = Gateway(watched)
+    before = gateway.serving
+    gateway.rollover.heed("one", [])
+    assert gateway.serving is before, "nothing is made anew while nothing has changed"
+    gateway.rollover.heed("one", [alarm(watched)])
+    gateway.rollover.heed("two", [])
+    assert gateway.serving.stale_calibrations == {("one",): 1}
+    cheaper = msgspec.structs.replace(watched, hash="cheaper")
+    gateway.rollover.reload(cheaper)
+    assert gateway.serving.stale_calibrations == {("one",): 1}
+    (watch,) = watched.drift
+    settled = msgspec.structs.replace(watch, since=dt.date(2026, 11, 28))
+    gateway.rollover.reload(msgspec.structs.replace(cheaper, drift=(settled,)))
+    assert gateway.serving.stale_calibrations == {("one",): 0}
+
+
+async def test_an_alarm_that_comes_while_an_engine_starts_is_not_lost(watched: Config) -> None:
+    gateway = Gateway(watched)
+    promoted = turn(watched, "two")
+    name = f"two@{promoted.new.id}"
+    engine = gateway.workshop.engines[name] = Engine(ready=False)
+    taking = asyncio.create_task(gateway.rollover.take([promoted]))
+    while not engine.waited_for:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    gateway.rollover.heed("one", [alarm(watched)])
+    engine.be_ready()
+    await taking
+    assert gateway.serving.stale_calibrations == {("one",): 1}
+    assert name not in gateway.serving.models, "it is taken with the next look"
+    await gateway.rollover.take([promoted])
+    assert gateway.serving.stale_calibrations == {("one",): 1}
+    assert name in gateway.serving.models
+
+
+async def test_a_gateway_that_cannot_heed_an_alarm_says_so_and_tries_again(
+    watched: Config, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(watched)
+
+    def failing(_: Config) -> Snapshot:
+        raise IsthmusError(Fault.INTERNAL, "A secret is gone.", code="secret_missing")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(gateway.workshop, "snapshot", failing)
+        gateway.rollover.heed("one", [alarm(watched)])
+    assert "not heeded yet: A secret is gone." in caplog.text
+    assert gateway.serving.stale_calibrations == {("one",): 0}
+    gateway.rollover.heed("one", [alarm(watched)])
+    assert gateway.serving.stale_calibrations == {("one",): 1}
+
+
+def test_a_gateway_begins_with_the_alarms_that_stand(watched: Config) -> None:
+    begun = first_standing(watched, MemoryRollouts(), (alarm(watched),), Digests(), 5)
+    assert begun.serving.stale_calibrations == {("one",): 1}
 
 
 async def test_the_patience_with_an_engine_begins_when_its_weights_are_there(
@@ -127,7 +206,7 @@ def test_of_two_gateways_that_start_at_once_both_do(config: Config) -> None:
     store = Crowded()
     MemoryRollouts.append(store, turn(config, "one"), 0)
     turn(config, "one", content=b"others")
-    assert first_standing(config, store, Digests(), 5).serving is config
+    assert first_standing(config, store, (), Digests(), 5).serving is config
     assert [it.stage for it in store.history()] == ["canary", "rolled back"]
 
 

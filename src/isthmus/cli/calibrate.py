@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 import msgspec
 
-from isthmus.bootstrap import open_runs, prices_of, static_embedding
+from isthmus.bootstrap import alarms_in, open_runs, prices_of, static_embedding
 from isthmus.cli.keys import Span
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.pilot import carried_out, user_name
@@ -24,10 +24,13 @@ from isthmus.cli.texts import replace
 from isthmus.config import routers
 from isthmus.config.calibrations import pair_of, tie_of
 from isthmus.config.config import Config
+from isthmus.config.doubts import VOIDS_CALIBRATIONS, VOIDS_ROUTERS, heard, objections
 from isthmus.config.load import locate
 from isthmus.config.nodes import nodes_in
+from isthmus.config.places import ledger_path
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.evals.answers import candidate_of
+from isthmus.core.tie import Evidence
+from isthmus.evals.answers import candidate_of, first_asked_us
 from isthmus.evals.datasets import open_dataset
 from isthmus.evals.pilot import new_run
 from isthmus.reports.document import Document
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 NOT_TO_BE = 3
 """The exit status where no cascade can be advised: nothing is promised, or nothing is saved."""
 
-_AT_ONCE = 8
+AT_ONCE = 8
 _SHARE = Number(0, 1, min_open=True, max_open=True)
 
 
@@ -75,6 +78,7 @@ _SHARE = Number(0, 1, min_open=True, max_open=True)
 )
 @click.option("--max-usd", type=Usd(), help="With --dataset: spend at most so much on asking.")
 @click.option("--max-tokens", type=click.IntRange(1), help="With --dataset: the longest answer.")
+@click.option("--fresh", is_flag=True, help="With --dataset: take no answer from an earlier run.")
 @click.option(
     "--out",
     "-o",
@@ -111,6 +115,7 @@ def calibrate(
     delta: float,
     max_usd: int | None,
     max_tokens: int | None,
+    fresh: bool,
     out: Path | None,
     html_path: Path | None,
     vectors: bool,
@@ -132,34 +137,37 @@ def calibrate(
     require_statistics()
     if sum(it is not None for it in (prefix, dataset, recorded)) != 1:
         raise click.UsageError("Say --run or --dataset or --records, one of them.")
-    if dataset is None and (max_usd is not None or max_tokens is not None):
-        raise click.UsageError("--max-usd and --max-tokens go with --dataset; nobody else is asked.")
-    strategy = _strategy_of(config, route)
+    if dataset is None and (max_usd is not None or max_tokens is not None or fresh):
+        raise click.UsageError("--max-usd, --max-tokens and --fresh go with --dataset; nobody else is asked.")
+    strategy = strategy_of(config, route)
     if named and isinstance(strategy, Cascade):
         raise click.UsageError("--named is of a choice: a cascade goes by answers.")
-    promise = _Promise(max_risk, delta)
     if recorded is not None:
         if isinstance(strategy, Cascade):
             raise click.UsageError("--records is of a choice: records keep no log-probabilities.")
         if named or scorer is not None:
             raise click.UsageError("--named and --scorer go with runs: records keep no task, and no scorer.")
+        promise = _Promise(max_risk, delta)
         outcome = _learned_from_records(route, strategy, config, path, recorded, promise, vectors=vectors)
     else:
-        models = pair_of(strategy) if isinstance(strategy, Cascade) else strategy.models()
+        models = asked_of(strategy)
         logprobs = isinstance(strategy, Cascade)
         runs = open_runs(config, path)
         if dataset is not None:
-            run = _asked(dataset, models, logprobs, scorer, max_usd, max_tokens, config, path, runs)
+            run = _asked(dataset, models, logprobs, scorer, max_usd, max_tokens, fresh, config, path, runs)
         else:
             run = runs.find(prefix or "")
         _require_same(run, models, config, " --logprobs" if logprobs else "")
-        marks = _marks_of(run, runs, scorer)
-        if isinstance(strategy, Cascade):
-            outcome = _calibrated(route, strategy, config, runs, run, marks, promise, costs=costs)
-        else:
-            outcome = _learned(
-                route, strategy, config, runs, run, marks, promise, vectors=vectors, named=named
-            )
+        evidence = Evidence(
+            run=run.id,
+            scorer=scorer if scorer is not None else next(iter(run.scorers), ""),
+            max_risk=max_risk,
+            delta=delta,
+            named=named,
+            vectors=vectors,
+            costs=costs,
+        )
+        outcome = learned_from(evidence, route, strategy, config, runs, run)
     click.echo(msgspec.json.encode(outcome.trial) if as_json else markdown(outcome.report), nl=as_json)
     if html_path is not None:
         html_path.write_text(html(outcome.report), encoding="utf-8")
@@ -170,6 +178,14 @@ def calibrate(
     place.parent.mkdir(parents=True, exist_ok=True)
     replace(place, outcome.content)
     click.echo(f"Written: {place}. {outcome.next}", err=True)
+    voiding = VOIDS_CALIBRATIONS if isinstance(strategy, Cascade) else VOIDS_ROUTERS
+    alarms = heard(config, alarms_in(ledger_path(config, path))).get(route, ())
+    if why := objections(alarms, outcome.asked_at_us, voiding):
+        click.echo(
+            f"It is stale from the start, as {', and '.join(why)}, after the first of its answers was given. "
+            "Ask them anew: --dataset FILE --fresh.",
+            err=True,
+        )
 
 
 class _Promise(NamedTuple):
@@ -179,50 +195,57 @@ class _Promise(NamedTuple):
     delta: float
 
 
-class _Outcome(NamedTuple):
-    """What came of it: what is told, the file to write, None for none, where it goes by default, and what to
-    do with it."""
+class Outcome(NamedTuple):
+    """What came of it: what is told, the file to write, None for none, where it goes by default, what to do
+    with it, and when the first of the answers was given."""
 
     trial: CascadeTrial | ChoiceTrial
     report: Document
     content: bytes | None
     place: str
     next: str
+    asked_at_us: int
 
 
-def _marks_of(run: Run, runs: Runs, scorer: str | None) -> Scores:
-    """How good the answers of the run are, by this scorer, or its first."""
+def learned_from(
+    evidence: Evidence, route: str, strategy: Cascade | Choose, config: Config, runs: Runs, run: Run
+) -> Outcome:
+    """What is learned for the strategy of a route from its evidence, which is this run.
+
+    Raises IsthmusError: `unknown_scorer`, `no_logprobs`.
+    """
     if run.ended_us is None:
         click.echo(f"isthmus: {run.id} is not complete: what it has been told so far is used.", err=True)
     marks = runs.scores(run.id)
-    chosen = scorer if scorer is not None else next(iter(run.scorers), "")
-    if chosen not in marks:
+    if evidence.scorer not in marks:
         raise IsthmusError(
             Fault.NOT_FOUND,
-            f"The run {run.id} has no scores by {chosen!r}.",
+            f"The run {run.id} has no scores by {evidence.scorer!r}.",
             code="unknown_scorer",
             hint=f"It has those by: {', '.join(marks) or 'nobody'}. `isthmus eval score` adds others.",
         )
-    return marks[chosen]
+    if isinstance(strategy, Cascade):
+        return _calibrated(evidence, route, strategy, config, runs, run, marks[evidence.scorer])
+    return _learned(evidence, route, strategy, config, runs, run, marks[evidence.scorer])
 
 
 def _calibrated(
+    evidence: Evidence,
     route: str,
     cascade: Cascade,
     config: Config,
     runs: Runs,
     run: Run,
     marks: Scores,
-    promise: _Promise,
-    *,
-    costs: bool,
-) -> _Outcome:
+) -> Outcome:
     from isthmus.evals.calibration import calibrate as calibrated
     from isthmus.evals.calibration import labelled
     from isthmus.evals.calibration_report import calibration_report
 
     pair = pair_of(cascade)
-    labels, left_out = labelled(*pair, runs.samples(run), runs.answers(run.id), marks)
+    answers = runs.answers(run.id)
+    asked_at_us = first_asked_us(answers, pair)
+    labels, left_out = labelled(*pair, runs.samples(run), answers, marks)
     _require_logprobs(run, pair[0], len(labels), left_out)
     style = config.routes[route].style
     if style is not None:
@@ -235,44 +258,54 @@ def _calibrated(
         labels,
         tie_of(route, cascade, config.models, config.providers, card=style.card if style else ""),
         pair,
-        max_risk=promise.max_risk,
-        delta=promise.delta,
+        max_risk=evidence.max_risk,
+        delta=evidence.delta,
         made_at_us=time.time_ns() // 1000,
-        costs=costs,
+        asked_at_us=asked_at_us,
+        evidence=evidence,
+        costs=evidence.costs,
         left_out=left_out,
     )
-    if costs and trial.coverage and not trial.weighs_costs:
+    if evidence.costs and trial.coverage and not trial.weighs_costs:
         click.echo(
             f"isthmus: what {pair[1]} costs is not known, or nothing: answers are kept by confidence alone.",
             err=True,
         )
-    return _Outcome(
+    return Outcome(
         trial,
         calibration_report(route, trial),
         trial.calibration.dump() if trial.calibration is not None else None,
         f"calibrations/{_file_name(route)}.json",
         "Name it under the first step: accept: {calibration: ...}.",
+        asked_at_us,
     )
 
 
 def _learned(
+    evidence: Evidence,
     route: str,
     choose: Choose,
     config: Config,
     runs: Runs,
     run: Run,
     marks: Scores,
-    promise: _Promise,
-    *,
-    vectors: bool,
-    named: bool,
-) -> _Outcome:
+) -> Outcome:
     from isthmus.evals.choosing import lessons
 
-    learned_from, left_out = lessons(
-        choose.models(), runs.samples(run), runs.answers(run.id), marks, run.request
+    answers = runs.answers(run.id)
+    found, left_out = lessons(choose.models(), runs.samples(run), answers, marks, run.request)
+    return _taught(
+        route,
+        choose,
+        config,
+        found,
+        left_out,
+        _Promise(evidence.max_risk, evidence.delta),
+        vectors=evidence.vectors,
+        named=evidence.named,
+        asked_at_us=first_asked_us(answers, choose.models()),
+        evidence=evidence,
     )
-    return _taught(route, choose, config, learned_from, left_out, promise, vectors=vectors, named=named)
 
 
 def _learned_from_records(
@@ -284,25 +317,27 @@ def _learned_from_records(
     promise: _Promise,
     *,
     vectors: bool,
-) -> _Outcome:
+) -> Outcome:
     from isthmus.evals.choosing import recorded_lessons
 
     now_us = time.time_ns() // 1000
+    since_us = now_us - int(seconds * 1_000_000)
     left_out: Counter[str] = Counter()
-    found = recorded_of(route, choose.models(), config, path, now_us - int(seconds * 1_000_000), left_out)
+    found = recorded_of(route, choose.models(), config, path, since_us, left_out)
     judges = Counter(it.judge for it in found if it.judge is not None)
     for name in sorted(judges.keys() & set(choose.models())):
         click.echo(f"isthmus: {name} has scored answers of its own: it may like them too well.", err=True)
-    learned_from = recorded_lessons(found, choose.models(), prices_of(config), now_us)
+    taught_by = recorded_lessons(found, choose.models(), prices_of(config), now_us)
     return _taught(
         route,
         choose,
         config,
-        learned_from,
+        taught_by,
         left_out,
         promise,
         vectors=vectors,
         named=False,
+        asked_at_us=since_us,
         judged=judges.total(),
     )
 
@@ -311,19 +346,21 @@ def _taught(
     route: str,
     choose: Choose,
     config: Config,
-    learned_from: Sequence[Lesson],
+    taught_by: Sequence[Lesson],
     left_out: Mapping[str, int],
     promise: _Promise,
     *,
     vectors: bool,
     named: bool,
+    asked_at_us: int,
+    evidence: Evidence | None = None,
     judged: int = 0,
-) -> _Outcome:
+) -> Outcome:
     from isthmus.evals.choosing import teach
     from isthmus.evals.choosing_report import choosing_report
 
     trial, content = teach(
-        learned_from,
+        taught_by,
         choose,
         routers.tie_of(route, choose, config.models, config.providers),
         prices_of(config),
@@ -332,15 +369,18 @@ def _taught(
         max_risk=promise.max_risk,
         delta=promise.delta,
         made_at_us=time.time_ns() // 1000,
+        asked_at_us=asked_at_us,
+        evidence=evidence,
         left_out=left_out,
         judged=judged,
     )
-    return _Outcome(
+    return Outcome(
         trial,
         choosing_report(route, trial),
         content,
         f"learned/{_file_name(route)}.router",
         "Name it in the choice: by: ...",
+        asked_at_us,
     )
 
 
@@ -355,7 +395,11 @@ def _embedding() -> Embedding | None:
         line.end()
 
 
-def _strategy_of(config: Config, route: str) -> Cascade | Choose:
+def strategy_of(config: Config, route: str) -> Cascade | Choose:
+    """The strategy of a route for which something can be learned: its only cascade, or its only choice.
+
+    Raises IsthmusError (`not_calibratable`).
+    """
     if route not in config.routes:
         raise unknown_route(route, list(config.routes))
     plan = config.routes[route].plan
@@ -370,6 +414,11 @@ def _strategy_of(config: Config, route: str) -> Cascade | Choose:
     )
 
 
+def asked_of(strategy: Cascade | Choose) -> tuple[str, ...]:
+    """The models of whose answers something is learned for it. Raises IsthmusError (`not_calibratable`)."""
+    return pair_of(strategy) if isinstance(strategy, Cascade) else strategy.models()
+
+
 def _asked(
     dataset: Path,
     models: Sequence[str],
@@ -377,6 +426,7 @@ def _asked(
     scorer: str | None,
     max_usd: int | None,
     max_tokens: int | None,
+    fresh: bool,
     config: Config,
     path: Path | None,
     runs: Runs,
@@ -398,10 +448,11 @@ def _asked(
         [scorer],
         config.hash,
         request={name: it for name, it in asked_for.items() if it is not None},
+        fresh=fresh,
         cap_nanousd=max_usd,
         who=user_name(),
     )
-    return runs.find(carried_out(run, opened, config, path, runs, judges, _AT_ONCE).id)
+    return runs.find(carried_out(run, opened, config, path, runs, judges, AT_ONCE).id)
 
 
 def _require_same(run: Run, models: Sequence[str], config: Config, options: str) -> None:

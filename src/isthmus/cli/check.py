@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import msgspec
 
+from isthmus.bootstrap import alarms_in
 from isthmus.cli.options import config_option, use_colour
 from isthmus.cli.table import table
 from isthmus.config.config import Config
-from isthmus.config.load import locate, read
+from isthmus.config.doubts import doubted
+from isthmus.config.faults import Code, ConfigFault
+from isthmus.config.findings import format_path
+from isthmus.config.learned import learned_in
+from isthmus.config.lines import Place
+from isthmus.config.load import DEFAULT_FILE, lines_of, locate, read
+from isthmus.config.places import ledger_path
 from isthmus.config.report import as_data, render
+from isthmus.core.errors import IsthmusError
 from isthmus.core.portfolio import Provider
+from isthmus.routing.route import Route
 
 
 @click.command()
@@ -25,7 +35,10 @@ def check(config_path: Path | None, as_json: bool, no_secrets: bool) -> None:
 
     Exits with 0 where it can be used, and with 1 where it is refused.
     """
-    config, faults = read(locate(config_path), check_secrets=not no_secrets)
+    path = locate(config_path)
+    config, faults = read(path, check_secrets=not no_secrets)
+    if config is not None:
+        faults = (*faults, *_doubts(config, path))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(as_data(faults))).decode())
     else:
@@ -34,6 +47,40 @@ def check(config_path: Path | None, as_json: bool, no_secrets: bool) -> None:
             click.echo(summary(config))
     if config is None:
         sys.exit(1)
+
+
+def _doubts(config: Config, path: Path | None) -> list[ConfigFault]:
+    """What alarms of drift, which stand in the ledger, make stale of what the config names."""
+    try:
+        alarms = alarms_in(ledger_path(config, path))
+    except IsthmusError as error:
+        click.echo(f"isthmus: whether drift was alarmed is not known: {error.text}", err=True)
+        return []
+    places = lines_of(path)
+    return [
+        _doubt(name, _new_reasons(route, config.routes[name]), places.place(("routes", name)))
+        for name, route in doubted(config, alarms).routes.items()
+        if route is not config.routes[name]
+    ]
+
+
+def _new_reasons(route: Route, before: Route) -> list[str]:
+    """Why something is stale that was learned for the route, and was not stale for that reason before."""
+    known = {why for it in learned_in(before) for why in it.stale}
+    return list(dict.fromkeys(why for it in learned_in(route) for why in it.stale if why not in known))
+
+
+def _doubt(route: str, why: Sequence[str], place: Place | None) -> ConfigFault:
+    said = f"What was learned for the route {route} is stale, as {', and '.join(why)}."
+    return ConfigFault(
+        code=Code.STALE_CALIBRATION,
+        message=f"{said} Requests do what `on_stale` says.",
+        hint="Run `isthmus calibrate` with `--fresh`; or, where all is well, move `since` of the watch.",
+        file=place.file if place is not None else DEFAULT_FILE.name,
+        line=place.mark.line + 1 if place is not None else 1,
+        column=place.mark.column + 1 if place is not None else 1,
+        path=format_path(("routes", route)),
+    )
 
 
 def summary(config: Config) -> str:

@@ -14,9 +14,11 @@ import msgspec
 from isthmus.artefacts.faults import MalformedWeightsError
 from isthmus.artefacts.gguf import check_gguf
 from isthmus.artefacts.verify import verified
-from isthmus.bootstrap import evidence_of, in_service, open_rollouts
+from isthmus.bootstrap import evidence_of, open_rollouts
 from isthmus.catalog.weights import find_weights
 from isthmus.cli.options import config_option, load_or_exit, told
+from isthmus.cli.recalibration import learned_anew, learned_of
+from isthmus.cli.runs import Usd
 from isthmus.cli.table import table
 from isthmus.config.config import Config
 from isthmus.config.digests import Digests
@@ -25,7 +27,7 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Model
 from isthmus.core.rollout import Stage, Turn, Version
 from isthmus.evals.rollout.guards import Judgement
-from isthmus.evals.rollout.promotion import model_of, promoted, rolled_back
+from isthmus.evals.rollout.promotion import model_of, promoted, rolled_back, running_of
 from isthmus.store.rollouts import Rollouts
 
 
@@ -38,6 +40,14 @@ from isthmus.store.rollouts import Rollouts
     help="Begin at this stage, or bring a rollout that is under way to it.",
 )
 @click.option("--now", is_flag=True, help="The same as --stage full: all of the traffic, unguarded.")
+@click.option(
+    "--max-usd", type=Usd(), help="Where a route is calibrated for it: spend at most so much on asking."
+)
+@click.option(
+    "--uncalibrated",
+    is_flag=True,
+    help="Calibrate nothing: on routes that are calibrated, `on_stale` decides about the new weights.",
+)
 @click.option("--why", default="promoted", help="What the history is to say.")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the turn as JSON.")
@@ -47,6 +57,8 @@ def promote(
     artefact: str,
     stage: Stage | None,
     now: bool,
+    max_usd: int | None,
+    uncalibrated: bool,
     why: str,
     config_path: Path | None,
     as_json: bool,
@@ -56,6 +68,10 @@ def promote(
     They are asked in the shadow first, answer a share of the requests then, and all of them at last.
     ARTEFACT is a GGUF file, a name of the catalogue, or a signed artefact where the model has `signers`.
     Where a server of yours loads it, it is the adapter's path there.
+
+    Where a route's cascade is calibrated for the model, or its choice was learned, that is done again first,
+    on an engine of this command: by the same samples, scorer and promise. Without a good result nothing is
+    promoted.
 
     The gateway takes it up within a second or two, and leads it by the rule under `rollouts` of the config;
     what is worse than the old weights is sent back. Without a running gateway, the next one begins.
@@ -80,9 +96,13 @@ def promote(
         who=_who(),
         at_us=time.time_ns() // 1000,
     )
-    before = _stale_routes(in_service(config, path, digests))
+    begins = running_of(last, _own(mine, digests)) is None
+    if begins and not uncalibrated and config.providers[mine.provider].engine is not None:
+        anew = learned_anew(config, path, model, new, max_usd)
+        turn = msgspec.structs.replace(turn, anew=(*turn.anew, *anew), at_us=time.time_ns() // 1000)
     _add(rollouts, turn, last, as_json)
-    for route in sorted(_stale_routes(in_service(config, path, digests)) - before):
+    known = {it.route for it in turn.anew if it.version == new.id}
+    for route in sorted({it.route for it in learned_of(config, model)} - known):
         click.echo(
             f"The calibration of the route {route} was made for other weights: `on_stale` decides what its "
             f"cascade does with the new ones. `isthmus calibrate {route}` makes another.",
@@ -202,10 +222,6 @@ def _add(rollouts: Rollouts, turn: Turn, last: Turn | None, as_json: bool) -> No
         click.echo(msgspec.json.encode(added))
     else:
         click.echo(f"{added.model}@{added.new.id}: {added.words()}")
-
-
-def _stale_routes(config: Config) -> set[str]:
-    return {file.route for file in config.calibrations if file.stale}
 
 
 def _is_about(config: Config, turn: Turn, digests: Digests) -> bool:

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from isthmus.core.calibrator import Calibrator
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.tie import Tie
+from isthmus.core.tie import Evidence, Tie
 
 VERSION = 2
 
@@ -20,6 +20,8 @@ _READ = frozenset({1, VERSION})
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, tag="calibration", tag_field="isthmus"):
     """What was learned of a cascade's first step.
 
+    `asked_at_us` is when the first of the answers was given that it was made from; 0 where nobody knows.
+    `evidence` says which they were; None where that was not kept.
     `threshold` accepts answers of at least that confidence; None: there is none to accept by, and `promise`
     says why. `confidences` are quantiles of those that it was tested on, `tasks` the counts of their tasks:
     what comes later is compared with them.
@@ -28,6 +30,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, tag="calibration", 
     version: int = VERSION
     tie: Tie
     made_at_us: int
+    asked_at_us: int = 0
+    evidence: Evidence | None = None
     calibrator: Calibrator
     threshold: Annotated[float, Meta(ge=0, le=1)] | None
     risk: Literal["added", "accepted"]

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,6 +19,7 @@ from isthmus.config.nodes import changed
 from isthmus.config.paths import absolute
 from isthmus.core.errors import IsthmusError
 from isthmus.core.portfolio import Model, Provider
+from isthmus.core.tie import Evidence, Tie
 from isthmus.strategies.plan import Cascade, Choose, Node
 from isthmus.strategies.plan.node import Calibrated, Learned
 
@@ -31,6 +32,15 @@ canonical = msgspec.json.Encoder(order="deterministic").encode
 
 class UnusableError(Exception):
     """Why a file cannot be used: the code, the message and the hint of a fault."""
+
+
+class Found(NamedTuple, Generic[F]):
+    """What a strategy knows by its file, what one would hold for that were made now, and from what this one
+    was made."""
+
+    says: F
+    now: Tie
+    evidence: Evidence | None
 
 
 class LearnedFiles(ABC, Generic[N, F]):
@@ -71,7 +81,7 @@ class LearnedFiles(ABC, Generic[N, F]):
         return changed(plan, self.strategy, fill)
 
     @abstractmethod
-    def _found(self, route: str, strategy: N) -> F | None:
+    def _found(self, route: str, strategy: N) -> Found[F] | None:
         """What the strategy's file says, or None where it names none. Raises UnusableError, and OSError where
         weights cannot be read."""
 
@@ -99,14 +109,21 @@ class LearnedFiles(ABC, Generic[N, F]):
             return
         if found is None:
             return
-        if found.stale:
+        says = found.says
+        if says.stale:
             then = self._on_stale(strategy)
-            message = f"{found.file} is stale, as {', and '.join(found.stale)}. Requests {then}."
+            message = f"{says.file} is stale, as {', and '.join(says.stale)}. Requests {then}."
             self._note(plan, Code.STALE_CALIBRATION, message, "Run `isthmus calibrate` for this route again.")
-        self._filled[id(strategy)] = found
+        self._filled[id(strategy)] = says
         self.files.append(
             CalibrationFile(
-                route=route, path=found.file, sha256=found.sha256, stale=bool(found.stale), kind=self.kind
+                route=route,
+                path=says.file,
+                sha256=says.sha256,
+                stale=bool(says.stale),
+                tie=found.now,
+                evidence=found.evidence,
+                kind=self.kind,
             )
         )
 

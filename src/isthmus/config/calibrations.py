@@ -6,10 +6,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 
-import msgspec
-
 from isthmus.confidence.artefact import load
-from isthmus.config.artefacts import LearnedFiles, UnusableError, content_of, identity, loaded, spoken_to
+from isthmus.config.artefacts import (
+    Found,
+    LearnedFiles,
+    UnusableError,
+    content_of,
+    identity,
+    loaded,
+    spoken_to,
+)
 from isthmus.config.decode import DecodedPlan
 from isthmus.config.faults import Code
 from isthmus.config.findings import Findings
@@ -48,8 +54,8 @@ class Calibrations(LearnedFiles[Cascade, Calibrated]):
             self._note(plan, Code.UNREACHABLE, message, "Move it to the first step, or remove it.")
         super()._read(plan, cascade)
 
-    def _found(self, route: str, cascade: Cascade) -> Calibrated | None:
-        named = cascade.stages[0].accept.calibration
+    def _found(self, route: str, cascade: Cascade) -> Found[Calibrated] | None:
+        named = cascade.calibration
         if named is None:
             return None
         try:
@@ -63,20 +69,18 @@ class Calibrations(LearnedFiles[Cascade, Calibrated]):
             hint = "Leave the cascade out: its last step alone does the same for less."
             message = f"{named.file} promises nothing, and accepts no answer."
             raise UnusableError(Code.UNUSABLE_FILE, message, hint)
-        return Calibrated(
+        calibrated = Calibrated(
             file=named.file,
             sha256=hashlib.sha256(content).hexdigest(),
+            asked_at_us=calibration.asked_at_us,
             calibrator=calibration.calibrator,
             threshold=calibration.threshold,
             stale=calibration.tie.changes(now),
         )
+        return Found(calibrated, now, calibration.evidence)
 
     def _with(self, calibrated: Calibrated, cascade: Cascade) -> Cascade:
-        first, *others = cascade.stages
-        accept = msgspec.structs.replace(first.accept, calibration=calibrated)
-        return msgspec.structs.replace(
-            cascade, stages=(msgspec.structs.replace(first, accept=accept), *others)
-        )
+        return cascade.calibrated(calibrated)
 
     def _on_stale(self, cascade: Cascade) -> str:
         return "go to the last step alone" if cascade.on_stale == "strong" else "go on all the same"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
@@ -12,8 +13,11 @@ from msgspec import Meta
 from isthmus.accounting.budgets import Budget
 from isthmus.core.portfolio import Model, Provider, Seconds, SecretRef
 from isthmus.core.rollout import Stage
+from isthmus.core.tie import Evidence, Tie
 from isthmus.perimeter.policy import Policy
 from isthmus.routing.route import Route
+
+_canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +78,11 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     quantities: tuple[Quantity, ...] = get_args(Quantity)
     alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.05
     webhook: SecretRef | None = None
+
+    @property
+    def identity(self) -> str:
+        """What its findings rest on, as a hash: everything but where alarms are told."""
+        return hashlib.sha256(_canonical(msgspec.structs.replace(self, webhook=None))).hexdigest()
 
 
 _SMALL_SHARE = 0.05
@@ -140,12 +149,18 @@ class RolloutRule(msgspec.Struct, frozen=True, kw_only=True):
 class CalibrationFile(msgspec.Struct, frozen=True, kw_only=True):
     """A calibration that a route's cascade goes by, or the router of its `choose`: where it stands, the
     SHA-256 of what stood there when the config was read, and whether it was made for another state of
-    things."""
+    things.
+
+    `tie` is what one would hold for that were made now, `evidence` what this one was made from, as far as it
+    says that.
+    """
 
     route: str
     path: str
     sha256: str
     stale: bool
+    tie: Tie | None = None
+    evidence: Evidence | None = None
     kind: Literal["calibration", "router"] = "calibration"
 
 

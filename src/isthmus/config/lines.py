@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from isthmus.config.tree import Mapping, Mark, Path, Sequence, Tree
+
+
+class Place(NamedTuple):
+    """A place in a file."""
+
+    file: str
+    mark: Mark
 
 
 class Lines:
@@ -16,10 +25,15 @@ class Lines:
 
     def find(self, path: Path) -> str | None:
         """Where the value at that path is said, as `isthmus.yaml:14`; None where it is said nowhere."""
+        place = self.place(path)
+        return None if place is None else f"{place.file}:{place.mark.line + 1}"
+
+    def place(self, path: Path) -> Place | None:
+        """The file that says the value at that path, and where in it; None where it is said nowhere."""
         for file, tree in self._trees.items():
             if path[0] in tree.entries:
                 mark = _mark(tree, path)
-                return None if mark is None else f"{file}:{mark.line + 1}"
+                return None if mark is None else Place(file, mark)
         return None
 
 

@@ -12,12 +12,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from isthmus.config.config import Config
+from isthmus.config.artefacts import digest, speech
+from isthmus.config.config import CalibrationFile, Config
+from isthmus.config.learned import still_named
 from isthmus.config.nodes import changed
 from isthmus.core.portfolio import Model
-from isthmus.core.rollout import Turn, Version, same
+from isthmus.core.rollout import Anew, Recalibrated, Relearned, Turn, Version, same
 from isthmus.routing.route import Route
 from isthmus.strategies.plan import Cascade, Choose, Node, Shadow, Split
+from isthmus.strategies.plan.node import Calibrated, Learned
 from isthmus.strategies.plan.split import Arm
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -87,15 +90,11 @@ class _Rewriting:
         if all(same(version, self._own) for version in serving):
             return config
         routes = {name: self._route(route) for name, route in config.routes.items()}
-        called = {name for name, route in routes.items() if turn.model in config.routes[name].models()}
         return msgspec.structs.replace(
             config,
             models=self._models(serving),
             routes=routes,
-            calibrations=tuple(
-                msgspec.structs.replace(file, stale=file.stale or file.route in called)
-                for file in config.calibrations
-            ),
+            calibrations=still_named((*config.calibrations, *map(_file_of, turn.anew)), routes),
             hash=hashlib.sha256(_canonical([config.hash, *_meaning(turn)])).hexdigest(),
         )
 
@@ -112,37 +111,91 @@ class _Rewriting:
     def _route(self, route: Route) -> Route:
         if self._turn.model not in route.models():
             return route
-        thrift = route.thrift and msgspec.structs.replace(route.thrift, plan=self._plan(route.thrift.plan))
-        return msgspec.structs.replace(route, plan=self._plan(route.plan), thrift=thrift)
+        thrift = route.thrift and msgspec.structs.replace(
+            route.thrift, plan=self._plan(route.name, route.thrift.plan)
+        )
+        return msgspec.structs.replace(route, plan=self._plan(route.name, route.plan), thrift=thrift)
 
-    def _plan(self, plan: Node) -> Node:
+    def _plan(self, route: str, plan: Node) -> Node:
         turn, names = self._turn, self._names
         if turn.model not in plan.models():
             return plan
         match turn.stage:
             case "shadow":
                 judge = self._judge()
-                of = self._alone(plan, turn.old)
+                of = self._alone(route, plan, turn.old)
                 return Shadow(candidate=names.new, of=of, share=turn.share, judge=judge)
             case "canary":
                 # The new ones first: whoever was drawn for a small share stays with them when it grows.
                 arms = (
-                    Arm(plan=self._alone(plan, turn.new), weight=turn.share, name=self._arm(turn.new)),
-                    Arm(plan=self._alone(plan, turn.old), weight=1 - turn.share, name=self._arm(turn.old)),
+                    Arm(plan=self._alone(route, plan, turn.new), weight=turn.share, name=self._arm(turn.new)),
+                    Arm(
+                        plan=self._alone(route, plan, turn.old),
+                        weight=1 - turn.share,
+                        name=self._arm(turn.old),
+                    ),
                 )
                 sticky = None if self._rule.sticky == "none" else self._rule.sticky
                 return Split(arms=arms, sticky=sticky, salt=self._arm(turn.new))
-        return self._alone(plan, turn.settled)
+        return self._alone(route, plan, turn.settled)
 
-    def _alone(self, plan: Node, version: Version) -> Node:
+    def _alone(self, route: str, plan: Node, version: Version) -> Node:
         """The plan with one version for the model."""
         model = self._turn.model
         name = name_of(model, version, self._own)
         if name == model:
             return plan
         renamed = plan.renamed(lambda it: name if it == model else it)
-        unsure = changed(renamed, Cascade, lambda _, cascade: _stale_cascade(cascade, name))
-        return changed(unsure, Choose, lambda _, choose: _stale_choose(choose, name))
+        anew = self._turn.anew_of(route, version)
+
+        def cascade(_: Cascade, now: Cascade) -> Cascade:
+            tied = {*now.stages[0].plan.models(), *now.stages[-1].plan.models()}
+            if now.calibration is None or name not in tied:
+                return now
+            if not isinstance(anew, Recalibrated):
+                return now.doubting((_other(name),))
+            return now.calibrated(
+                Calibrated(
+                    file=anew.file,
+                    sha256=anew.sha256,
+                    asked_at_us=anew.asked_at_us,
+                    calibrator=anew.calibrator,
+                    threshold=anew.threshold,
+                    stale=self._changes(anew, version, tied - {name}),
+                )
+            )
+
+        def choose(_: Choose, now: Choose) -> Choose:
+            if now.by is None or name not in now.among:
+                return now
+            if not isinstance(anew, Relearned):
+                return now.doubting((_other(name),))
+            return msgspec.structs.replace(
+                now,
+                by=Learned(
+                    file=anew.file,
+                    sha256=anew.sha256,
+                    asked_at_us=anew.asked_at_us,
+                    overall=tuple((name if it == model else it, quality) for it, quality in anew.overall),
+                    stale=self._changes(anew, version, {*now.among} - {name}),
+                ),
+            )
+
+        return changed(changed(renamed, Cascade, cascade), Choose, choose)
+
+    def _changes(self, anew: Anew, version: Version, others: set[str]) -> tuple[str, ...]:
+        """What has changed since something was learned of a version's answers; `others` are the models that
+        answer beside it."""
+        model = self._config.models[self._turn.model]
+        ties = [it.tie for it in self._config.calibrations if it.route == anew.route and it.tie is not None]
+        if len(ties) != 1:
+            return ("the route goes by other things that were learned",)
+        who = version.sha256 or model.id
+        if isinstance(anew, Relearned):
+            who = digest([who, speech(self._config.providers[model.provider])])
+        now = msgspec.structs.replace(ties[0], models={**ties[0].models, model.name: who})
+        rolling = sorted(it for it in others if self._config.models[it].version_of is not None)
+        return (*anew.tie.changes(now), *map(_other, rolling))
 
     def _judge(self) -> str | None:
         # It may be called by another name, where it has new weights itself.
@@ -153,28 +206,23 @@ class _Rewriting:
         return f"{self._turn.model}@{version.id}"
 
 
-def _stale_cascade(cascade: Cascade, name: str) -> Cascade:
-    """The cascade, whose calibration holds no longer where this version is one of those it was made for."""
-    first, *others = cascade.stages
-    calibration = first.accept.calibration
-    tied = {*first.plan.models(), *cascade.stages[-1].plan.models()}
-    if calibration is None or name not in tied:
-        return cascade
-    why = (*calibration.stale, f"{name} has other weights")
-    accept = msgspec.structs.replace(
-        first.accept, calibration=msgspec.structs.replace(calibration, stale=why)
+def _other(name: str) -> str:
+    """Why something that was learned of a model does not hold for the version of that name."""
+    return f"{name} has other weights"
+
+
+def _file_of(anew: Anew) -> CalibrationFile:
+    return CalibrationFile(
+        route=anew.route,
+        path=anew.file,
+        sha256=anew.sha256,
+        stale=False,
+        tie=anew.tie,
+        kind="router" if isinstance(anew, Relearned) else "calibration",
     )
-    return msgspec.structs.replace(cascade, stages=(msgspec.structs.replace(first, accept=accept), *others))
-
-
-def _stale_choose(choose: Choose, name: str) -> Choose:
-    """The choice, whose router holds no longer where this version is one of those it was learned for."""
-    if choose.by is None or name not in choose.among:
-        return choose
-    why = (*choose.by.stale, f"{name} has other weights")
-    return msgspec.structs.replace(choose, by=msgspec.structs.replace(choose.by, stale=why))
 
 
 def _meaning(turn: Turn) -> list[object]:
     """What a turn means for traffic, and nothing of when and why it came about."""
-    return [turn.model, turn.stage, turn.share, turn.old.id, turn.new.id]
+    learned = [[it.route, it.version, it.sha256] for it in turn.anew]
+    return [turn.model, turn.stage, turn.share, turn.old.id, turn.new.id, *learned]

@@ -11,6 +11,7 @@ import msgspec
 
 from isthmus.catalog.weights import STATIC_VECTORS
 from isthmus.config.artefacts import (
+    Found,
     LearnedFiles,
     UnusableError,
     content_of,
@@ -37,7 +38,7 @@ class Routers(LearnedFiles[Choose, Learned]):
     strategy = Choose
     kind = "router"
 
-    def _found(self, route: str, choose: Choose) -> Learned:
+    def _found(self, route: str, choose: Choose) -> Found[Learned]:
         if choose.by is None:
             message = f"Nothing is learned for this choice: requests go to `{choose.among[0]}`, its first."
             hint = f"Run `isthmus calibrate {route}`, and name its file under `by`."
@@ -59,12 +60,14 @@ class Routers(LearnedFiles[Choose, Learned]):
         # A model that is not chosen any more makes nothing wrong that is known of the others.
         left = {name: was for name, was in then.models.items() if name in now.models}
         overall = sorted(zip(header.models, header.overall, strict=True), key=lambda pair: -pair[1])
-        return Learned(
+        learned = Learned(
             file=file,
             sha256=hashlib.sha256(content).hexdigest(),
             overall=tuple(overall),
+            asked_at_us=header.origin.asked_at_us,
             stale=msgspec.structs.replace(then, models=left).changes(now),
         )
+        return Found(learned, now, header.origin.evidence)
 
     def _with(self, learned: Learned, choose: Choose) -> Choose:
         return msgspec.structs.replace(choose, by=learned)

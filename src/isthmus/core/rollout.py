@@ -7,6 +7,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from isthmus.core.calibrator import Calibrator
+from isthmus.core.tie import Tie
+
 Stage: TypeAlias = Literal["shadow", "canary", "full", "rolled back"]
 """How far a version has come: it answers nobody, a share of the requests, all of them, none any more."""
 
@@ -38,12 +41,47 @@ def same(one: Version, other: Version) -> bool:
     return one.id == other.id
 
 
+class Recalibrated(msgspec.Struct, frozen=True, kw_only=True, tag="calibration"):
+    """By what a route's cascade judges the answers of a version, which is the one of that id: a calibration
+    that was made of them, before it got any traffic.
+
+    `file` is where it was written, with that SHA-256; what it says stands here, and the file may go.
+    `tie` is what it holds for, by the names of the config.
+    """
+
+    route: str
+    version: str
+    file: str
+    sha256: str
+    asked_at_us: int
+    tie: Tie
+    calibrator: Calibrator
+    threshold: float
+
+
+class Relearned(msgspec.Struct, frozen=True, kw_only=True, tag="router"):
+    """By what a route chooses where a version is one of those that it may ask: a router that was learned from
+    that version's own answers. Of the file only the beginning stands here; it is read where it lies."""
+
+    route: str
+    version: str
+    file: str
+    sha256: str
+    asked_at_us: int
+    tie: Tie
+    overall: tuple[tuple[str, float], ...]
+
+
+Anew: TypeAlias = Recalibrated | Relearned
+
+
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """One turn of a rollout: from here on `model` is at `stage`. Turns are added, never changed.
 
     `ground` are the weights that the config had when the rollout began, `old` those that were in force then,
     and `new` those that are to follow. `share` is how much of the traffic the new ones answer. `why` and
-    `who` say what led to the turn; `number` counts all turns, 0 before the store has taken it.
+    `who` say what led to the turn; `number` counts all turns, 0 before the store has taken it. `anew` is what
+    was learned anew of the versions' answers, for the routes that go by what is learned.
     """
 
     model: str
@@ -56,6 +94,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     who: str
     at_us: int
     number: int = 0
+    anew: tuple[Anew, ...] = ()
 
     @property
     def under_way(self) -> bool:
@@ -79,6 +118,10 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(
             self, stage=stage, share=share, why=why, who=who, at_us=at_us, number=0
         )
+
+    def anew_of(self, route: str, version: Version) -> Anew | None:
+        """What that route goes by where this version answers, if it was learned of its own answers."""
+        return next((it for it in self.anew if (it.route, it.version) == (route, version.id)), None)
 
     def words(self) -> str:
         """Where the rollout is, in words."""

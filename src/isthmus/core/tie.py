@@ -1,10 +1,28 @@
-"""What something that was learned holds for, so that what has changed since is seen."""
+"""What something that was learned holds for, and what it is from, so that what has changed since is seen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import msgspec
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What something was learned from, and what it was to promise, so that it can be learned again.
+
+    `run` is the id of the evaluation run whose answers taught, with their scores by `scorer`. At most
+    `max_risk` of a score may be lost on the mean, with a chance of at least 1 - `delta`. Of a cascade,
+    `costs` says that it weighs what escalating costs; of a router, `named` that callers name their tasks, and
+    `vectors` that it was learned by neighbours, too.
+    """
+
+    run: str
+    scorer: str
+    max_risk: float
+    delta: float
+    named: bool = False
+    vectors: bool = True
+    costs: bool = True
 
 
 class Tie(msgspec.Struct, frozen=True, kw_only=True):

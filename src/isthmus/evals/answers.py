@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -54,6 +54,11 @@ def basis_of(config: Config, candidate: Candidate) -> bytes:
 def key_of(basis: bytes, request: Mapping[str, Any], label: Label, nth: int) -> str:
     """Under which the answer to that request is found again."""
     return hashlib.sha256(b"\0".join([basis, _canonical([request, label, nth])])).hexdigest()
+
+
+def first_asked_us(answers: Mapping[Place, Kept], models: Collection[str]) -> int:
+    """When the first of these models' answers was given, whichever run has asked for it; 0 without any."""
+    return min((kept.at_us for place, kept in answers.items() if place.model in models), default=0)
 
 
 class Asked(NamedTuple):

@@ -30,7 +30,7 @@ from isthmus.confidence.signals.answer import of_answer
 from isthmus.core.calibrator import Calibrator
 from isthmus.core.evaluation import Answered, Sample
 from isthmus.core.money import NANO_PER_USD
-from isthmus.core.tie import Tie
+from isthmus.core.tie import Evidence, Tie
 from isthmus.dialects.counting import estimate_tokens
 from isthmus.evals.datasets.samples import call_of
 from isthmus.evals.outcome import Scores
@@ -142,7 +142,9 @@ def calibrate(
     max_risk: float,
     delta: float,
     made_at_us: int,
+    asked_at_us: int,
     costs: bool = True,
+    evidence: Evidence | None = None,
     left_out: Mapping[str, int] | None = None,
 ) -> Trial:
     """The cascade from the first model of `pair` to the second, calibrated by these labels.
@@ -166,6 +168,8 @@ def calibrate(
         calibration = Calibration(
             tie=tie,
             made_at_us=made_at_us,
+            asked_at_us=asked_at_us,
+            evidence=evidence,
             calibrator=calibrator,
             threshold=promise.threshold,
             risk=promise.risk,

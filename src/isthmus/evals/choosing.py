@@ -25,7 +25,7 @@ from isthmus.core.evaluation import Answered, Sample
 from isthmus.core.foresight import Foresight, Outlook
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.money import NANO_PER_USD
-from isthmus.core.tie import Tie
+from isthmus.core.tie import Evidence, Tie
 from isthmus.dialects.asked import about_tokens, asked
 from isthmus.dialects.features import features_of
 from isthmus.dialects.openai import OpenAIChat
@@ -164,6 +164,8 @@ def teach(
     max_risk: float,
     delta: float,
     made_at_us: int,
+    asked_at_us: int,
+    evidence: Evidence | None = None,
     left_out: Mapping[str, int] | None = None,
     judged: int = 0,
 ) -> tuple[Trial, bytes | None]:
@@ -213,6 +215,8 @@ def teach(
     origin = Origin(
         tie=tie,
         made_at_us=made_at_us,
+        asked_at_us=asked_at_us,
+        evidence=evidence,
         label=trial.label,
         learned=len(fits),
         tested=len(tests),

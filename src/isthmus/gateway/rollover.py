@@ -1,4 +1,5 @@
-"""Which config serves: the file's, with the rollouts that are in force; and how one follows on another.
+"""Which config serves: the file's, with the rollouts that are in force and without what drift has made stale;
+and how one follows on another.
 
 Where other weights take over, their engine is started beside the one that serves, verified and warmed, before
 the first request goes there. Requests under way keep the snapshot that they began with, and its engines.
@@ -7,9 +8,11 @@ the first request goes there. Requests under way keep the snapshot that they beg
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -17,10 +20,12 @@ import msgspec
 from isthmus.artefacts.faults import ArtefactError
 from isthmus.config.config import Config
 from isthmus.config.digests import Digests
+from isthmus.config.doubts import doubted
 from isthmus.config.rollouts import Pair, in_force, pair_of, rolled
+from isthmus.core.alarm import Alarm
 from isthmus.core.errors import IsthmusError
 from isthmus.core.portfolio import Model
-from isthmus.core.rollout import Turn, Version, same
+from isthmus.core.rollout import Relearned, Turn, Version, same
 from isthmus.evals.rollout.steward import GATEWAY, UnfitError
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.providers.engines.warming import warm
@@ -60,16 +65,20 @@ class Maker(Protocol):
 class Standing(NamedTuple):
     """What a gateway begins with: the file's config, the turns that it serves by, and what serves so.
 
-    `known` is the number of the last turn before the gateway itself had to decide.
+    `known` is the number of the last turn before the gateway itself had to decide. `alarms` are those of
+    drift that there have been.
     """
 
     config: Config
     turns: Sequence[Turn]
     serving: Config
     known: int
+    alarms: Sequence[Alarm] = ()
 
 
-def first_standing(config: Config, rollouts: Rollouts, digests: Digests, at_us: int) -> Standing:
+def first_standing(
+    config: Config, rollouts: Rollouts, alarms: Sequence[Alarm], digests: Digests, at_us: int
+) -> Standing:
     """What serves from the start. Blocks; raises IsthmusError where the store cannot be used.
 
     A version whose weights are not there any more, or are others, is sent back; where there is nothing to go
@@ -84,6 +93,7 @@ def first_standing(config: Config, rollouts: Rollouts, digests: Digests, at_us: 
         try:
             for model in rolled(config, turns, own).models.values():
                 verify(model, turns, digests)
+            verify_learned(turns)
         except UnfitError as error:
             turn = next(it for it in turns if it.model == error.model)
             if turn.stage == "rolled back":
@@ -94,7 +104,7 @@ def first_standing(config: Config, rollouts: Rollouts, digests: Digests, at_us: 
                 _append_first(rollouts, back, turn.number)
             continue
         begun = [_without_trial(turn) for turn in turns]
-        return Standing(config, begun, rolled(config, begun, own), known)
+        return Standing(config, begun, doubted(rolled(config, begun, own), alarms), known, alarms)
 
 
 def _without_trial(turn: Turn) -> Turn:
@@ -127,6 +137,7 @@ class Rollover:
     ) -> None:
         self.config = standing.config
         self._turns = standing.turns
+        self._alarms = tuple(standing.alarms)
         self._taken: Config | None = standing.config
         self._digests = digests
         self._maker = maker
@@ -143,8 +154,25 @@ class Rollover:
         nothing then."""
         # No file is read here. Whether a rollout holds for weights that nobody has looked at yet, the next
         # `take` finds out.
-        self._adopt(self._maker.snapshot(rolled(config, self._turns, self._own(config))))
+        self._adopt(self._maker.snapshot(self._as_it_stands(config)))
         self.config, self._taken = config, None
+
+    def heed(self, route: str, alarms: Sequence[Alarm]) -> None:
+        """Serve from the next request on as these alarms want it, which are all that there are of the route.
+        Where that cannot be, it is said, and tried when next told."""
+        others = (alarm for alarm in self._alarms if alarm.route != route)
+        heard = tuple(sorted([*others, *alarms]))
+        if heard != self._alarms:
+            self._alarms = heard
+        wanted = self._as_it_stands(self.config)
+        if wanted.hash == self.config_hash:
+            return
+        try:
+            self._adopt(self._maker.snapshot(wanted))
+        except IsthmusError as error:
+            log.error("an alarm of drift of the route %s is not heeded yet: %s", route, error.text)
+        else:
+            log.warning("drift: what was learned for the route %s is stale: `on_stale` decides", route)
 
     def names(self, turn: Turn) -> Pair | None:
         """What the two versions of a turn are called; None where the turn is not in force."""
@@ -169,15 +197,17 @@ class Rollover:
         config = self.config
         if self._taken is config and list(turns) == list(self._turns):
             return
+        alarms = self._alarms
         own = await asyncio.to_thread(own_versions, config, turns, self._digests)
-        wanted = rolled(config, turns, own)
+        wanted = doubted(rolled(config, turns, own), alarms)
         if wanted.hash != self.config_hash:
+            await asyncio.to_thread(verify_learned, turns)
             fresh = [it for name, it in wanted.models.items() if self._is_fresh(name, it)]
             for model in fresh:
                 await asyncio.to_thread(verify, model, turns, self._digests)
             snapshot = await self._ready(wanted, fresh)
-            if self.config is not config:
-                # The file has changed meanwhile: the next look takes its turns anew.
+            if self.config is not config or self._alarms is not alarms:
+                # Another file, or an alarm, has come meanwhile: the next look takes its turns anew.
                 snapshot.release()
                 return
             self._adopt(snapshot)
@@ -213,6 +243,10 @@ class Rollover:
     def _is_back(self, name: str) -> bool:
         """True where the config's own weights come back after a version that has served in their place."""
         return any(it.version_of == name for it in self._serving().models.values())
+
+    def _as_it_stands(self, config: Config) -> Config:
+        """What serves where this is the file's config."""
+        return doubted(rolled(config, self._turns, self._own(config)), self._alarms)
 
     def _own(self, config: Config) -> dict[str, Version]:
         """What is known of the config's own weights without a look into any file."""
@@ -261,6 +295,27 @@ def verify(model: Model, turns: Sequence[Turn], digests: Digests) -> None:
         raise UnfitError(model.family, error.message, error.hint) from error
     if not same(found, promised):
         raise _others(model.name, model.family)
+
+
+def verify_learned(turns: Sequence[Turn]) -> None:
+    """Raises UnfitError where a router that was learned for a version is gone, or is another one. Blocks."""
+    for turn in turns:
+        serving = {it.id for it in ((turn.old, turn.new) if turn.under_way else (turn.settled,))}
+        for it in turn.anew:
+            if it.version in serving and isinstance(it, Relearned) and not _is_there(it):
+                message = (
+                    f"The router {it.file}, by which {it.route} chooses, is not the one that was learned."
+                )
+                hint = f"Promote {turn.model}@{it.version} again: it is learned anew."
+                raise UnfitError(turn.model, message, hint)
+
+
+def _is_there(router: Relearned) -> bool:
+    try:
+        with Path(router.file).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == router.sha256
+    except OSError:
+        return False
 
 
 def promised_of(model: Model, turns: Sequence[Turn]) -> Version | None:

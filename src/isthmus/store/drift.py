@@ -53,6 +53,9 @@ class Drifts(Protocol):
     def standing(self, route: str) -> Standing | None:
         """What was last written down of a route."""
 
+    def standings(self) -> Sequence[Standing]:
+        """What was last written down of every route that was ever watched."""
+
     def write(self, standing: Standing) -> None:
         """Writes it down, durably, in the place of what was there."""
 
@@ -81,6 +84,12 @@ class SqliteDrifts:
         with self._database.reading() as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None else Standing(row.route, row.until_us, row.body)
+
+    def standings(self) -> Sequence[Standing]:
+        """See `Drifts.standings`."""
+        query = select(table.c.route, table.c.until_us, table.c.body).order_by(table.c.route)
+        with self._database.reading() as connection:
+            return [Standing(row.route, row.until_us, row.body) for row in connection.execute(query)]
 
     def write(self, standing: Standing) -> None:
         """See `Drifts.write`."""

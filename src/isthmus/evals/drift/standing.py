@@ -9,7 +9,6 @@ ever, is alpha at most.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 
 from isthmus.config.config import Quantity, Watch
+from isthmus.core.alarm import Alarm
 from isthmus.statistics.change import Change, Value
 from isthmus.store.drift import Observed, Standing
 
@@ -99,7 +99,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 def begun(watch: Watch) -> Route:
     """A route of which nothing is known."""
-    return Route(watch=_identity(watch), until_us=_since_us(watch))
+    return Route(watch=watch.identity, until_us=_since_us(watch))
 
 
 def read(watch: Watch, standing: Standing | None) -> Route:
@@ -111,12 +111,30 @@ def read(watch: Watch, standing: Standing | None) -> Route:
     except msgspec.DecodeError:
         # Written by another version: the ledger tells it all again.
         return begun(watch)
-    return route if route.watch == _identity(watch) else begun(watch)
+    return route if route.watch == watch.identity else begun(watch)
 
 
 def written(watch: Watch, route: Route) -> Standing:
     """What is written down of a route."""
     return Standing(watch.route, route.until_us, _to_json(route))
+
+
+def alarms(kept: Standing) -> tuple[Alarm, ...]:
+    """The alarms in what was written down of a route; none where another version wrote it."""
+    try:
+        route = msgspec.json.decode(kept.body, type=Route)
+    except msgspec.DecodeError:
+        return ()
+    return alarms_of(kept.route, route)
+
+
+def alarms_of(name: str, route: Route) -> tuple[Alarm, ...]:
+    """The alarms that there are of a route of that name."""
+    return tuple(
+        Alarm(route=name, quantity=quantity, watch=route.watch, at_us=watched.alarmed_us)
+        for quantity, watched in route.quantities.items()
+        if watched.alarmed_us is not None
+    )
 
 
 def next_piece(watch: Watch, route: Route) -> tuple[int, int, int]:
@@ -253,11 +271,6 @@ def _state(watch: Watch, route: Route, watched: Watched) -> str:
     if route.until_us < _baseline_end_us(watch):
         return "learning"
     return "unknown" if watched.before.n < LEAST_BASELINE else "as before"
-
-
-def _identity(watch: Watch) -> str:
-    """What a standing rests on: everything but where alarms are told."""
-    return hashlib.sha256(_to_json(msgspec.structs.replace(watch, webhook=None))).hexdigest()
 
 
 def _since_us(watch: Watch) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from isthmus.config.config import Watch
+from isthmus.core.alarm import Alarm
 from isthmus.core.errors import IsthmusError
 from isthmus.evals.drift import standing
 from isthmus.evals.drift.standing import Drift, Route
@@ -27,6 +28,9 @@ MOST_TRIES = 10
 Post = Callable[[Watch, bytes], Awaitable[None]]
 """Posts JSON to the webhook of a watch; raises IsthmusError where it was not taken."""
 
+Heed = Callable[[str, Sequence[Alarm]], None]
+"""Takes all alarms that there are of a route, each time that it was looked at."""
+
 Draws = Callable[[str], Callable[[], float]]
 """The draws from [0, 1) that belong to a name: always the same ones."""
 
@@ -36,7 +40,7 @@ class Watchman:
 
     What was found is written down before it is told, and a piece that was not written down is looked at anew
     with the same draws: nothing counts twice, and no alarm is lost when the process dies. A webhook may hear
-    of an alarm twice.
+    of an alarm twice. `heed` is told before anybody outside is, and with every look again.
     """
 
     def __init__(
@@ -46,12 +50,14 @@ class Watchman:
         post: Post,
         draws: Draws,
         now_us: Callable[[], int],
+        heed: Heed = lambda route, alarms: None,
     ) -> None:
         self._drifts = drifts
         self._watches = watches
         self._post = post
         self._draws = draws
         self._now_us = now_us
+        self._heed = heed
         self._found: dict[str, tuple[Drift, ...]] = {}
 
     async def keep_watch(self) -> None:
@@ -90,6 +96,7 @@ class Watchman:
         while await asyncio.to_thread(self._advance, watch, route):
             pass
         self._found[watch.route] = tuple(standing.drifts(watch, route))
+        self._heed(watch.route, standing.alarms_of(watch.route, route))
         for drift in self._found[watch.route]:
             if drift.alarmed_us is not None:
                 await self._tell(watch, route, drift)

@@ -49,6 +49,11 @@ def settled(last: Turn | None, own: Version) -> Version:
     return last.settled if last is not None and last.holds_for(own) else own
 
 
+def running_of(last: Turn | None, own: Version) -> Turn | None:
+    """The rollout that is under way by the model's last turn; None where none is."""
+    return last if last is not None and last.holds_for(own) and last.under_way else None
+
+
 def promoted(
     config: Config,
     model: Model,
@@ -67,8 +72,7 @@ def promoted(
     `already_promoted`, `rollout_under_way`, `rollout_backwards`, `path_taken`, `name_taken`.
     """
     rule = config.rule_of(model.name)
-    running = last if last is not None and last.holds_for(own) and last.under_way else None
-    if running is not None:
+    if (running := running_of(last, own)) is not None:
         return _moved(running, rule, new, stage, why=why, who=who, at_us=at_us)
     old = settled(last, own)
     if same(new, old):
@@ -103,6 +107,8 @@ def promoted(
         why=why,
         who=who,
         at_us=at_us,
+        # What judges the weights in force goes on judging them.
+        anew=tuple(it for it in last.anew if it.version == old.id) if last is not None else (),
     )
 
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.label import BOTTOM, Label
-from isthmus.core.tie import Tie
+from isthmus.core.tie import Evidence, Tie
 
 VERSION = 2
 
@@ -25,6 +25,8 @@ _LENGTH = 8
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """What a router was made of, and when.
 
+    `asked_at_us` is when the first of the answers was given that it was learned from; 0 where nobody knows.
+    `evidence` says which they were; None where that was not kept.
     `label` is that of its samples, joined: vectors and weights tell something of their words. `learned`
     samples made it, `tested` others judged it, and `finding` says how. `outputs` has the mean length of each
     model's answers, in tokens, as far as it was measured.
@@ -32,6 +34,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
     tie: Tie
     made_at_us: int
+    asked_at_us: int = 0
+    evidence: Evidence | None = None
     label: Label = BOTTOM
     learned: int = 0
     tested: int = 0

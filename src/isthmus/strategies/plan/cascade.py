@@ -17,6 +17,7 @@ from isthmus.strategies.plan.node import (
     Acceptance,
     Assess,
     Begin,
+    Calibrated,
     Choice,
     Circumstances,
     CutOff,
@@ -107,10 +108,27 @@ class Cascade(Node, frozen=True, kw_only=True, tag_field="strategy", tag="cascad
     stream: Literal["buffered", "optimistic"] = "buffered"
 
     @property
+    def calibration(self) -> Calibrated | None:
+        """That of the first step, which alone may have one."""
+        return self.stages[0].accept.calibration
+
+    @property
     def stale(self) -> tuple[str, ...]:
         """Why the calibration of the first step holds no longer; nothing while it does, or without one."""
-        calibration = self.stages[0].accept.calibration
-        return calibration.stale if calibration is not None else ()
+        return self.calibration.stale if self.calibration is not None else ()
+
+    def calibrated(self, calibration: Calibrated) -> Self:
+        """The cascade that goes by this calibration."""
+        first, *others = self.stages
+        accept = msgspec.structs.replace(first.accept, calibration=calibration)
+        return msgspec.structs.replace(self, stages=(msgspec.structs.replace(first, accept=accept), *others))
+
+    def doubting(self, why: tuple[str, ...]) -> Self:
+        """The cascade whose calibration holds no longer, for these reasons as well; as it is without one."""
+        was = self.calibration
+        if was is None:
+            return self
+        return self.calibrated(msgspec.structs.replace(was, stale=(*was.stale, *why)))
 
     def models(self) -> tuple[str, ...]:
         return once_each([model for stage in self.stages for model in stage.models()])

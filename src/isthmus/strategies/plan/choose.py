@@ -42,6 +42,14 @@ class Choose(Node, frozen=True, kw_only=True, tag_field="strategy", tag="choose"
     cost_at_most: Annotated[float, Meta(gt=0)] | None = None
     on_stale: Literal["best", "warn"] = "best"
 
+    def doubting(self, why: tuple[str, ...]) -> Self:
+        """The choice whose router is no longer known to be right, for these reasons as well; as it is without
+        one."""
+        if self.by is None:
+            return self
+        by = msgspec.structs.replace(self.by, stale=(*self.by.stale, *why))
+        return msgspec.structs.replace(self, by=by)
+
     def models(self) -> tuple[str, ...]:
         return once_each(list(self.among))
 

@@ -304,12 +304,14 @@ def _with(effect: Effect, amendment: Amendment) -> Effect:
 class Calibrated(msgspec.Struct, frozen=True, kw_only=True):
     """What a calibration says of a step: accept answers of whom `calibrator` is sure by `threshold` or more.
 
-    `file` is its path, as the config says it, and `sha256` that of what stood there. `stale` says what has
-    changed since it was made, so that it promises nothing any more; it is empty while it holds.
+    `file` is its path, as the config says it, and `sha256` that of what stood there. `asked_at_us` is when
+    the first of the answers was given that it was made from. `stale` says what has changed since, so that it
+    promises nothing any more; it is empty while it holds.
     """
 
     file: str
     sha256: str = ""
+    asked_at_us: int = 0
     calibrator: Calibrator | None = None
     threshold: float = math.inf
     stale: tuple[str, ...] = ()
@@ -332,12 +334,14 @@ class Learned(msgspec.Struct, frozen=True, kw_only=True):
     """What a `choose` knows of its learned router besides what that foresees of a request.
 
     `file` is its path, as the config says it, and `sha256` that of what stood there. `overall` has the mean
-    score of each model that it was learned for, the best one first. `stale` says what has changed since, so
-    that what it foresees is no longer known to be true; it is empty while it holds.
+    score of each model that it was learned for, the best one first. `asked_at_us` is when the first of the
+    answers was given that it was learned from. `stale` says what has changed since, so that what it foresees
+    is no longer known to be true; it is empty while it holds.
     """
 
     file: str
     sha256: str = ""
+    asked_at_us: int = 0
     overall: tuple[tuple[str, float], ...] = ()
     stale: tuple[str, ...] = ()
 
