@@ -393,7 +393,7 @@ def test_a_choice_learns_from_what_a_split_dealt_out_and_people_said(
 async def _all_is_done(gateway: Served) -> None:
     """What was begun aside has been recorded, and every grade is kept."""
     feedback, asked = SqliteFeedback(gateway.house.ledger_path), gateway.house.gateway.tally.mirrors["asked"]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while True:
             copies = [it for it in await gateway.records() if it.mirrors is not None]
             grades = [it for it in copies if it.attempts[0].purpose == "judge" and it.attempts[0].confidence]
@@ -413,7 +413,7 @@ def test_a_choice_learns_from_a_shadow_and_a_judge(sim: SimulatorThread) -> None
     async def when_done(gateway: Served, answer: Answer, number: int) -> None:
         assert answer.headers["x-isthmus-model"] == STRONG
         # Both models, two comparisons and a grade: so many may be under way at once, and no more.
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while len(sim.requests) < before + 5 * (number + 1):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         if number == rounds - 1:
