@@ -49,7 +49,11 @@ T = TypeVar("T")
     type=click.Path(path_type=Path, file_okay=False),
     help="The folder of all that comes out. Default: students/NAME beside the recipe.",
 )
-@click.option("--max-usd", type=Usd(), help="Collecting, and judging, spend at most so much each.")
+@click.option(
+    "--max-usd",
+    type=Usd(),
+    help="Collecting, judging, and calibrating for the promotion spend at most so much each.",
+)
 @click.option(
     "--python",
     default=sys.executable,
@@ -150,7 +154,8 @@ class _Way:
         if self._recipe.promote is not None and not self._promoted.exists():
             stage = ["--stage", self._recipe.promote.stage] if self._recipe.promote.stage else []
             if not self._has_turn():
-                yield ["models", "promote", needed(self._recipe.model, "model"), str(self._artefact), *stage]
+                student = needed(self._recipe.model, "model")
+                yield ["models", "promote", student, str(self._artefact), *stage, *cap]
             replace(self._promoted, (self._recipe.promote.stage or "the rule's first stage").encode())
 
     def do(self, words: list[str]) -> int:
