@@ -90,7 +90,8 @@ def test_thinking_goes_back_where_the_server_wants_it(data: st.DataObject, thoug
     assert again(call, OpenAIChat()).messages == call.messages
     encoded = WIRE.encode_call(call, "m")
     assert encoded.dropped == ("messages.reasoning",)
-    assert b"reasoning_content" not in encoded.body
+    # A text may say the word: the examples have it from our own source.
+    assert not any("reasoning_content" in turn for turn in msgspec.json.decode(encoded.body)["messages"])
 
 
 @given(json_objects, names, st.booleans())
