@@ -108,13 +108,14 @@ def _engine_of(urls: Mapping[str, str]) -> type:
 
 
 def _answers(*, sure: float, unsure: float, right: int) -> Callable[[Asked], Script]:
-    """Right and sure on so many of ten, wrong and unsure on the others."""
+    """Right and sure on so many of ten, wrong and unsure on the others, which are all alike: whoever keeps
+    one of them keeps them all, and no promise allows that, however the samples are parted."""
 
     def answer(asked: Asked) -> Script:
         words = asked.text.split()
         number = int(words[-1]) if words and words[-1].isdigit() else 0
         good = number % 10 < right
-        how = (sure if good else unsure) - number % 7 / 1000
+        how = sure - number % 7 / 1000 if good else unsure
         return Script(text=("good" if good else "bad", "."), logprobs=(how, how), finish="stop")
 
     return answer
@@ -126,7 +127,7 @@ def prepare(url: str, accept: dict[str, Any] | None = None, **more: Any) -> None
     document["models"]["student"] = {"provider": "mine", "kind": "local"}
     first = {"model": "student", "retries": 0, **({"accept": accept} if accept else {})}
     document["routes"]["support"] = {"cascade": [first, {"model": STRONG, "retries": 0}]}
-    save(document | more, ({"id": f"s{n}", "input": f"say {n}", "target": "good"} for n in range(COUNT)))
+    save(document | more, ({"id": f"s{n}", "input": f"say {n:03}", "target": "good"} for n in range(COUNT)))
 
 
 def promote(*more: str) -> Any:
@@ -134,7 +135,7 @@ def promote(*more: str) -> Any:
 
 
 async def _asked(gateway: Served, number: int) -> Record:
-    body = {"model": "support", "messages": [{"role": "user", "content": f"say {number}"}]}
+    body = {"model": "support", "messages": [{"role": "user", "content": f"say {number:03}"}]}
     answer = await gateway.post("/v1/chat/completions", body)
     assert answer.status == 200, answer.body
     return await gateway.record(answer)
@@ -165,7 +166,7 @@ def test_each_version_is_judged_by_a_calibration_of_its_own(sims: Sims) -> None:
             )
         assert all(seen.values()), seen
         assert (await gateway.metrics())['isthmus_calibration_stale{route="support"}'] == 0
-        assert json.loads(run("explain", "support", "say 1", "--json").stdout)["config_hash"] in {
+        assert json.loads(run("explain", "support", "say 001", "--json").stdout)["config_hash"] in {
             record.config_hash for record in records
         }
         assert run("models", "promote", "student", NEW, "--stage", "full").exit_code == 0
