@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import pytest
@@ -127,6 +128,7 @@ def prepare(url: str, accept: dict[str, Any] | None = None, **more: Any) -> None
     document["models"]["student"] = {"provider": "mine", "kind": "local"}
     first = {"model": "student", "retries": 0, **({"accept": accept} if accept else {})}
     document["routes"]["support"] = {"cascade": [first, {"model": STRONG, "retries": 0}]}
+    document["rollouts"] = [{"model": "student", "canary": [0.4]}]
     save(document | more, ({"id": f"s{n}", "input": f"say {n:03}", "target": "good"} for n in range(COUNT)))
 
 
@@ -141,7 +143,10 @@ async def _asked(gateway: Served, number: int) -> Record:
     return await gateway.record(answer)
 
 
-def test_each_version_is_judged_by_a_calibration_of_its_own(sims: Sims) -> None:
+def test_each_version_is_judged_by_a_calibration_of_its_own(
+    sims: Sims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isthmus.gateway.exchange.random", Random(7).random)
     before = (len(sims.old.requests), len(sims.new.requests))
     told = promote("--stage", "canary")
     assert told.exit_code == 0, told.output
@@ -164,7 +169,7 @@ def test_each_version_is_judged_by_a_calibration_of_its_own(sims: Sims) -> None:
                 drafted,
                 "by the other one's it would not be so",
             )
-        assert all(seen.values()), seen
+        assert min(seen.values()) > 10, seen
         assert (await gateway.metrics())['isthmus_calibration_stale{route="support"}'] == 0
         assert json.loads(run("explain", "support", "say 001", "--json").stdout)["config_hash"] in {
             record.config_hash for record in records
