@@ -41,12 +41,11 @@ def same(one: Version, other: Version) -> bool:
     return one.id == other.id
 
 
-class Recalibrated(msgspec.Struct, frozen=True, kw_only=True, tag="calibration"):
-    """By what a route's cascade judges the answers of a version, which is the one of that id: a calibration
-    that was made of them, before it got any traffic.
+class _Learned(msgspec.Struct, frozen=True, kw_only=True):
+    """What was learned for a route of a version's own answers, before it got any traffic.
 
-    `file` is where it was written, with that SHA-256; what it says stands here, and the file may go.
-    `tie` is what it holds for, by the names of the config.
+    `version` is the id of the version. `file` is where it was written, with that SHA-256. `tie` is what it
+    holds for, by the names of the config.
     """
 
     route: str
@@ -55,20 +54,20 @@ class Recalibrated(msgspec.Struct, frozen=True, kw_only=True, tag="calibration")
     sha256: str
     asked_at_us: int
     tie: Tie
+
+
+class Recalibrated(_Learned, frozen=True, kw_only=True, tag="calibration"):
+    """By what a route's cascade judges the answers of a version. What the file says stands here, and it may
+    go."""
+
     calibrator: Calibrator
     threshold: float
 
 
-class Relearned(msgspec.Struct, frozen=True, kw_only=True, tag="router"):
-    """By what a route chooses where a version is one of those that it may ask: a router that was learned from
-    that version's own answers. Of the file only the beginning stands here; it is read where it lies."""
+class Relearned(_Learned, frozen=True, kw_only=True, tag="router"):
+    """By what a route chooses where a version is one of those that it may ask. Of the file only the beginning
+    stands here; it is read where it lies."""
 
-    route: str
-    version: str
-    file: str
-    sha256: str
-    asked_at_us: int
-    tie: Tie
     overall: tuple[tuple[str, float], ...]
 
 
