@@ -38,7 +38,7 @@ from isthmus.core.errors import Fault, IsthmusError
 
 Durability: TypeAlias = Literal["NORMAL", "FULL"]
 
-VERSION = 4
+VERSION = 5
 """The version of the tables below."""
 
 HOUR_US = 3_600_000_000
@@ -159,6 +159,8 @@ STEPS: Mapping[int, Sequence[str]] = {
             number BIGINT NOT NULL, model TEXT NOT NULL, at_us BIGINT NOT NULL, body BLOB NOT NULL,
             PRIMARY KEY (number)
         )""",
+    ),
+    5: (
         """CREATE TABLE IF NOT EXISTS conversations (
             digest BLOB NOT NULL, at_us BIGINT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (digest)
         ) WITHOUT ROWID""",
