@@ -117,6 +117,19 @@ async def _ask(gateway: Served, number: int, before: str = "") -> Any:
     return answer
 
 
+def test_answers_that_were_cut_short_are_told_of(sim: SimulatorThread) -> None:
+    def short(asked: Asked) -> Script:
+        return msgspec.structs.replace(_small(asked), finish="length" if asked.text.endswith("1") else "stop")
+
+    prepare(sim.url)
+    sim.simulator.scripts["small"] = short
+    found = run(
+        *("calibrate", "support", "--dataset", "work.jsonl", "--scorer", "contains", "--fresh"),
+        *("--max-usd", "5", "--max-tokens", "17"),
+    )
+    assert "22 of 220 answers of openai/small were cut short" in found.stderr, found.output
+
+
 def test_a_cascade_is_calibrated_and_serves_so(sim: SimulatorThread) -> None:
     prepare(sim.url)
     found = run("calibrate", "support", "--run", "", "--html", "out.html", "--json")

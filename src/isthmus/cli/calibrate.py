@@ -41,6 +41,7 @@ from isthmus.store.runs import Run, Runs
 from isthmus.strategies.plan import Cascade, Choose
 
 if TYPE_CHECKING:
+    from isthmus.evals.calibration import Labelled
     from isthmus.evals.calibration import Trial as CascadeTrial
     from isthmus.evals.choosing import Lesson
     from isthmus.evals.choosing import Trial as ChoiceTrial
@@ -229,6 +230,16 @@ def learned_from(
     return _learned(evidence, route, strategy, config, runs, run, marks[evidence.scorer])
 
 
+def _tell_of_cut(weak: str, labels: Sequence[Labelled]) -> None:
+    cut = sum(it.signals["cut"] > 0 for it in labels)
+    if cut:
+        click.echo(
+            f"isthmus: {cut:,} of {len(labels):,} answers of {weak} were cut short. A route never keeps such an "
+            "answer, so that it keeps fewer than is told here. Allow longer ones (--max-tokens).",
+            err=True,
+        )
+
+
 def _calibrated(
     evidence: Evidence,
     route: str,
@@ -247,6 +258,8 @@ def _calibrated(
     asked_at_us = first_asked_us(answers, pair)
     labels, left_out = labelled(*pair, runs.samples(run), answers, marks)
     _require_logprobs(run, pair[0], len(labels), left_out)
+    if cascade.stages[0].accept.complete:
+        _tell_of_cut(pair[0], labels)
     style = config.routes[route].style
     if style is not None:
         click.echo(
