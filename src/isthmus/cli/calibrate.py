@@ -234,8 +234,8 @@ def _tell_of_cut(weak: str, labels: Sequence[Labelled]) -> None:
     cut = sum(it.signals["cut"] > 0 for it in labels)
     if cut:
         click.echo(
-            f"isthmus: {cut:,} of {len(labels):,} answers of {weak} were cut short. A route never keeps such an "
-            "answer, so that it keeps fewer than is told here. Allow longer ones (--max-tokens).",
+            f"isthmus: {cut:,} of {len(labels):,} answers of {weak} were cut short. A route never keeps such "
+            "an answer, so that it keeps fewer than is told here. Allow longer ones (--max-tokens).",
             err=True,
         )
 
