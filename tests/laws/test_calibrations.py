@@ -145,7 +145,7 @@ def _call(asked: str) -> Call:
 
 
 def _pieces(text: str, told: list[float]) -> tuple[Piece, ...]:
-    tokens: list[object] = [{"token": "", "logprob": it} for it in told]
+    tokens: list[object] = [{"token": "t", "logprob": it} for it in told]
     return TextDelta(text=text, logprobs=tokens), Finish(reason="stop")
 
 

@@ -20,6 +20,7 @@ from isthmus.core.pieces import (
     TextDelta,
     ToolArgumentsDelta,
     ToolCallStart,
+    tokens_of,
 )
 from isthmus.strategies.plan.comparison import preferred
 from isthmus.strategies.plan.node import Acceptance, Assess, Kept, Verdict
@@ -85,6 +86,13 @@ def test_an_answer_is_as_sure_as_its_tokens_and_the_others() -> None:
     assert not _verdict(answer, Acceptance(logprob=-0.2)).accepted
     assert _verdict(_said("42"), Acceptance(logprob=-9)).why == "its model tells no log-probabilities"
     assert _verdict(_said("42"), Acceptance(self_check=0.5)).why == "it could not be checked"
+
+
+def test_an_end_mark_that_only_whole_answers_tell_makes_nobody_less_sure() -> None:
+    """llama.cpp's server: `('Yes', -0.7), ('', -0.3)` in whole answers, `('Yes', -0.7)` in streams."""
+    streamed = TextDelta(text="Yes", logprobs=[{"token": "Yes", "logprob": -0.7}])
+    whole = TextDelta(text="Yes", logprobs=[*(streamed.logprobs or ()), {"token": "", "logprob": -0.3}])
+    assert list(tokens_of([whole])) == list(tokens_of([streamed])) == [("Yes", -0.7)]
 
 
 @pytest.mark.parametrize(

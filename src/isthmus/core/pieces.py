@@ -162,11 +162,15 @@ def text_of(pieces: Iterable[Piece], choice: int = 0) -> str:
 def tokens_of(pieces: Iterable[Piece]) -> Iterator[tuple[str, float]]:
     """Each token of the first choice's words with its log-probability, where the model told it.
 
-    Rounding makes some engines' surest tokens a little too sure: none is above 0.
+    Rounding makes some engines' surest tokens a little too sure: none is above 0. What has no text is none of
+    its words: llama.cpp tells the mark of the end, which is empty, in whole answers and not in streams, and
+    what was calibrated by the one would not hold for the other.
     """
     for piece in pieces:
         if isinstance(piece, TextDelta) and piece.choice == 0:
             for token in piece.logprobs or ():
-                said = token.get("logprob") if isinstance(token, dict) else None
+                if not isinstance(token, dict) or not token.get("token"):
+                    continue
+                said = token.get("logprob")
                 if isinstance(said, int | float) and not math.isnan(said):
-                    yield str(token.get("token", "")), min(0.0, float(said))
+                    yield str(token["token"]), min(0.0, float(said))
