@@ -25,6 +25,7 @@ from isthmus.evals.simulation.specs import (
 )
 
 CASCADE = "{cascade: [{model: small, accept: {max_risk: 0.1}}, {model: large}]}"
+BY_COSTS = "{cascade: [{model: small, accept: {max_risk: 0.1, costs: true}}, {model: large}]}"
 
 
 def _outcomes(many: int = 600, *, dear: float = 10.0, late: float = 0.0) -> Outcomes:
@@ -59,6 +60,7 @@ def _outcomes(many: int = 600, *, dear: float = 10.0, late: float = 0.0) -> Outc
         "{call: small}",
         CASCADE,
         "{cascade: [{model: a, accept: {max_risk: 0.02, delta: 0.2, risk: accepted}}, {model: b}]}",
+        "{cascade: [{model: a, accept: {max_risk: 0.02, costs: true}}, {model: b}]}",
         "{cascade: [{model: a, accept: {confidence: 0.75}}, {model: b}]}",
         "{choose: {from: [a, b], minimise: cost, quality_at_least: 0.8}}",
         "{choose: {from: [a, b], cost_at_most: 0.002}}",
@@ -90,6 +92,7 @@ def test_a_name_alone_is_a_single_model() -> None:
         ("{cascade: [{model: a, accept: {max_risk: 2}}, {model: b}]}", "< 1"),
         ("{cascade: [{model: a, accept: {max_risc: 0.1}}, {model: b}]}", "max_risc"),
         ("{cascade: [{model: a, accept: {max_risk: 0.1, confidence: 0.5}}, {model: b}]}", "needs `accept"),
+        ("{cascade: [{model: a, accept: {confidence: 0.5, costs: true}}, {model: b}]}", "with `max_risk`"),
         ("{cascade: [{model: a, accept: {max_risk: .nan}}, {model: b}]}", "is no strategy"),
         ("{cascade: [{model: a, accept: {max_risk: 0.1}}]}", "two steps"),
         (
@@ -160,6 +163,47 @@ def test_too_few_labels_give_no_guarantee_and_ask_the_strong_model() -> None:
     (found,) = simulate(_outcomes(120), [strategy_of(CASCADE)]).results
     assert found.verdict == "no guarantee: 60 labels are too few: 100 are the least"
     assert found.escalated == 1
+
+
+def _uneven(many: int = 2000) -> Outcomes:
+    """One query in four is long, for which the large model costs twenty times as much."""
+    rng = np.random.default_rng(5)
+    outcomes = _outcomes(many)
+    long = rng.random(many) < 0.25
+    costs = np.column_stack((np.where(long, 20.0, 1.0), np.full(many, 0.1)))
+    return outcomes._replace(prompts=tuple("word " * (400 if it else 20) for it in long), costs=costs)
+
+
+def test_a_cascade_by_costs_pays_less_for_the_same_promise() -> None:
+    plain, by_costs = simulate(_uneven(), [strategy_of(CASCADE), strategy_of(BY_COSTS)]).results
+    assert by_costs.cost_usd < plain.cost_usd * 0.9
+    assert by_costs.guarantee is not None
+    assert by_costs.guarantee.promised == 5
+    assert by_costs.guarantee.broken <= 2
+    assert by_costs.guarantee.risk is not None
+    assert 0.05 < by_costs.guarantee.risk <= 0.1
+    assert by_costs.escalated is not None
+    assert 0 < by_costs.escalated < 1
+
+
+def test_a_cascade_by_costs_needs_as_many_labels_again() -> None:
+    outcomes = _uneven(360)
+    plain, by_costs = simulate(outcomes, [strategy_of(CASCADE), strategy_of(BY_COSTS)]).results
+    assert not plain.verdict.startswith("no guarantee")
+    assert by_costs.verdict == "no guarantee: 90 labels are too few: 100 are the least"
+    (few,) = simulate(_uneven(50), [strategy_of(BY_COSTS)]).results
+    assert few.verdict.startswith("no guarantee")
+    assert few.escalated == 1
+
+
+def test_confidences_that_are_no_probabilities_may_go_by_costs() -> None:
+    outcomes = _uneven()
+    logits = outcomes._replace(confidences=np.log(outcomes.confidences / (1 - outcomes.confidences)))
+    (found,) = simulate(logits, [strategy_of(BY_COSTS)]).results
+    assert found.guarantee is not None
+    assert found.guarantee.promised == 5
+    assert found.escalated is not None
+    assert 0 < found.escalated < 0.9
 
 
 def test_what_came_later_and_is_shifted_has_no_guarantee_here() -> None:
@@ -235,6 +279,8 @@ def test_the_usual_strategies_are_those_that_the_table_allows() -> None:
     kinds = {type(it) for it in usual_strategies(_voters((0.75, 0.75, 0.74)), 0.05, 0.1)}
     assert Ensemble in kinds
     assert Choose not in kinds
+    by_costs = [it for it in usual_strategies(_uneven(), 0.05, 0.1) if isinstance(it, Cascade)]
+    assert [it.first.accept.costs for it in by_costs if it.first.accept] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +293,7 @@ def test_the_usual_strategies_are_those_that_the_table_allows() -> None:
             "{cascade: [{model: large, accept: {max_risk: 0.1}}, {model: small}]}",
             "confidence of large",
         ),
+        (_outcomes(), BY_COSTS, "no prompt for some"),
         (_outcomes(), "{ensemble: {models: [small, large]}}", "no answers"),
         (_outcomes(), "{choose: {from: [small, large], quality_at_least: 0.5}}", "neither prompts nor tasks"),
         (_outcomes(dear=float("nan")), "large", "no cost of large"),

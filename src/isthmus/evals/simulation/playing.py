@@ -10,9 +10,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from isthmus.confidence import thresholds, voting
+from isthmus.confidence import fitting, thresholds, voting
 from isthmus.confidence.shift import shift
+from isthmus.confidence.signals import Signals, of_probability
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.dialects.counting import estimate_tokens
+from isthmus.evals.datasets.samples import call_of
 from isthmus.evals.simulation.outcomes import Floats, Outcomes
 from isthmus.evals.simulation.specs import (
     Cascade,
@@ -50,7 +53,6 @@ class Played(NamedTuple):
     latencies: Floats
     escalated: Floats
     promise: thresholds.Promise | None = None
-    threshold: float | None = None
     why: str = ""
 
 
@@ -178,22 +180,26 @@ def _parted(many: int, early: int, rng: Chance) -> tuple[Places, Places]:
 def usual_strategies(outcomes: Outcomes, max_risk: float, delta: float) -> list[Strategy]:
     """What is worth trying on such a table: every single model, cascades up to the best, choice, a vote.
 
-    A cascade begins with a model that states confidences and costs less. The best three models of those
-    near the best vote, where the table has answers.
+    A cascade begins with a model that states confidences and costs less; where prompts are known, and the
+    best model costs more for some than for others, it also goes by costs. The best three models of those near
+    the best vote, where the table has answers.
     """
     from isthmus.evals.simulation.specs import Accept, Step
 
     quality, cost = outcomes.scores.mean(0), outcomes.costs.mean(0)
     by_quality = [outcomes.models[at] for at in np.argsort(-quality, kind="stable")]
     best = outcomes.place(by_quality[0])
+    uneven = all(outcomes.prompts) and np.ptp(outcomes.costs[:, best]) > 0
+    orders = (False, True) if uneven else (False,)
     found: list[Strategy] = [Single(model) for model in by_quality]
     found += [
         Cascade(
-            Step(model=model, accept=Accept(max_risk=max_risk, delta=delta)),
+            Step(model=model, accept=Accept(max_risk=max_risk, delta=delta, costs=costs)),
             Step(model=outcomes.models[best]),
         )
         for at, model in enumerate(outcomes.models)
         if cost[at] < cost[best] and np.isfinite(outcomes.confidences[:, at]).all()
+        for costs in orders
     ]
     if len(outcomes.models) > 1 and len(outcomes.scores) >= 250:
         if any(outcomes.prompts) or len(set(outcomes.tasks)) > 1:
@@ -250,13 +256,15 @@ def _cascade(strategy: Cascade, outcomes: Outcomes, learned: Places, judged: Pla
     accept = strategy.first.accept
     assert accept is not None, "a spec without it is refused"
     promise, threshold = None, accept.confidence
-    sure = outcomes.confidences[:, weak]
+    sure, tests = outcomes.confidences[:, weak], learned
+    if accept.costs:
+        sure, tests = _by_costs(outcomes, (weak, strong), learned)
     if accept.max_risk is not None:
         losses = thresholds.losses_of(
-            accept.risk, outcomes.scores[learned, weak], outcomes.scores[learned, strong]
+            accept.risk, outcomes.scores[tests, weak], outcomes.scores[tests, strong]
         )
         promise = thresholds.promise(
-            sure[learned], losses, max_risk=accept.max_risk, delta=accept.delta, risk=accept.risk
+            sure[tests], losses, max_risk=accept.max_risk, delta=accept.delta, risk=accept.risk
         )
         threshold = promise.threshold
     taken = sure[judged] >= (np.inf if threshold is None else threshold)
@@ -267,9 +275,36 @@ def _cascade(strategy: Cascade, outcomes: Outcomes, learned: Places, judged: Pla
         latencies=first.latencies + np.where(taken, 0.0, second.latencies),
         escalated=(~taken).astype(float),
         promise=promise,
-        threshold=threshold,
         why=promise.why if promise else "",
     )
+
+
+def _by_costs(outcomes: Outcomes, pair: tuple[int, int], learned: Places) -> tuple[Floats, Places]:
+    """How sure it is of each row's weak answer that it is to be kept, by what escalating gains for what it
+    costs; and the rows that no part of this was learned from. As `isthmus calibrate` does it."""
+    weak, strong = pair
+    fits, tests = np.array_split(learned, 2)
+    if len(fits) < fitting.FEWEST:
+        # So few rows promise nothing, whatever the order.
+        return outcomes.confidences[:, weak], tests
+    losses = thresholds.losses_of("added", outcomes.scores[fits, weak], outcomes.scores[fits, strong])
+    rows = _signals(outcomes.confidences[:, weak])
+    tokens = [_tokens(prompt or "") for prompt in outcomes.prompts]
+    calibrator = fitting.fit([rows[at] for at in fits], losses, "helps")
+    escalation = fitting.escalation_of([tokens[at] for at in fits], outcomes.costs[fits, strong])
+    calibrator = msgspec.structs.replace(calibrator, escalation=escalation)
+    return fitting.confidences(calibrator, rows, tokens), tests
+
+
+def _signals(confidences: Floats) -> list[Signals]:
+    """What is fitted to: probabilities as such, other numbers as they are."""
+    if ((confidences >= 0) & (confidences <= 1)).all():
+        return [of_probability("confidence", it) for it in confidences]
+    return [{"confidence": it} for it in confidences]
+
+
+def _tokens(prompt: str) -> int:
+    return estimate_tokens(call_of({"messages": [{"role": "user", "content": prompt}]})).tokens
 
 
 def _choose(
@@ -405,8 +440,8 @@ def _guarantee(
     losses = thresholds.losses_of(accept.risk, outcomes.scores[:, weak], outcomes.scores[:, strong])
     risks, shifted = [], _shifted(outcomes, weak, plays[0][0]) if is_later else ""
     for rows, played in plays:
-        if played.promise is not None and played.promise.kept and played.threshold is not None:
-            taken = outcomes.confidences[rows, weak] >= played.threshold
+        if played.promise is not None and played.promise.kept:
+            taken = played.escalated == 0
             counted = losses[rows][taken] if accept.risk == "accepted" else np.where(taken, losses[rows], 0.0)
             if is_later and thresholds.contradicted(counted, accept.max_risk):
                 shifted = shifted or "what came later has more errors at the same confidence"
@@ -504,6 +539,11 @@ def _check(outcomes: Outcomes, strategies: Sequence[Strategy]) -> None:
                     raise _lacks(
                         f"no confidence of {first.model} for some queries",
                         "A cascade needs one for each of its first model's answers.",
+                    )
+                if first.accept is not None and first.accept.costs and not all(outcomes.prompts):
+                    raise _lacks(
+                        "no prompt for some queries",
+                        "To go by costs, a cascade reckons them by the prompt's length. Leave out `costs`.",
                     )
             case Ensemble() if outcomes.answers is None:
                 raise _lacks("no answers", "A vote needs a column `answer`.")

@@ -17,11 +17,16 @@ _Share = Annotated[float, Meta(gt=0, lt=1)]
 
 
 class Accept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a step's answer is accepted: by a risk that is not passed, or by a confidence that is stated."""
+    """When a step's answer is accepted: by a risk that is not passed, or by a confidence that is stated.
+
+    With `costs`, answers are kept in the order of what escalating gains for what it costs, as `isthmus
+    calibrate` learns it.
+    """
 
     max_risk: _Share | None = None
     delta: _Share = 0.1
     risk: Literal["added", "accepted"] = "added"
+    costs: bool = False
     confidence: float | None = None
 
 
@@ -112,7 +117,7 @@ def written(strategy: Strategy) -> str:
         case Cascade(first, second):
             accept = first.accept or Accept()
             words = ", ".join(
-                f"{name}: {value:g}" if isinstance(value, float) else f"{name}: {value}"
+                f"{name}: {value:g}" if isinstance(value, float) else f"{name}: {str(value).lower()}"
                 for name, value in msgspec.structs.asdict(accept).items()
                 if value is not None and value != getattr(Accept(), name)
             )
@@ -144,7 +149,7 @@ def named(strategy: Strategy) -> str:
             bound = (
                 f"at confidence {accept.confidence}"
                 if accept.max_risk is None
-                else f"at {accept.max_risk:g} {accept.risk}"
+                else f"at {accept.max_risk:g} {accept.risk}" + (", by costs" if accept.costs else "")
             )
             return f"{first.model}, then {second.model} {bound}"
         case Choose(among=among, quality_at_least=floor, cost_at_most=price):
@@ -182,6 +187,8 @@ def _cascade(text: str, steps: Any) -> Cascade:
     first, second = found
     if first.accept is None or (first.accept.max_risk is None) == (first.accept.confidence is None):
         raise _bad(text, "its first step needs `accept: {max_risk: 0.05}` or `accept: {confidence: 0.8}`")
+    if first.accept.costs and first.accept.max_risk is None:
+        raise _bad(text, "`costs` goes with `max_risk`: a threshold of your own is one of confidences")
     if second.accept is not None:
         raise _bad(text, "its last step accepts everything")
     return Cascade(first, second)
