@@ -5,7 +5,7 @@ TORCH := 2.13.0
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 LOCKED := -m pip install --disable-pip-version-check --require-hashes --no-deps -qqr
 
-.PHONY: help up install train-install test search check lint types imports format lock bench-gateway bench-soak bench-economics bench-report bench-perimeter bench-evals bench-strategies bench-distill docs clean
+.PHONY: help up install train-install test search check lint types imports format lock bench-gateway bench-soak bench-economics bench-report bench-perimeter bench-evals bench-strategies bench-cascade bench-distill docs clean
 
 help:              ## What can be asked for
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 18
@@ -75,6 +75,8 @@ bench-perimeter: install ## Measure what is found of people beside Presidio (abo
 	$(BIN)/python -m bench.perimeter.run
 bench-strategies: install ## Measure routers, cascades and votes on known outcomes (DATA=DIR: on others)
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m bench.strategies.run $(if $(DATA),--data $(DATA))
+bench-cascade: install ## Calibrate, serve and measure a cascade of real weights (about ten minutes)
+	$(BIN)/python -m bench.strategies.served
 
 bench-evals: install ## Judge intervals, tests and estimates by worlds whose truth is known (six minutes on idle cores)
 	$(BIN)/python -m bench.evals.run
