@@ -404,10 +404,10 @@ def router_of(config: Config) -> Router:
 
 
 def price_of(model: Model, provider: Provider, prices: PriceBook) -> Price:
-    """What a model's tokens cost."""
-    if provider.engine is not None:
-        return OWN_ENGINE
-    return prices.price(provider.prices, model.id, model.price)
+    """What a model's tokens cost; on an engine of one's own nothing, but for what the config says."""
+    own = OWN_ENGINE.lists if provider.engine is not None else ()
+    listed_as = provider.prices if provider.engine is None else None
+    return Price((*prices.price(listed_as, model.id, model.price).lists, *own))
 
 
 def prices_of(config: Config, book: PriceBook | None = None) -> dict[str, Price]:

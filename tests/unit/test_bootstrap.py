@@ -12,13 +12,15 @@ import msgspec
 import pytest
 
 import isthmus
-from isthmus.bootstrap import House, Workshop, in_background, open_house
+from isthmus.accounting.charge import charge
+from isthmus.bootstrap import House, Workshop, in_background, open_house, prices_of
 from isthmus.config.config import Config
 from isthmus.config.load import parse
 from isthmus.config.rollouts import version_of
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Model
 from isthmus.core.rollout import Version
+from isthmus.core.usage import Usage
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.store.ledger import SqliteLedger
 
@@ -153,6 +155,35 @@ async def test_cancelled_work_is_no_failure(caplog: pytest.LogCaptureFixture) ->
     await asyncio.wait([task])
     await asyncio.sleep(0)
     assert not caplog.records
+
+
+def test_an_engine_of_ones_own_costs_nothing_but_for_what_the_config_says() -> None:
+    text = """
+providers: {own: {engine: builtin}, bought: {preset: openai, key: env:KEY}}
+models:
+  free: {provider: own, weights: qwen2.5-coder-0.5b-instruct}
+  reckoned:
+    provider: own
+    weights: qwen2.5-coder-1.5b-instruct
+    price: {input: 0.5, output: 2, valid_from: 2026-01-01}
+  unlisted: {provider: bought, id: nobody-knows-it}
+routes: {r: free}
+"""
+    config, faults = parse(text, "isthmus.yaml", check_secrets=False)
+    assert config is not None, faults
+    prices, used = prices_of(config), Usage(input=1000, output=500)
+    before, since = (1_767_225_600_000_000 + days * 86_400_000_000 for days in (-1, 0))  # 2026-01-01
+    charges = {
+        name: [charge(prices[name], used, at_us) for at_us in (before, since)]
+        for name in ("free", "reckoned", "unlisted")
+    }
+    assert [(it.nanousd, it.basis) for it in charges["free"]] == [(0, "own engine"), (0, "own engine")]
+    # 1,000 tokens at 0.5 USD a million and 500 at 2: 0.0015 USD.
+    assert [(it.nanousd, it.basis) for it in charges["reckoned"]] == [
+        (0, "own engine"),
+        (1_500_000, "config"),
+    ]
+    assert [it.basis for it in charges["unlisted"]] == ["unknown", "unknown"]
 
 
 def test_only_the_composition_root_names_the_stores() -> None:

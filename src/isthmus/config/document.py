@@ -136,7 +136,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     and are served only as one of these has signed them. `sha256` is the one version of the weights that is
     served, as `isthmus models verify` or `sha256sum` tells it: whatever else lies there is refused. `base` is
     the GGUF file that a signed adapter was made for, where the catalogue does not have it. `price` is what
-    you pay, where it is not the list price: one price, or several with the days on which they are valid.
+    you pay, where it is not the list price, or what you reckon for the tokens of an engine of your own, which
+    are free without it: one price, or several with the days on which they are valid.
     `max_output` is its longest answer in tokens; by it a budget knows what a call may cost at most.
     `clearance` is the highest level that it may receive, where that is not what its kind may. `promises` is
     what the contract says of what this model is sent, by default what it says of all of the provider's.
