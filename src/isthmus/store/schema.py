@@ -289,7 +289,6 @@ records_failed = Index(
     records.c.at_us,
     records.c.id,
     sqlite_where=records.c.outcome != "ok",
-    postgresql_where=records.c.outcome != "ok",
 )
 
 attempts = Table(
