@@ -176,6 +176,11 @@ routes: {r: {cascade: [small, large]}}
             "from one model to another",
         ),
         (
+            "{cascade: [{model: small, accept: {calibration: sub/c.json}}, {model: other}, large]}",
+            Code.CONFLICT,
+            "from one model to another",
+        ),
+        (
             "{cascade: [{model: small, accept: {calibration: sub}}, large]}",
             Code.UNUSABLE_FILE,
             "cannot be read",

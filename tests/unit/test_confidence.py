@@ -206,7 +206,6 @@ def _calibration() -> Calibration:
         promise="",
         labels=300,
         confidences=(0.1, 0.9),
-        tasks={"a": 300},
     )
 
 

@@ -196,6 +196,51 @@ def test_a_cascade_by_costs_needs_as_many_labels_again() -> None:
     assert few.escalated == 1
 
 
+def test_a_cascade_by_costs_is_parted_by_chance_whatever_the_order_of_the_table() -> None:
+    """The hard ones stand first: by the easy ones alone nearly every answer might be kept."""
+    easy = np.arange(800) >= 400
+    small = np.where(easy, np.arange(800) % 50 > 0, np.arange(800) % 2 > 0).astype(float)
+    table = _outcomes(800)._replace(
+        scores=np.column_stack((np.ones(800), small)),
+        confidences=np.column_stack((np.full(800, np.nan), np.full(800, 0.7))),
+        prompts=("the same",) * 800,
+    )
+    (found,) = simulate(table, [strategy_of(BY_COSTS)], later=table).results
+    # A quarter is lost by keeping all, and nothing tells the answers apart.
+    assert found.verdict.startswith("no guarantee"), found
+    assert found.escalated == 1
+
+
+def test_whether_a_cascade_pays_is_a_question_of_its_own_strong_model() -> None:
+    outcomes = _outcomes()
+    dear = Outcomes(
+        models=("dearest", *outcomes.models),
+        tasks=outcomes.tasks,
+        prompts=outcomes.prompts,
+        scores=np.column_stack((np.ones(600), outcomes.scores)),
+        confidences=np.column_stack((np.full(600, np.nan), outcomes.confidences)),
+        costs=np.column_stack((np.full(600, 50.0), np.tile([1.2, 1.0], (600, 1)))),
+        latencies=np.column_stack((np.full(600, 300.0), outcomes.latencies)),
+        answers=None,
+        left_out=0,
+    )
+    found = simulate(dear, [strategy_of(CASCADE)])
+    (cascade,) = found.results
+    assert found.reference == "dearest"
+    assert cascade.saving is not None
+    assert cascade.saving.low > 0.9
+    assert cascade.verdict.startswith("do not cascade")
+
+
+def test_each_order_of_a_cascade_has_its_curve() -> None:
+    curves = simulate(_uneven(), [strategy_of(CASCADE), strategy_of(BY_COSTS)]).curves
+    plain, by_costs = (curves[f"small, then large{it}"] for it in ("", ", by costs"))
+    # Both begin with the small model alone and end with all escalated; between, costs are spent better.
+    assert plain[0] == by_costs[0]
+    assert plain[-1] == pytest.approx(by_costs[-1])
+    assert np.interp(3.0, *zip(*by_costs, strict=True)) > np.interp(3.0, *zip(*plain, strict=True))
+
+
 def test_confidences_that_are_no_probabilities_may_go_by_costs() -> None:
     outcomes = _uneven()
     logits = outcomes._replace(confidences=np.log(outcomes.confidences / (1 - outcomes.confidences)))

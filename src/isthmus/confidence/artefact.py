@@ -23,8 +23,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, tag="calibration", 
     `asked_at_us` is when the first of the answers was given that it was made from; 0 where nobody knows.
     `evidence` says which they were; None where that was not kept.
     `threshold` accepts answers of at least that confidence; None: there is none to accept by, and `promise`
-    says why. `confidences` are quantiles of those that it was tested on, `tasks` the counts of their tasks:
-    what comes later is compared with them.
+    says why. `confidences` are quantiles of those that it was tested on, to compare others with.
     """
 
     version: int = VERSION
@@ -40,7 +39,6 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, tag="calibration", 
     promise: str
     labels: int
     confidences: tuple[float, ...]
-    tasks: dict[str, int] = {}
 
     def dump(self) -> bytes:
         """The calibration as a file of JSON."""

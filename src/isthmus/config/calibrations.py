@@ -87,17 +87,18 @@ class Calibrations(LearnedFiles[Cascade, Calibrated]):
 
 
 def pair_of(cascade: Cascade) -> tuple[str, str]:
-    """The weak model and the strong one: those of the first step and of the last.
+    """The weak model and the strong one: those of the two steps.
 
-    Raises IsthmusError (`not_calibratable`) where a step has several, or is the only one.
+    Raises IsthmusError (`not_calibratable`) where a step has several, or there are not two: what a third
+    model in between answers is tested by no label, and nothing could be promised of it.
     """
     first, last = cascade.stages[0].plan.models(), cascade.stages[-1].plan.models()
-    if len(cascade.stages) < 2 or len(first) > 1 or len(last) > 1:
+    if len(cascade.stages) != 2 or len(first) > 1 or len(last) > 1:
         raise IsthmusError(
             Fault.INVALID_REQUEST,
             "Only a cascade from one model to another can be calibrated.",
             code="not_calibratable",
-            hint="Let its first and its last step be a call of one model each.",
+            hint="Let it have two steps, each a call of one model.",
         )
     return first[0], last[0]
 

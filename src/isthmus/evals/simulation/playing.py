@@ -40,19 +40,26 @@ DRAWS = 5
 
 CALIBRATION = 0.5
 
+MOST_CURVES = 4
+"""So many cascades are drawn at most: of more, nobody could tell the lines apart."""
+
 Chance = np.random.Generator
 Places = NDArray[np.intp]
 
 
 class Played(NamedTuple):
     """What came of each query: score, dollars, milliseconds, and the share of the last model's calls.
-    `promise` is that of a cascade, `why` says what was learned."""
+
+    Of a cascade, `promise` is its promise and `sureness` how sure it is of every query's first answer that
+    it is to be kept. `why` says what was learned.
+    """
 
     scores: Floats
     costs: Floats
     latencies: Floats
     escalated: Floats
     promise: thresholds.Promise | None = None
+    sureness: Floats | None = None
     why: str = ""
 
 
@@ -164,7 +171,7 @@ def simulate(
         draws=draws,
         reference=outcomes.models[against],
         results=results,
-        curves=_curves(outcomes, strategies),
+        curves=_curves(outcomes, strategies, [plays[0][1] for plays in tried]),
     )
 
 
@@ -233,7 +240,7 @@ def play(
             good = scores >= scores.max(1, keepdims=True) - 1e-12
             return _taken(outcomes, judged, np.where(good, costs, np.inf).argmin(1))
         case Cascade():
-            return _cascade(strategy, outcomes, learned, judged)
+            return _cascade(strategy, outcomes, learned, judged, rng)
         case Choose():
             assert queries is not None, "queries are made where a strategy chooses"
             return _choose(strategy, outcomes, learned, judged, rng, queries)
@@ -251,14 +258,14 @@ def _taken(outcomes: Outcomes, rows: Places, models: Places, why: str = "") -> P
     )
 
 
-def _cascade(strategy: Cascade, outcomes: Outcomes, learned: Places, judged: Places) -> Played:
+def _cascade(strategy: Cascade, outcomes: Outcomes, learned: Places, judged: Places, rng: Chance) -> Played:
     weak, strong = outcomes.place(strategy.first.model), outcomes.place(strategy.second.model)
     accept = strategy.first.accept
     assert accept is not None, "a spec without it is refused"
     promise, threshold = None, accept.confidence
     sure, tests = outcomes.confidences[:, weak], learned
     if accept.costs:
-        sure, tests = _by_costs(outcomes, (weak, strong), learned)
+        sure, tests = _by_costs(outcomes, (weak, strong), learned, rng)
     if accept.max_risk is not None:
         losses = thresholds.losses_of(
             accept.risk, outcomes.scores[tests, weak], outcomes.scores[tests, strong]
@@ -275,15 +282,19 @@ def _cascade(strategy: Cascade, outcomes: Outcomes, learned: Places, judged: Pla
         latencies=first.latencies + np.where(taken, 0.0, second.latencies),
         escalated=(~taken).astype(float),
         promise=promise,
+        sureness=sure,
         why=promise.why if promise else "",
     )
 
 
-def _by_costs(outcomes: Outcomes, pair: tuple[int, int], learned: Places) -> tuple[Floats, Places]:
+def _by_costs(
+    outcomes: Outcomes, pair: tuple[int, int], learned: Places, rng: Chance
+) -> tuple[Floats, Places]:
     """How sure it is of each row's weak answer that it is to be kept, by what escalating gains for what it
     costs; and the rows that no part of this was learned from. As `isthmus calibrate` does it."""
     weak, strong = pair
-    fits, tests = np.array_split(learned, 2)
+    # By chance, for a table may stand in any order: one half has to be like the other.
+    fits, tests = np.array_split(rng.permutation(learned), 2)
     if len(fits) < fitting.FEWEST:
         # So few rows promise nothing, whatever the order.
         return outcomes.confidences[:, weak], tests
@@ -384,7 +395,11 @@ def _result(
     gains, paid = scores - outcomes.scores[there, against], outcomes.costs[there, against]
     guarantee = _guarantee(strategy, plays, outcomes, is_later=is_later)
     escalated = np.nanmean([played.escalated.mean() for _, played in plays]) if _escalates(strategy) else None
-    saving = _saving(costs, paid, np.random.default_rng((seed, 7)))
+    saving = alone = _saving(costs, paid, np.random.default_rng((seed, 7)))
+    if isinstance(strategy, Cascade):
+        # Whether it pays is a question of its own strong model, which may be another than the reference.
+        strong = outcomes.costs[there, outcomes.place(strategy.second.model)]
+        alone = _saving(costs, strong, np.random.default_rng((seed, 7)))
     latency = float(np.mean([played.latencies.mean() for _, played in plays]))
     return Result(
         strategy=written(strategy),
@@ -395,7 +410,7 @@ def _result(
         saving=saving,
         latency_ms=latency if np.isfinite(latency) else None,
         escalated=None if escalated is None else float(escalated),
-        verdict=_verdict(strategy, saving, guarantee, plays),
+        verdict=_verdict(strategy, alone, guarantee, plays),
         guarantee=guarantee,
     )
 
@@ -438,7 +453,7 @@ def _guarantee(
         return None
     weak, strong = outcomes.place(strategy.first.model), outcomes.place(strategy.second.model)
     losses = thresholds.losses_of(accept.risk, outcomes.scores[:, weak], outcomes.scores[:, strong])
-    risks, shifted = [], _shifted(outcomes, weak, plays[0][0]) if is_later else ""
+    risks, shifted = [], _shifted(outcomes, *plays[0]) if is_later else ""
     for rows, played in plays:
         if played.promise is not None and played.promise.kept:
             taken = played.escalated == 0
@@ -460,10 +475,11 @@ def _guarantee(
     )
 
 
-def _shifted(outcomes: Outcomes, weak: int, later: Places) -> str:
+def _shifted(outcomes: Outcomes, later: Places, played: Played) -> str:
     """How what came later differs from what was calibrated by; nothing where it does not."""
     early = np.setdiff1d(np.arange(len(outcomes.scores)), later)
-    sure = outcomes.confidences[:, weak]
+    sure = played.sureness
+    assert sure is not None, "a cascade is sure of something"
     tasks = [task or "" for task in outcomes.tasks]
     return shift(
         sure[early], sure[later], Counter(tasks[at] for at in early), [tasks[at] for at in later]
@@ -486,20 +502,27 @@ def _verdict(
     return next((played.why for _, played in plays if played.why and played.promise is None), "")
 
 
-def _curves(outcomes: Outcomes, strategies: Sequence[Strategy]) -> dict[str, tuple[tuple[float, float], ...]]:
-    """Costs and qualities: of mixtures of single models, and of each cascade by its thresholds."""
+def _curves(
+    outcomes: Outcomes, strategies: Sequence[Strategy], played: Sequence[Played]
+) -> dict[str, tuple[tuple[float, float], ...]]:
+    """Costs and qualities: of mixtures of single models, and of each cascade by its thresholds, in the order
+    in which it kept answers in the first draw."""
     quality, cost = outcomes.scores.mean(0), outcomes.costs.mean(0)
     curves = {"single models, mixed": hull(list(zip(cost.tolist(), quality.tolist(), strict=True)))}
-    pairs = {models_of(it): it for it in strategies if isinstance(it, Cascade)}
-    for first, second in list(pairs)[:3]:
+    for strategy, play in zip(strategies, played, strict=True):
+        if not isinstance(strategy, Cascade) or play.sureness is None or len(curves) > MOST_CURVES:
+            continue
+        by_costs = strategy.first.accept is not None and strategy.first.accept.costs
+        first, second = models_of(strategy)
+        name = f"{first}, then {second}" + (", by costs" if by_costs else "")
         weak, strong = outcomes.place(first), outcomes.place(second)
-        order = np.argsort(outcomes.confidences[:, weak], kind="stable")
+        order = np.argsort(play.sureness, kind="stable")
         ups = np.linspace(0, len(order), 41).astype(int)
         gains = np.concatenate(
             ([0], np.cumsum((outcomes.scores[:, strong] - outcomes.scores[:, weak])[order]))
         )
         spent = np.concatenate(([0], np.cumsum(outcomes.costs[:, strong][order])))
-        curves[f"{first}, then {second}"] = tuple(
+        curves[name] = tuple(
             (float(cost[weak] + spent[up] / len(order)), float(quality[weak] + gains[up] / len(order)))
             for up in ups
         )
