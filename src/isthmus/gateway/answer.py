@@ -14,6 +14,7 @@ from isthmus.core.events import Delta
 from isthmus.core.money import format_usd
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Record
+from isthmus.core.usage import Charge
 from isthmus.dialects.revisions import revision
 from isthmus.gateway.request import Request
 from isthmus.gateway.story import Story, clock
@@ -106,12 +107,20 @@ class Answer:
         self._keep(last)
         return last
 
-    def end(self, last: bytes, record: Record) -> Awaitable[None] | None:
-        """Say the last, now that its record is kept."""
+    @property
+    def has_receipt(self) -> bool:
+        """True where the record is said at the end of a stream."""
+        return self.started and RECEIPT_HEADER in self._request.headers
+
+    def end(self, last: bytes, record: Record | None) -> Awaitable[None] | None:
+        """Say the last, and where there is a receipt, what the record says."""
         request = self._request
         if not self.started:
-            return request.respond(200, last, self._headers(record) + JSON)
-        return request.end(last + _receipt(record) if RECEIPT_HEADER in request.headers else last)
+            return request.respond(200, last, self._headers(self._story.charge()) + JSON)
+        if self.has_receipt:
+            assert record is not None
+            last += _receipt(record)
+        return request.end(last)
 
     def break_stream(self, error: IsthmusError) -> Awaitable[None] | None:
         """End a stream as broken."""
@@ -175,13 +184,12 @@ class Answer:
         if self._story.keeps_bodies:
             self._story.said.append(data)
 
-    def _headers(self, record: Record | None = None) -> bytes:
-        """What headers say of an answer; of one that is over, its record has most of it."""
+    def _headers(self, charge: Charge | None = None) -> bytes:
+        """What headers say of an answer, and of one that is over, what it cost."""
         story = self._story
         assert story.attempts is not None
         assert story.first_out is not None
-        charge = record.charge if record is not None else None
-        overhead_ms = record.timings.overhead_ms if record is not None else story.overhead_ms(story.first_out)
+        overhead_ms = story.overhead_ms(story.first_out)
         attempt = story.attempts.answering
         assert attempt is not None
         headers = (

@@ -147,7 +147,9 @@ class Exchange:
             envelope = styled(envelope, route.style.card)
             body = body_of(envelope)
         floors = floors_of(route, story.key)
-        standing = await self._standing(route)
+        standing = None
+        if route.continuity or self._request.headers.get(NAME_HEADER):
+            standing = await self._standing()
         if self._goes_on:
             body = body_of(without_pointer(envelope))
         label, hidden = snapshot.inspection.unseen(floors), None
@@ -249,20 +251,25 @@ class Exchange:
         return label.join(seen.label)
 
     async def _finish(self, error: IsthmusError | None) -> None:
-        """End the answer: settle first, so that a strict ledger has it before the client does."""
+        """End the answer: a strict ledger has it before the client does, a batched one right after."""
         answer = self._answer
         if error is not None and not answer.started:
             raise error
         last = answer.last(error)
         outcome: Outcome = "error" if error else "ok"
+        record: Record | None = None
         if self._gateway.strict:
             record = await self._commit(outcome, 200, error)
-        else:
+        elif answer.has_receipt:
             record = self._record(outcome, 200, error)
         decision = self._story.decision
         if error is None and decision is not None and self._trail is not None:
             await self._remember(decision, self._trail, last)
-        if (unread := answer.end(last, record)) is not None:
+        unread = answer.end(last, record)
+        if record is None:
+            # The client has its answer by now; nothing comes between that and this.
+            self._record(outcome, 200, error)
+        if unread is not None:
             await unread
         if error is None and decision is not None and decision.plan.casts:
             mirrors = self._gateway.mirrors
@@ -387,11 +394,11 @@ class Exchange:
         story.warnings = purse.warnings
         return purse
 
-    async def _standing(self, route: Route) -> Standing | None:
-        """What is known of the conversation, where the route or the caller wants it to be known."""
-        name = self._request.headers.get(NAME_HEADER)
-        if self._wire.operation != "chat" or not (route.continuity or name):
+    async def _standing(self) -> Standing | None:
+        """What is known of the conversation, which the route or the caller wants to be known."""
+        if self._wire.operation != "chat":
             return None
+        name = self._request.headers.get(NAME_HEADER)
         conversations, key, envelope = self._gateway.conversations, self._story.key, self._story.envelope
         assert envelope is not None
         trail = self._trail = conversations.trail(envelope, key.id if key else None, name)
@@ -406,7 +413,8 @@ class Exchange:
 
     def _circumstances(self, route: Route, thrifty: bool, previous: Previous | None) -> Circumstances:
         story, key = self._story, self._story.key
-        task = self._request.headers.get(TASK_HEADER, b"").decode("utf-8", "replace")
+        headers = self._request.headers
+        task = headers[TASK_HEADER].decode("utf-8", "replace") if TASK_HEADER in headers else ""
         assert story.envelope is not None
         # What the client asks, without the card that all requests of the route have.
         foreseen = self._snapshot.foresights.of(
@@ -418,7 +426,7 @@ class Exchange:
             user=story.user,
             foreseen=foreseen,
             previous=previous,
-            revises=self._revises(),
+            revises=REVISIONS_HEADER in headers and self._revises(),
             weights=self._gateway.arm_weights().get((self._snapshot.config.hash, route.name), ()),
         )
 
@@ -426,8 +434,7 @@ class Exchange:
         """True where the client heeds it when an answer is taken back, and its dialect can say so."""
         envelope, headers = self._story.envelope, self._request.headers
         return (
-            REVISIONS_HEADER in headers
-            and headers[REVISIONS_HEADER].strip().lower() == b"accept"
+            headers[REVISIONS_HEADER].strip().lower() == b"accept"
             and self._wire.name in CARRIERS
             and envelope is not None
             and envelope.stream

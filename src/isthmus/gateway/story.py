@@ -27,7 +27,7 @@ from isthmus.core.record import (
     Record,
     Timings,
 )
-from isthmus.core.usage import Usage
+from isthmus.core.usage import Charge, Usage
 from isthmus.dialects.features import features_of
 from isthmus.providers.attempts import Attempts
 from isthmus.routing.route import LONGEST_NAME, Route
@@ -198,12 +198,17 @@ class Story:
             grounds=self._grounds() if envelope else None,
             attempts=tuple(sorted(ended, key=_number)) if len(ended) > 1 else tuple(ended),
             usage=_total_usage(ended),
-            charge=ended[0].charge if len(ended) == 1 else total_charge([it.charge for it in ended]),
+            charge=self.charge(),
             timings=self._timings(),
             config_hash=self.config_hash,
             request_body=self.body if keeps else None,
             response_body=b"".join(self.said) if keeps else None,
         )
+
+    def charge(self) -> Charge | None:
+        """What the attempts that have ended cost."""
+        ended = self.ended
+        return ended[0].charge if len(ended) == 1 else total_charge([it.charge for it in ended])
 
     def overhead_ms(self, answered: float) -> float:
         """What of the time until `answered` was the gateway's own: not the upload, the queue or the model."""
