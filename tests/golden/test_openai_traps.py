@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from tests.laws.calls import Folded, folded, stream_of
 
+from isthmus.catalog.presets import PRESETS, Preset
 from isthmus.core.call import (
     Call,
     Document,
@@ -35,6 +36,7 @@ from isthmus.core.pieces import (
     UsageReport,
 )
 from isthmus.core.usage import Usage
+from isthmus.dialects import endpoint_wires
 from isthmus.dialects.openai import OPENAI, OpenAIChat, Quirks
 from isthmus.dialects.openai.encode_call import short_tool_id
 
@@ -816,6 +818,29 @@ def test_quirks_are_minded_alike_by_patch_and_by_encoding(quirks: Quirks, stream
     if not stream:
         del patched["stream"]
     assert patched == encode(wire.decode_call(envelope), wire)
+
+
+# Mistral 422 (BerriAI/litellm#30835, charmbracelet/crush#1590), Groq 400 (janhq/jan#8136), Cerebras 400
+# (Kilo-Org/kilocode#10375). Others want it back: DeepSeek and Z.ai between tool calls, Fireworks, vLLM.
+REFUSE_REASONING = {"openai", "azure-openai", "mistral", "groq", "cerebras", "anyllm"}
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("row", [it for it in PRESETS if "openai" in it.wires], ids=lambda row: row.name)
+def test_earlier_thinking_goes_only_where_it_is_taken(row: Preset, field: str) -> None:
+    """A conversation that another model began, thinking and all, goes on with this one."""
+    (wire,) = (it for it in endpoint_wires(("openai",), row.quirks) if isinstance(it, OpenAIChat))
+    thought = {"role": "assistant", "content": "Yes.", field: "Hm."}
+    body = {"model": "r", "messages": [{"role": "user", "content": "Is it?"}, thought], "top_k": 4}
+    envelope = wire.peek(json.dumps(body).encode())
+    passed = json.loads(wire.patch(envelope, "m"))
+    translated = encode(wire.decode_call(envelope), wire)
+    for sent in (passed, translated):
+        said = sent["messages"][1]
+        if row.name in REFUSE_REASONING:
+            assert (said, "top_k" in sent) == ({"role": "assistant", "content": "Yes."}, False)
+        else:
+            assert "Hm." in (said.get("reasoning_content"), said.get("reasoning"))
 
 
 def test_messages_that_no_quirk_concerns_pass_as_the_bytes_they_are() -> None:

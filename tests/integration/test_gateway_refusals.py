@@ -190,6 +190,9 @@ async def test_a_wrong_door_is_told_from_a_wrong_knock(
         anthropic = bool(headers) or path.startswith("/v1/messages")
         _check(answer, ANTHROPIC if anthropic else OPENAI, status, code)
         assert ("allow" in answer.headers) == (status == 405)
+        assert answer.headers["x-request-id"].startswith("req_")
+        assert answer.json["request_id"] == answer.headers["x-request-id"]
+        assert answer.headers.get("request-id") == (answer.headers["x-request-id"] if anthropic else None)
 
 
 async def test_without_keys_only_this_machine_is_served(open_gateway: tuple[Simulator, Served]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.dialects import CLIENT_WIRES
+from isthmus.dialects.responses import OpenAIResponses
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
 from isthmus.gateway.openapi import openapi
 
@@ -82,3 +83,17 @@ def test_the_forms_of_two_vendors_are_told_apart(endpoint: Endpoint) -> None:
     body = CLIENT_WIRES[other].encode_error(IsthmusError(Fault.NOT_FOUND, "No."), "req_1")
     wrong = msgspec.json.decode(body) | {"error": {"message": "No."}}
     assert not jsonschema_rs.is_valid(endpoint.error, wrong)
+
+
+def test_what_is_said_of_storing_is_what_is_done(document: dict[str, Any]) -> None:
+    body = document["paths"]["/v1/responses"]["post"]["requestBody"]
+    said = body["content"]["application/json"]["schema"]["properties"]["store"]["description"]
+    wire = OpenAIResponses()
+    silent = wire.peek(b'{"model":"r","input":"Hi"}')
+    assert "store" not in msgspec.json.decode(wire.patch(silent, "m"))
+    assert "the provider's default" in said
+    assert msgspec.json.decode(wire.encode_call(wire.decode_call(silent), "m").body)["store"] is False
+    with pytest.raises(IsthmusError) as refused:
+        wire.decode_call(wire.peek(b'{"model":"r","input":"Hi","store":true}'))
+    assert refused.value.param == "store"
+    assert "true is refused" in said

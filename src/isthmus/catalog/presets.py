@@ -92,6 +92,8 @@ class Preset(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _OPENAI_QUIRKS = frozenset({"max_completion_tokens", "no_reasoning_field", "no_top_k"})
+# These check requests against their schema, and refuse each field that is not in it.
+_STRICT_QUIRKS = frozenset({"no_developer_role", "no_reasoning_field", "no_top_k"})
 
 PRESETS: tuple[Preset, ...] = (
     Preset(
@@ -197,7 +199,7 @@ PRESETS: tuple[Preset, ...] = (
         base_url="https://api.mistral.ai/v1",
         key_env="MISTRAL_API_KEY",
         prices="mistral",
-        quirks=frozenset({"no_developer_role", "no_stream_options", "short_tool_ids"}),
+        quirks=_STRICT_QUIRKS | {"no_stream_options", "short_tool_ids"},
         kind="closed",
     ),
     Preset(
@@ -228,6 +230,7 @@ PRESETS: tuple[Preset, ...] = (
         base_url="https://api.groq.com/openai/v1",
         key_env="GROQ_API_KEY",
         prices="groq",
+        quirks=_STRICT_QUIRKS,
         kind="open",
     ),
     Preset(
@@ -278,6 +281,7 @@ PRESETS: tuple[Preset, ...] = (
         base_url="https://api.cerebras.ai/v1",
         key_env="CEREBRAS_API_KEY",
         prices="cerebras",
+        quirks=_STRICT_QUIRKS,
         kind="open",
     ),
     Preset(
@@ -294,7 +298,7 @@ PRESETS: tuple[Preset, ...] = (
         title="Every provider of any-llm (the extra `isthmus[anyllm]`; a model's id is `provider:model`)",
         wires=("openai", "openai-embeddings"),
         docs="https://github.com/mozilla-ai/any-llm",
-        quirks=frozenset({"no_developer_role", "no_reasoning_field", "no_top_k"}),
+        quirks=_STRICT_QUIRKS,
         client="anyllm",
     ),
 )

@@ -54,8 +54,8 @@ _HTTP_INTRODUCTION = """\
 A key travels as `Authorization: Bearer isk_...` or as `x-api-key: isk_...`. While no key exists, endpoints
 that want one serve programs on the gateway's own machine, and nobody else.
 
-`model` names a route. Errors come in the dialect of the endpoint, with `request_id`; see
-[errors.md](errors.md)."""
+`model` names a route. Errors come in the dialect of the endpoint, with `request_id`, which is the header
+`x-request-id`, too; see [errors.md](errors.md). The ledger has those of the endpoints with a wire."""
 
 _HTTP_REQUEST_HEADERS = (
     ("authorization", "`Bearer` and a key."),

@@ -128,7 +128,7 @@ class Answer:
 
     def refuse(self, error: IsthmusError) -> Awaitable[None] | None:
         """Say an error instead of an answer."""
-        headers = self._identity().encode("ascii") + JSON
+        headers = identity(self._story.id, self._wire).encode("ascii") + JSON
         if error.retry_after_s is not None:
             headers += b"retry-after: %d\r\n" % max(1, math.ceil(error.retry_after_s))
         hopeless = not error.fault.retryable and error.status >= 500 and error.retry_after_s is None
@@ -193,7 +193,7 @@ class Answer:
         attempt = story.attempts.answering
         assert attempt is not None
         headers = (
-            f"{self._identity()}x-isthmus-model: {attempt.upstream.name_in_headers}\r\n"
+            f"{identity(story.id, self._wire)}x-isthmus-model: {attempt.upstream.name_in_headers}\r\n"
             f"x-isthmus-overhead-ms: {overhead_ms:.3f}\r\n"
         )
         if attempt.dropped:
@@ -206,11 +206,12 @@ class Answer:
                 headers += "x-isthmus-cost-estimated: true\r\n"
         return headers.encode("ascii")
 
-    def _identity(self) -> str:
-        name = self._story.id
-        if self._wire.name in READ_REQUEST_ID:
-            return f"x-request-id: {name}\r\nrequest-id: {name}\r\n"
-        return f"x-request-id: {name}\r\n"
+
+def identity(request_id: str, wire: ClientWire) -> str:
+    """The headers that say a request's id, under all names by which clients of the dialect look for it."""
+    if wire.name in READ_REQUEST_ID:
+        return f"x-request-id: {request_id}\r\nrequest-id: {request_id}\r\n"
+    return f"x-request-id: {request_id}\r\n"
 
 
 def _name(field: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from random import getrandbits
 from typing import Any
 
 import msgspec
@@ -12,9 +13,10 @@ from prometheus_client.exposition import choose_encoder
 
 from isthmus.core.codec import ClientWire
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.ids import request_id
 from isthmus.dialects import CLIENT_WIRES
 from isthmus.gateway.admission import Admission
-from isthmus.gateway.answer import JSON
+from isthmus.gateway.answer import JSON, identity
 from isthmus.gateway.auth import Ring, authenticate
 from isthmus.gateway.conversations import Conversations
 from isthmus.gateway.endpoints import ENDPOINTS, Endpoint
@@ -118,13 +120,14 @@ class Gateway:
                 status, body, content_type = self._render(page, request, key)
             return status, body, b"content-type: %b\r\n" % content_type
         except IsthmusError as error:
-            extra = JSON
+            wire = CLIENT_WIRES["anthropic" if _speaks_anthropic(request.path, request.headers) else "openai"]
+            name = request_id(time.time_ns() // 1000, getrandbits(80))
+            extra = identity(name, wire).encode("ascii") + JSON
             if error.fault is Fault.METHOD_NOT_ALLOWED:
                 extra += b"allow: %b\r\n" % ", ".join(self._methods[_pattern(request.path)]).encode()
             if error.fault is Fault.UNAUTHENTICATED:
                 extra += b"www-authenticate: Bearer\r\n"
-            wire = CLIENT_WIRES["anthropic" if _speaks_anthropic(request.path, request.headers) else "openai"]
-            return wire.status_of(error), wire.encode_error(error, ""), extra
+            return wire.status_of(error), wire.encode_error(error, name), extra
 
     def _find_page(self, request: Request) -> Endpoint:
         path = _pattern(request.path)

@@ -124,7 +124,9 @@ RESPONSES = {
         "tools": {"type": "array", "items": {"type": "object", "required": ["type"]}},
         "store": {
             "type": ["boolean", "null"],
-            "description": "Nothing is stored by the gateway; false is assumed.",
+            "description": "The gateway stores no answer. An endpoint that speaks Responses is told what is "
+            "said here, and where nothing is, the provider's default holds, which may be to store. For any "
+            "other endpoint the request is translated: nothing is stored there, and true is refused.",
         },
     },
 }
