@@ -20,6 +20,7 @@ from isthmus import bootstrap
 from isthmus.bootstrap import open_house
 from isthmus.core.record import Record
 from isthmus.store.hours import SqliteHours
+from isthmus.store.keys import SqliteKeys
 from isthmus.store.records import SqliteRecords
 from isthmus.testing import Script, Simulator, words
 
@@ -33,6 +34,7 @@ from .gateway import (
     config_of,
     config_text,
     eventually,
+    serving,
     simulated,
 )
 
@@ -139,6 +141,83 @@ async def test_strict_knows_every_answer_that_a_client_has(tmp_path: Path) -> No
             await _reopen(gateway.ledger, text)
             (lost,) = [record for record in _recorded(gateway.ledger).values() if record.id not in found]
             assert (lost.outcome, lost.route, lost.stream) == ("interrupted", "stuck", True)
+
+
+REFUSED: dict[str, tuple[int, str, bytes]] = {
+    "malformed_json": (400, "echo", b"{"),
+    "body_too_large": (413, "echo", b"x" * 100_000),
+    "unknown_route": (404, "nowhere", b""),
+    "route_not_allowed": (403, "translated", b""),
+    "no_model_allowed": (400, "walled", b""),
+    "budget_spent": (429, "once", b""),
+}
+"""Status, route and body of what is refused before any model is asked, by the error's code."""
+
+
+def _refusing(url: str) -> str:
+    return config_text(
+        url,
+        {**ROUTES, "walled": {"model": "openai/sim-echo", "floor": "restricted"}, "once": "openai/sim-echo"},
+        ledger="strict",
+        gateway={"max_body_mb": 0.05},
+        budgets=[{"requests": 1, "per": "day", "route": "once"}],
+    )
+
+
+def _bound_key(ledger: Path) -> str:
+    """The secret of a key that may not use every route."""
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    return SqliteKeys(ledger).create("a", ("echo", "walled", "once", "stuck"), 0).secret
+
+
+async def _refused(url: str, secret: str, code: str) -> str:
+    """Be refused so; returns the request's id as soon as the last byte is there."""
+    status, route, body = REFUSED[code]
+    async with aiohttp.request(
+        "POST",
+        url + OPENAI.path,
+        data=body or msgspec.json.encode(OPENAI.body(route, False)),
+        headers={"authorization": f"Bearer {secret}"},
+    ) as response:
+        told = await response.json()
+        assert (response.status, told["error"]["code"]) == (status, code)
+        return response.headers["x-request-id"]
+
+
+async def test_strict_knows_every_refusal_that_a_client_has(tmp_path: Path) -> None:
+    secret = _bound_key(tmp_path / "state" / "ledger.db")
+    async with Simulator() as sim, process(_refusing(sim.url), tmp_path) as gateway:
+        url = f"http://127.0.0.1:{gateway.port}"
+        bearer = {"authorization": f"Bearer {secret}"}
+        body = msgspec.json.encode(OPENAI.body("once", False))
+        async with aiohttp.request("POST", url + OPENAI.path, data=body, headers=bearer) as response:
+            assert response.status == 200
+        # Together: a writer that gathers for a moment would lose all of them.
+        told = await asyncio.gather(*(_refused(url, secret, code) for code in REFUSED))
+        await gateway.kill()
+        found = _recorded(gateway.ledger)
+        codes = {found[it].code: found[it].outcome for it in told if it in found}
+        assert codes == dict.fromkeys(REFUSED, "error")
+        assert not any(found[it].attempts for it in told)
+
+
+async def test_strict_tells_what_is_wrong_with_a_request_while_its_disk_is_ill(tmp_path: Path) -> None:
+    secret = _bound_key(tmp_path / "ledger.db")
+    async with Simulator() as sim:
+        document = msgspec.json.decode(_refusing(sim.url))
+        document["ledger"] = {"mode": "strict", "path": str(tmp_path / "ledger.db")}
+        async with serving(msgspec.json.encode(document).decode(), tmp_path) as served:
+            async with ill_disk(served):
+                # What has no valid key does not even make the ledger look at its disk.
+                stranger = await served.ask("echo", headers={"authorization": "Bearer isk_wrong"})
+                assert stranger.status == 401
+                assert served.house.ledger.health().queued == 0
+                codes = ("malformed_json", "body_too_large", "unknown_route", "no_model_allowed")
+                told = await asyncio.gather(*(_refused(served.url, secret, code) for code in codes))
+                assert served.house.ledger.health().state == "failing"
+                assert (await served.get("/readyz")).status == 503
+            await _until_well(served)
+            assert {it.id: it.code for it in await served.records()} == dict(zip(told, codes, strict=True))
 
 
 async def _open(port: int, route: str) -> asyncio.StreamWriter:

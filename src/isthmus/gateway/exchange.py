@@ -308,7 +308,9 @@ class Exchange:
     async def _settle_failure(self, error: IsthmusError) -> None:
         self._story.abandon("error", error)
         status = 200 if self._answer.started else self._wire.status_of(error)
-        if self._story.attempts is None or not self._gateway.strict:
+        # Before anything was tried, a ledger that has just been waited for in vain is not waited for again.
+        unkept = self._story.attempts is None and error.code == "ledger_unavailable"
+        if unkept or not self._gateway.strict:
             self._record("error", status, error)
             return
         with suppress(IsthmusError):
