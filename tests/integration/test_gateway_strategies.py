@@ -516,7 +516,7 @@ ANSWERS = {"a": "41", "b": "42", "c": "42."}
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_vote_takes_what_most_say(tmp_path: Path, stream: bool) -> None:
-    async with simulated({"vote": COMBINED["vote"]}, tmp_path) as (sim, served):
+    async with simulated({"vote": {"ensemble": COMBINED["vote"]["ensemble"]}}, tmp_path) as (sim, served):
         sim.scripts |= {name: said(text) for name, text in ANSWERS.items()}
         answer = await served.ask("vote", stream=stream)
         assert OPENAI.text(answer) == "42"
@@ -525,10 +525,38 @@ async def test_a_vote_takes_what_most_say(tmp_path: Path, stream: bool) -> None:
         (winner,) = (it for it in record.attempts if it.committed)
         assert (winner.confidence, winner.verdict) == (2 / 3, "2 of 3 say the same")
 
-        sim.scripts["c"] = said("43")
-        split = await served.ask("vote", stream=stream)
-        assert split.headers["x-isthmus-model"] == "openai/strong"
-        assert len((await served.record(split)).attempts) == 4
+
+FAILS = Script(fault=Fault(refuse=Refusal(status=401)))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("scripts", "model", "verdict"),
+    [
+        ({"a": said("42"), "b": said("42."), "c": said("42")}, "openai/a", "3 of 3 say the same"),
+        ({"a": said("1"), "b": said("1"), "c": said("2")}, "openai/strong", "only 2 of 3 say the same"),
+        ({"a": said("42"), "b": said("42"), "c": FAILS}, "openai/strong", "only 2 of 3 say the same"),
+        ({"a": said("42"), "b": said("42"), "c": said("...")}, "openai/strong", "only 2 of 3 say the same"),
+        ({"a": said("42"), "b": FAILS, "c": FAILS}, "openai/strong", "only 1 of 3 say the same"),
+    ],
+)
+async def test_unanimous_answers_are_taken_and_any_disagreement_escalates(
+    tmp_path: Path, stream: bool, scripts: dict[str, Script], model: str, verdict: str
+) -> None:
+    async with simulated({"vote": COMBINED["vote"]}, tmp_path) as (sim, served):
+        sim.scripts |= scripts
+        answer = await served.ask("vote", stream=stream)
+        assert answer.headers["x-isthmus-model"] == model
+        verdicts = [it.verdict for it in (await served.record(answer)).attempts]
+        assert verdict in verdicts
+
+
+async def test_a_lone_answer_is_no_certainty(tmp_path: Path) -> None:
+    async with simulated({"vote": {"ensemble": COMBINED["vote"]["ensemble"]}}, tmp_path) as (sim, served):
+        sim.scripts |= {"a": FAILS, "b": said("42"), "c": FAILS}
+        record = await served.record(await served.ask("vote"))
+        (winner,) = (it for it in record.attempts if it.committed)
+        assert (winner.confidence, winner.verdict) == (1 / 3, "1 of 3 say the same")
 
 
 async def test_a_judge_chooses_blind_and_in_both_orders(tmp_path: Path) -> None:

@@ -119,7 +119,6 @@ def test_a_vote_gives_a_members_answer(weights: dict[str, float], said: dict[str
     if ballot is not None:
         assert ballot.model in speakers
         assert 0 <= ballot.share <= 1
-        everybody = len({said[name].strip(".").lower() for name in speakers}) == 1 and speakers == set(
-            weights
-        )
-        assert ballot.unanimous == everybody
+        texts = {said[name].strip(".").lower() for name in speakers}
+        everybody = len(texts) == 1 and speakers == set(weights)
+        assert ballot.unanimous == (everybody and len(weights) > 1)

@@ -20,7 +20,7 @@ def test_the_weight_decides_and_the_best_speaker_of_it_is_given() -> None:
 def test_who_says_nothing_does_not_vote_and_breaks_unanimity() -> None:
     ballot = vote(PANEL, {"a": "X", "b": "", "c": "x"})
     assert ballot is not None
-    assert ballot.share == 1
+    assert ballot.share == pytest.approx(3 / 4.5), "of all the weight that was asked"
     assert not ballot.unanimous
     assert vote(PANEL, {}) is None
     together = vote(PANEL, {"a": "X", "b": "x", "c": "x."})
@@ -33,6 +33,16 @@ def test_a_tie_goes_to_the_better_member() -> None:
     ballot = vote(even, {"a": "X", "b": "Y"})
     assert ballot is not None
     assert ballot.model == "b"
+
+
+def test_one_voice_alone_agrees_with_nobody() -> None:
+    alone = vote(Panel(weights={"a": 1.0}, best="a", gain=0, why=""), {"a": "X"})
+    assert alone is not None
+    assert (alone.model, alone.share, alone.unanimous) == ("a", 1, False)
+    lone = vote(PANEL, {"c": "X"})
+    assert lone is not None
+    assert (lone.model, lone.unanimous) == ("c", False)
+    assert lone.share == pytest.approx(1 / 4.5)
 
 
 def _outcomes(accuracies: dict[str, float], many: int) -> tuple[list[dict[str, str]], list[dict[str, float]]]:

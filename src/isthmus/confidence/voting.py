@@ -12,6 +12,7 @@ from math import log, sqrt
 import msgspec
 
 from isthmus.core.answers import plain
+from isthmus.core.votes import tally
 
 NEAR = 0.10
 """A member's accuracy is at most so far below the best one's."""
@@ -42,24 +43,12 @@ class Ballot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def vote(panel: Panel, answers: Mapping[str, str]) -> Ballot | None:
-    """The vote of those members that have answered; None where nobody has. Ties go to the better member."""
-    weights: dict[str, float] = {}
-    speakers: dict[str, str] = {}
-    for model in sorted(panel.weights, key=lambda it: (-panel.weights[it], it != panel.best, it)):
-        said = plain(answers.get(model, ""))
-        if said:
-            weights[said] = weights.get(said, 0.0) + panel.weights[model]
-            speakers.setdefault(said, model)
-    if not weights:
+    """The vote of the panel's members; None where nobody has answered. Ties go to the better member."""
+    members = sorted(panel.weights, key=lambda it: (it != panel.best, it))
+    found = tally([(panel.weights[model], plain(answers.get(model, ""))) for model in members])
+    if not found.agreeing:
         return None
-    most = max(weights, key=lambda said: weights[said])
-    total = sum(weights.values())
-    silent = sum(not plain(answers.get(model, "")) for model in panel.weights)
-    return Ballot(
-        model=speakers[most],
-        share=weights[most] / total if total else 1.0,
-        unanimous=len(weights) == 1 and not silent,
-    )
+    return Ballot(model=members[found.place], share=found.share, unanimous=found.unanimous)
 
 
 def panel_of(answers: Sequence[Mapping[str, str]], scores: Sequence[Mapping[str, float]]) -> Panel:

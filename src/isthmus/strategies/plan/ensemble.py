@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from itertools import permutations
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
@@ -11,11 +12,13 @@ import msgspec
 from msgspec import Meta
 
 from isthmus.core.amendment import Amendment, turn
-from isthmus.core.answers import in_words, same_as, says_something
+from isthmus.core.answers import closed, in_words, says_something
 from isthmus.core.decision import Previous
 from isthmus.core.pieces import text_of
+from isthmus.core.votes import tally
 from isthmus.strategies.plan.call import CallModel
 from isthmus.strategies.plan.comparison import compared, preferred
+from isthmus.strategies.plan.fallback import Fallback
 from isthmus.strategies.plan.node import (
     Acceptance,
     Assess,
@@ -47,12 +50,12 @@ _LETTERS = "ABCDEFGHIJ"
 class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensemble"):
     """Ask all of `models` at once, and answer by what they say.
 
-    `combine` says how. `vote` takes the answer that most say, weighed by `weights`; where they all differ,
-    `otherwise` is asked, or else the heaviest is taken, of equal ones the first. `judge` lets the model
+    `combine` says how. `vote` takes the answer with the most weight, by `weights`, of equal ones the heaviest
+    member's; with `otherwise` only where all of them say the same, and else asks that. `judge` lets the model
     `judge` choose between each two, blind and in both orders. `fuse` lets the model `judge` write the answer
     from theirs. `first_valid` takes the first that is accepted as `accept` says. `critique` asks the first
     model, and where its answer is not accepted, shows it with the complaint to the next. Where none is
-    accepted, `otherwise` is asked, or else what was rejected is given.
+    accepted, or nobody answers, `otherwise` is asked, or else what was rejected is given.
 
     No answer, and no judgement, is waited for longer than `within` seconds. What cannot be compared, such as
     an embedding, is asked of the first model alone.
@@ -99,8 +102,17 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
         checked = self.combine in ("first_valid", "critique")
         if (len(members) == 1 and not checked) or (judged and judge is None):
             # Nobody is left to agree with, or to tell them apart.
-            return CallModel(model=members[0])
+            return self._alone(members[0], otherwise)
         return msgspec.structs.replace(self, members=members, otherwise=otherwise, judge=judge)
+
+    def _alone(self, member: str, otherwise: Node | None) -> Node:
+        """What is left where this member is the only one that may be heard."""
+        call = CallModel(model=member)
+        if otherwise is None:
+            return call
+        # One voice agrees with nobody: it has no say where agreement is wanted, and whoever can do without is
+        # asked. Where nobody votes, `otherwise` is for where all fail.
+        return Fallback(plans=(otherwise, call) if self.combine == "vote" else (call, otherwise))
 
     def plain(self) -> Node:
         return CallModel(model=self.members[0])
@@ -114,7 +126,8 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
         asked = ", ".join(self.members)
         match self.combine:
             case "vote":
-                how = "takes what most of them say"
+                most = "most" if self.otherwise is None else "all"
+                how = f"takes what {most} of them say"
             case "judge":
                 how = f"lets {self.judge} choose"
             case "fuse":
@@ -154,22 +167,21 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
         answers, failed = yield from self._all()
         if not answers:
             return (yield from self._without(failed))
-        groups: list[list[Kept]] = []
-        for kept in answers:
-            group = next((group for group in groups if same_as(group[0].pieces, kept.pieces)), None)
-            groups.append([kept]) if group is None else group.append(kept)
-        weights = [sum(self.weights.get(kept.model, 1.0) for kept in group) for group in groups]
-        heaviest = max(weights)
-        # Where several weigh the same, that of the member which stands first.
-        best = groups[weights.index(heaviest)]
-        share = heaviest / sum(weights)
-        if len(best) == 1 and len(answers) > 1 and self.otherwise is not None:
-            yield Say(best[0], f"no two of {len(answers)} answers are the same", share)
+        silent = Counter(self.members) - Counter(kept.model for kept in answers)
+        said = [
+            *((kept.model, _said(kept)) for kept in answers),
+            *((name, None) for name in silent.elements()),
+        ]
+        found = tally([(self.weights.get(name, 1.0), it) for name, it in said])
+        best = answers[found.place]
+        told = f"{found.agreeing} of {len(said)} say the same"
+        if self.otherwise is not None and not found.unanimous:
+            yield Say(best, f"only {told}", found.share)
             result = yield from self.otherwise.steps()
             if not result.hands_over:
                 return result
-        yield Say(best[0], f"{len(best)} of {len(answers)} say the same", share)
-        return (yield from attempted(Deliver(best[0])))
+        yield Say(best, told, found.share)
+        return (yield from attempted(Deliver(best)))
 
     def _judged(self) -> Steps:
         assert self.judge is not None, "without a judge this is pruned"
@@ -266,6 +278,12 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
             return failed
         # Nobody has said anything in time: one of them is waited for, as long as its own timeouts let it.
         return (yield from CallModel(model=self.members[0]).steps())
+
+
+def _said(kept: Kept) -> Hashable | None:
+    """What a vote counts of an answer; None where it says nothing."""
+    said = closed(list(kept.pieces))
+    return said if any(said) else None
 
 
 def _to_fuse(drafts: Sequence[str]) -> str:
