@@ -1,7 +1,9 @@
 """A cascade of real weights: calibrated by `isthmus calibrate`, served over HTTP, and its promise measured.
 
 Most labelled questions were answered before, by the same weights (`make bench-cascade`, which asks all
-anew, writes them); the others are asked here, as are those by which the promise is measured.
+anew, writes them); the others are asked here, as are those by which the promise is measured. So few of
+them contradict a gross breach alone; what has teeth is that both models answer some, as they did when it was
+calibrated. The bench measures the risk by a hundred.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def test_what_is_promised_of_real_weights_is_what_is_served(
     trial = json.loads(found.stdout)
     assert trial["verdict"] == "cascade"
     assert trial["labels"] == len(known) + ASKED_HERE
-    assert trial["promise"]["observed"] <= MAX_RISK
+    assert 0.1 < trial["promise"]["coverage"] < 0.9
     save(_config("cascade.json"), ())
     served(lambda gateway: _measure(gateway, held_out))
 
