@@ -406,6 +406,7 @@ class Exchange:
 
     def _circumstances(self, route: Route, thrifty: bool, previous: Previous | None) -> Circumstances:
         story, key = self._story, self._story.key
+        awaited = self._snapshot.awaited[route.name, thrifty]
         task = self._request.headers.get(TASK_HEADER, b"").decode("utf-8", "replace")
         assert story.envelope is not None
         # What the client asks, without the card that all requests of the route have.
@@ -420,6 +421,9 @@ class Exchange:
             previous=previous,
             revises=self._revises(),
             weights=self._gateway.arm_weights().get((self._snapshot.config.hash, route.name), ()),
+            silences=self._gateway.silences(awaited, self._wire.operation, story.envelope.stream)
+            if awaited
+            else (),
         )
 
     def _revises(self) -> bool:
