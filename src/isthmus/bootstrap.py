@@ -53,6 +53,7 @@ from isthmus.gateway.foresight import Foresights, routers_of
 from isthmus.gateway.inspection import Inspection
 from isthmus.gateway.rescan import Rescanner
 from isthmus.gateway.rollover import Hosted, Rollover, first_standing, own_versions, until_ready
+from isthmus.gateway.silences import Silences
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.story import clock
 from isthmus.gateway.treasury import Treasury
@@ -82,6 +83,7 @@ from isthmus.store.hours import SqliteHours
 from isthmus.store.keys import KeyRing, Keys, SqliteKeys
 from isthmus.store.ledger import SqliteLedger
 from isthmus.store.memory import MemoryStandings
+from isthmus.store.recent import recent_attempts
 from isthmus.store.records import Records, SqliteRecords, Where
 from isthmus.store.rollouts import Rollouts, SqliteRollouts
 from isthmus.store.runs import Runs, SqliteRuns
@@ -616,6 +618,18 @@ def experiment_on(route: str, config: Config, config_path: Path | None) -> Stand
     return standing_of(SqliteTrials(path), found) if found is not None and path.exists() else Standing()
 
 
+def silences_in(config: Config, config_path: Path | None) -> Silences:
+    """How long those models are silent by whom the hedges of a config go, by what its ledger has. Blocks.
+
+    The config is that which is served by: see `in_service`.
+    """
+    path, silences = ledger_path(config, config_path), Silences()
+    models = silences.heed(config)
+    if models and path.exists():
+        silences.recall(models, recent_attempts(path, models))
+    return silences
+
+
 def open_rollouts(config: Config, config_path: Path | None) -> Rollouts:
     """The rollouts of this config's gateway, whether it runs or not."""
     return SqliteRollouts(ledger_path(config, config_path))
@@ -728,7 +742,7 @@ async def open_house(
     path = ledger_path(config, config_path)
     async with AsyncExitStack() as closing:
         ledger = await asyncio.to_thread(
-            lambda: SqliteLedger(path, config.ledger.mode, listen=lambda record: steward.hear(record))
+            lambda: SqliteLedger(path, config.ledger.mode, listen=lambda record: hear(record))
         )
         closing.push_async_callback(ledger.close)
         workshop = Workshop(state_dir(config_path), report)
@@ -742,6 +756,7 @@ async def open_house(
         alarms = await asyncio.to_thread(alarms_in, path)
         begun = await asyncio.to_thread(first_standing, config, rollouts, alarms, digests, _now_us())
         await _keep(begun.serving, configs)
+        silences = await asyncio.to_thread(silences_in, begun.serving, config_path)
         tally = _tally(ledger, workshop, ring)
         await asyncio.to_thread(bring_vectors, config, report)
         snapshot = workshop.snapshot(begun.serving)
@@ -762,6 +777,7 @@ async def open_house(
                 if engine.verified
             },
             arm_weights=lambda: referee.weights,
+            silences=silences.of,
         )
         referee = Referee(
             SqliteTrials(path),
@@ -780,15 +796,27 @@ async def open_house(
             in_background(_keep(snapshot.config, configs), "keeping the config")
             # Who was stopped is so under this config, too.
             in_background(referee.look(), "deciding experiments")
+            if fresh := silences.heed(snapshot.config):
+                in_background(_recall_silences(silences, fresh, path), "reading models' times")
 
         rollover = Rollover(begun, digests, workshop, lambda: gateway.snapshot.config, adopt)
         steward = Steward(
             rollouts, rollover, partial(_recall, path), _post, _now_us, in_force=begun.turns, told=begun.known
         )
+
+        def hear(record: Record) -> None:
+            steward.hear(record)
+            silences.hear(record)
+
         tally.gauges["budget_used_ratio"] = (
             "The share of a budget that is used in its window, by the fullest of its accounts.",
             ("budget",),
             lambda: treasury.used(gateway.snapshot.config.budgets),
+        )
+        tally.gauges["hedge_after_seconds"] = (
+            "The quantile of a model's times to the first token by which hedges go now.",
+            ("model", "quantile", "operation", "stream"),
+            silences.gauge,
         )
         tally.gauges["calibration_stale"] = (
             "1 where a route's calibration was made for another state of things, and promises nothing.",
@@ -971,6 +999,10 @@ def _recall(ledger: Path, since_us: int) -> list[Record]:
         page = records.page(where, RECALLED_AT_ONCE, page.next)
         found += page.records
     return found
+
+
+async def _recall_silences(silences: Silences, models: Collection[str], ledger: Path) -> None:
+    silences.recall(models, await asyncio.to_thread(recent_attempts, ledger, models))
 
 
 async def _post_to(hook: SecretRef, body: bytes) -> None:

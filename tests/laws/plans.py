@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 from hypothesis import strategies as st
 
+from isthmus.core.decision import Silence
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.foresight import Foresight, Outlook
 from isthmus.core.pieces import Finish, TextDelta
@@ -53,7 +54,15 @@ ROUTERS = ("one", "two")
 
 names = st.sampled_from(NAMES)
 calls = st.builds(CallModel, model=names, retries=st.integers(0, 3))
-hedges = st.builds(Hedge, model=names, beside=names, after=st.floats(0.1, 3))
+quantiles = st.sampled_from(["p50", "p95"])
+hedges = st.builds(Hedge, model=names, beside=names, after=st.floats(0.1, 3) | quantiles)
+silences = st.lists(
+    st.builds(Silence, model=names, quantile=quantiles, seconds=st.floats(0.1, 3)),
+    max_size=4,
+    unique_by=lambda it: (it.model, it.quantile),
+).map(tuple)
+"""What is known of how long models are silent."""
+
 bursts = st.builds(Burst, queue=st.lists(names, min_size=1, max_size=3).map(tuple), at=st.integers(1, 3))
 
 

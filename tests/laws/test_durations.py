@@ -139,3 +139,27 @@ def test_a_model_that_has_become_slow_is_found_to_be_so() -> None:
     share, quantile = hedged(draw, 4000, lambda: 0.05)
     assert share < 0.1
     assert 0.9 < quantile < 1.1
+
+
+def test_a_model_beside_itself_is_not_taken_for_quicker_than_it_is() -> None:
+    def race(*, as_cut_off: bool) -> float:
+        latency = partial(random.Random(11).lognormvariate, 0, 0.5)
+        durations, found = filled([(latency(), False) for _ in range(256)]), []
+        for _ in range(4_000):
+            after = durations.quantile(0.5)
+            assert after is not None
+            found.append(after)
+            first, second = latency(), latency()
+            if first <= after:
+                durations.add(first)
+            elif first <= after + second:
+                durations.add(first)
+                durations.add(first - after, cut_off=as_cut_off)
+            else:
+                durations.add(second)
+                durations.add(after + second, cut_off=as_cut_off)
+        return sum(found) / len(found)
+
+    # The median of these is 1.
+    assert 0.93 < race(as_cut_off=True) < 1.07
+    assert race(as_cut_off=False) < 0.85

@@ -22,7 +22,7 @@ from isthmus.core.portfolio import Capability, Model, Provider
 from isthmus.routing.decide import Facts, Router
 from isthmus.routing.route import Route, Thrift
 from isthmus.strategies.plan.node import Attempt, Circumstances
-from tests.laws.plans import NAMES, drive, foresights, plans, result_of
+from tests.laws.plans import NAMES, drive, foresights, plans, result_of, silences
 from tests.laws.test_perimeter import KINDS, ZONES, labels, policies
 
 OPERATIONS: tuple[Operation, ...] = ("chat", "embeddings", "count_tokens")
@@ -46,6 +46,7 @@ circumstances = st.builds(
     weights=st.sampled_from([(), (("a", 0.0),), (("a", 0.2), ("b", 0.8))]),
     previous=st.none() | st.builds(Previous, model=st.sampled_from(NAMES)),
     foreseen=st.just(()) | foresights,
+    silences=silences,
 )
 
 

@@ -15,6 +15,7 @@ from isthmus.catalog.prices import OWN_ENGINE
 from isthmus.config.archive import archive, unarchive
 from isthmus.config.config import Config, GatewaySettings, LedgerSettings
 from isthmus.config.routers import routers_in
+from isthmus.core.decision import Silence
 from isthmus.core.errors import Fault
 from isthmus.core.foresight import Foresight
 from isthmus.core.label import BOTTOM, LEVELS, Label
@@ -26,6 +27,7 @@ from isthmus.evals.replay.changes import walk
 from isthmus.evals.replay.fates import Question, chances
 from isthmus.evals.replay.replayed import Ledger, Replayer
 from isthmus.evals.replay.summary import Replay, summary
+from isthmus.gateway.silences import awaited_in
 from isthmus.perimeter.policy import Policy, Rule
 from isthmus.routing.route import Route, Thrift
 from isthmus.store import rows
@@ -33,7 +35,7 @@ from isthmus.store.history import Past, Tried
 from isthmus.store.keys import Key
 from isthmus.strategies.plan import CallModel
 from isthmus.strategies.plan.node import Circumstances
-from tests.laws.plans import NAMES, foresights, plans
+from tests.laws.plans import NAMES, foresights, plans, silences
 
 KINDS = ("pii.email", "pii.name", "secret.key", "term.projects")
 ZONES = ("eu", "us", None)
@@ -97,6 +99,7 @@ class Asked(msgspec.Struct, frozen=True):
     user: str | None
     thrifty: bool
     foreseen: tuple[Foresight, ...] = ()
+    silences: tuple[Silence, ...] = ()
 
 
 requests = st.builds(
@@ -114,16 +117,20 @@ requests = st.builds(
     user=names,
     thrifty=st.booleans(),
     foreseen=foresights,
+    silences=silences,
 )
 
 PRICES = dict.fromkeys(NAMES, OWN_ENGINE)
 
 
 def circumstances_of(config: Config, it: Asked, draw: float) -> Circumstances:
-    """Those in which this config decides the request: its routers are asked, at its prices."""
-    routers = routers_in(config.routes[it.route].plan_for(it.thrifty))
+    """Those in which this config decides the request: its routers are asked, at its prices, and its hedges'
+    models are measured."""
+    plan = config.routes[it.route].plan_for(it.thrifty)
+    routers, awaited = routers_in(plan), awaited_in(plan)
     foreseen = tuple(priced(seen, PRICES, 0) for seen in it.foreseen if seen.by in routers)
-    return Circumstances(draw=draw, key=it.key, user=it.user, foreseen=foreseen)
+    known = tuple(silence for silence in it.silences if (silence.model, silence.quantile) in awaited)
+    return Circumstances(draw=draw, key=it.key, user=it.user, foreseen=foreseen, silences=known)
 
 
 def served(config: Config, asked: list[Asked], hidden: Label | None = None) -> tuple[list[Past], Ledger]:

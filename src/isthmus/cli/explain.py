@@ -17,12 +17,14 @@ from isthmus.bootstrap import (
     in_service,
     inspection_of,
     router_of,
+    silences_in,
 )
 from isthmus.cli.keys import now_us, opened
 from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.why import Because, Why, why
 from isthmus.config.config import Config
 from isthmus.config.load import lines_of, locate
+from isthmus.core.call import Operation
 from isthmus.core.decision import Decision, Previous
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.foresight import Foresight
@@ -31,6 +33,7 @@ from isthmus.dialects import CLIENT_WIRES
 from isthmus.dialects.openai import OpenAIChat
 from isthmus.dialects.style import body_of, styled
 from isthmus.gateway.inspection import Inspected
+from isthmus.gateway.silences import awaited_in
 from isthmus.perimeter.grounds import Ground
 from isthmus.perimeter.policy import SURE_ENOUGH, Policy
 from isthmus.routing.route import Route, route_of
@@ -50,6 +53,7 @@ from isthmus.strategies.plan.node import Circumstances
 )
 @click.option("--revisions", is_flag=True, help="Explain for a client that takes back what it has seen.")
 @click.option("--task", default="", help="Explain for a caller who sends this name in x-isthmus-task.")
+@click.option("--stream", is_flag=True, help="Explain for a client that wants the answer as it comes.")
 @click.option("--thrifty", is_flag=True, help="Explain for the time when a budget is nearly used.")
 @click.option("--embeddings", is_flag=True, help="Explain an embeddings request instead of a chat.")
 @click.option("--json", "as_json", is_flag=True, help="Print the decision, and what was found, as JSON.")
@@ -64,6 +68,7 @@ def explain(
     after: str | None,
     revisions: bool,
     task: str,
+    stream: bool,
     thrifty: bool,
     embeddings: bool,
     as_json: bool,
@@ -95,9 +100,10 @@ def explain(
         foresights = foresights_of(config)
         asked = OpenAIChat().peek(_plain_body(found.name, prompt, embeddings))
         foreseen = foresights.of(found.name, asked, task, now_us(), thrifty=thrifty)
+    operation: Operation = "embeddings" if embeddings else "chat"
     decision = router_of(config).decide(
         found.name,
-        "embeddings" if embeddings else "chat",
+        operation,
         known.label,
         Circumstances(
             draw=_draw(prompt),
@@ -107,6 +113,7 @@ def explain(
             revises=revisions,
             weights=experiment_on(found.name, config, path).weights,
             foreseen=foreseen,
+            silences=silences_in(config, path).of(awaited_in(found.plan_for(thrifty)), operation, stream),
         ),
         known.hidden.label if known.hidden else None,
         thrifty,

@@ -196,6 +196,9 @@ class Decoder:
             return None
         lists = [each for each in others if isinstance(each, mi.VarTupleType | mi.FrozenSetType)]
         rest = [each for each in others if each not in lists]
+        texts = [each for each in rest if isinstance(each, mi.StrType)]
+        if isinstance(tree, Scalar) and isinstance(tree.meaning, str) and texts:
+            return self._decode(tree, texts[0], path)
         return self._decode(tree, (lists if lists and isinstance(tree, Sequence) else rest or lists)[0], path)
 
     def _dict(self, tree: Tree, kind: mi.DictType, path: Path) -> Any:

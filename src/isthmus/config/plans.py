@@ -4,6 +4,7 @@ heeds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
@@ -22,11 +23,13 @@ from isthmus.strategies.plan import (
     Edge,
     Ensemble,
     Fallback,
+    Hedge,
     Node,
     Split,
 )
 from isthmus.strategies.plan.aside import Accompanied
 from isthmus.strategies.plan.cascade import Step
+from isthmus.strategies.plan.hedge import QUANTILE
 from isthmus.strategies.plan.node import Acceptance, Early
 
 _Fault: TypeAlias = tuple[Code, str, str, Mark, Path]
@@ -64,6 +67,10 @@ def _misused(plan: DecodedPlan, origins: dict[int, DecodedPlan]) -> Iterator[_Fa
             if len(models) == 1:
                 hint = "Name the models to go to when it is full, or write it as a call."
                 yield _unheeded(plan, "at", "There is nowhere else to go.", hint)
+        case Hedge(quantile=str(words)) if re.fullmatch(QUANTILE, words) is None:
+            hint = "Write seconds, as in `after: 1.5`; or p50 to p99, as in `after: p95`."
+            message = f"`{words[:40]}` is no time that a hedge can go by."
+            yield Code.OUT_OF_RANGE, message, hint, _mark(plan, "after"), plan.path
         case Ensemble():
             yield from _ensemble(plan, plan.node)
         case Cascade(stages=stages):

@@ -148,7 +148,7 @@ def _closed(properties: dict[str, Schema], required: list[str]) -> Schema:
 def _scalar(kind: mi.Type) -> Schema:
     match kind:
         case mi.StrType():
-            return {"type": "string", "minLength": 1}
+            return {"type": "string", **({"pattern": kind.pattern} if kind.pattern else {"minLength": 1})}
         case mi.BoolType():
             return {"type": "boolean"}
         case mi.IntType() | mi.FloatType():

@@ -25,6 +25,15 @@ class Previous(msgspec.Struct, frozen=True, kw_only=True):
     arms: tuple[str, ...] = ()
 
 
+class Silence(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a model has been silent lately before its first token: `seconds` is that `quantile`, such as
+    `p95`, of its last attempts at such requests."""
+
+    model: str
+    quantile: str
+    seconds: float
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of routing: a value, the same for `explain` and for the live request.
 
@@ -39,6 +48,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     where the route asks any. `previous` is who answered the conversation before, None where it begins, or is
     not known, or the route does not heed it. `revises` says that the client takes back what it has seen of a
     stream, where it is told to. `weights` are those of arms that had other ones by then than the config says.
+    `silences` are those that the route's hedges go by, as far as they were known.
     """
 
     route: str
@@ -59,3 +69,4 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     revises: bool = False
     weights: tuple[tuple[str, float], ...] = ()
     foreseen: tuple[Foresight, ...] = ()
+    silences: tuple[Silence, ...] = ()

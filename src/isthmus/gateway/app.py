@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from isthmus.core.codec import ClientWire
+from isthmus.core.decision import Silence
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.ids import request_id
 from isthmus.dialects import CLIENT_WIRES
@@ -25,6 +26,7 @@ from isthmus.gateway.feedback import LONGEST_BODY, FeedbackDesk
 from isthmus.gateway.mirrors import Mirrors
 from isthmus.gateway.openapi import openapi
 from isthmus.gateway.request import Request
+from isthmus.gateway.silences import Awaited
 from isthmus.gateway.snapshot import Snapshot
 from isthmus.gateway.treasury import Treasury
 from isthmus.store.feedback import Feedbacks
@@ -41,7 +43,8 @@ class Gateway:
 
     `engines` tells the state of each engine that the gateway runs, by the model's name; `ready` is every
     state `ready`. `weights` tells of which signed artefact an engine was started, where it was of one.
-    `arm_weights` tells what arms of splits weigh by now, by the config's hash and the route's name.
+    `arm_weights` tells what arms of splits weigh by now, by the config's hash and the route's name;
+    `silences` how long models are silent, for requests of an operation that are streamed, or not.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Gateway:
         engines: Callable[[], Mapping[str, str]] = dict,
         weights: Callable[[], Mapping[str, str]] = dict,
         arm_weights: Callable[[], Mapping[tuple[str, str], Weights]] = dict,
+        silences: Callable[[Awaited, str, bool], tuple[Silence, ...]] = lambda *_: (),
     ) -> None:
         bounds = snapshot.config.gateway
         self.snapshot = snapshot
@@ -71,6 +75,7 @@ class Gateway:
         self.admission = Admission(bounds.max_in_flight, bounds.max_queued, bounds.queue_timeout)
         self.draining = False
         self.arm_weights = arm_weights
+        self.silences = silences
         self._engines = engines
         self._weights = weights
         self._registry = CollectorRegistry()

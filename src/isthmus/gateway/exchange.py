@@ -415,6 +415,7 @@ class Exchange:
 
     def _circumstances(self, route: Route, thrifty: bool, previous: Previous | None) -> Circumstances:
         story, key = self._story, self._story.key
+        awaited = self._snapshot.awaited[route.name, thrifty]
         headers = self._request.headers
         task = headers[TASK_HEADER].decode("utf-8", "replace") if TASK_HEADER in headers else ""
         assert story.envelope is not None
@@ -430,6 +431,9 @@ class Exchange:
             previous=previous,
             revises=REVISIONS_HEADER in headers and self._revises(),
             weights=self._gateway.arm_weights().get((self._snapshot.config.hash, route.name), ()),
+            silences=self._gateway.silences(awaited, self._wire.operation, story.envelope.stream)
+            if awaited
+            else (),
         )
 
     def _revises(self) -> bool:

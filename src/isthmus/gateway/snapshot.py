@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from isthmus.config.config import Config
 from isthmus.gateway.foresight import Foresights
 from isthmus.gateway.inspection import Inspection
+from isthmus.gateway.silences import awaited_in
 from isthmus.providers.upstream import Upstream
 from isthmus.routing.decide import Router
 from isthmus.routing.route import Route, route_of, visible
@@ -40,6 +41,12 @@ class Snapshot:
             for name in provider.forward_headers
         )
         """The callers' headers, in lower case, that some provider gets to see."""
+        self.awaited = {
+            (name, thrifty): awaited_in(route.plan_for(thrifty))
+            for name, route in config.routes.items()
+            for thrifty in (False, True)
+        }
+        """By whose silence the hedges of a route go, thrifty or not."""
         self._retire = retire
         self._holders = 1
 

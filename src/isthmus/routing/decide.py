@@ -80,8 +80,10 @@ class Router:
         keeps = self._facts.routes[route].continuity and operation == "chat"
         previous = circumstances.previous if keeps else None
         revises, weights, foreseen = circumstances.revises, circumstances.weights, circumstances.foreseen
+        silences = circumstances.silences
         choice = choose(pruned, circumstances, previous)
-        index = (route, operation, label, hidden, thrifty, choice, previous, revises, weights, foreseen)
+        facts = (previous, revises, weights, foreseen, silences)
+        index = (route, operation, label, hidden, thrifty, choice, facts)
         decision = self._decisions.get(index)
         if decision is None:
             decision = msgspec.structs.replace(
@@ -90,6 +92,7 @@ class Router:
                 revises=revises,
                 weights=weights,
                 foreseen=foreseen,
+                silences=silences,
             )
             _bound(self._decisions)
             self._decisions[index] = decision

@@ -178,7 +178,7 @@ def record_of(
         findings=None if row["findings"] is None else _to_counts(row["findings"]),
         features=None if row["features"] is None else _to_features(row["features"]),
         grounds=None if row["grounds"] is None else _to_grounds(row["grounds"]),
-        attempts=tuple(_attempt_of(attempt) for attempt in attempts),
+        attempts=tuple(attempt_of(attempt) for attempt in attempts),
         usage=_usage_of(row),
         charge=_charge_of(row),
         timings=Timings(
@@ -193,7 +193,7 @@ def record_of(
     )
 
 
-def _attempt_of(row: Columns) -> AttemptRecord:
+def attempt_of(row: Columns) -> AttemptRecord:
     return AttemptRecord(
         number=row["number"],
         model=row["model"],

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from isthmus.core.call import Operation
-from isthmus.core.decision import Decision, Previous
+from isthmus.core.decision import Decision, Previous, Silence
 from isthmus.core.foresight import Foresight
 from isthmus.core.label import Label
 from isthmus.routing.decide import Router
@@ -35,7 +35,7 @@ class Question(msgspec.Struct, frozen=True):
     """What a router is asked: all that a decision depends on, but for the draw.
 
     `key` and `user` are said only where the route has a split that sticks to them, `foreseen` where it
-    chooses by a learned router. `previous`, `revises` and `weights` are as in the `Decision`.
+    chooses by a learned router. `previous`, `revises`, `weights` and `silences` are as in the `Decision`.
     """
 
     route: str
@@ -49,6 +49,7 @@ class Question(msgspec.Struct, frozen=True):
     previous: Previous | None = None
     revises: bool = False
     weights: tuple[tuple[str, float], ...] = ()
+    silences: tuple[Silence, ...] = ()
 
 
 def chances(router: Router, question: Question) -> tuple[Chance, ...]:
@@ -67,6 +68,7 @@ def chances(router: Router, question: Question) -> tuple[Chance, ...]:
                 previous=question.previous,
                 revises=question.revises,
                 weights=question.weights,
+                silences=question.silences,
             ),
             question.hidden,
             question.thrifty,

@@ -311,7 +311,11 @@ class Replayer:
         question = Question(case.route.name, operation, label, hidden, thrifty, key, user, foreseen)
         if (then := case.decided) is not None:
             question = msgspec.structs.replace(
-                question, previous=then.previous, revises=then.revises, weights=then.weights
+                question,
+                previous=then.previous,
+                revises=then.revises,
+                weights=then.weights,
+                silences=then.silences,
             )
         found = self._chances.get(question)
         if found is None:
@@ -411,6 +415,7 @@ def _group(decided: Decision) -> tuple[object, ...]:
         decided.revises,
         decided.weights,
         decided.foreseen,
+        decided.silences,
     )
 
 

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from isthmus.core.amendment import Amendment
 from isthmus.core.calibrator import Calibrator
-from isthmus.core.decision import Previous
+from isthmus.core.decision import Previous, Silence
 from isthmus.core.errors import IsthmusError
 from isthmus.core.foresight import Foresight
 from isthmus.core.pieces import Piece
@@ -92,11 +92,12 @@ class CutOff(msgspec.Struct, frozen=True):
 
 class Race(msgspec.Struct, frozen=True):
     """Effect: attempt `first`; where it has said nothing after `seconds`, attempt `second` beside it. The
-    answer of whichever speaks first is passed on, and the other is cut off."""
+    answer of whichever speaks first is passed on, and the other is cut off. With None, `second` is attempted
+    only where `first` fails."""
 
     first: Attempt
     second: Attempt
-    seconds: float
+    seconds: float | None
 
 
 class Deliver(msgspec.Struct, frozen=True):
@@ -403,6 +404,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     known. `foreseen` is what learned routers say of the request. `previous` is who answered the conversation
     before, where that is known. `revises` says that the client takes back what it has seen, where it is told
     to. `weights` are those of a split's arms, by name, that have other ones by now than the config says.
+    `silences` are those that hedges go by, as far as they are known.
     """
 
     draw: float
@@ -412,6 +414,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     previous: Previous | None = None
     revises: bool = False
     weights: Weights = ()
+    silences: tuple[Silence, ...] = ()
 
 
 ALMOST_ONE = math.nextafter(1.0, 0.0)
