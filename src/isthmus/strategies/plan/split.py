@@ -45,7 +45,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     It answers fewer requests, or its feedback is worse. With `seconds`, also when it answers fewer of them
     within that time; with `usd`, when it answers fewer for no more than that. `margin` is in shares of
     requests, or points of score. `alpha` is the chance that an arm is ever stopped that is no worse, over all
-    comparisons and all time. `webhook` is where the URL is found to which that is posted, `env:NAME` or
+    comparisons and all time; where the split is sticky, the first request of each key or user counts, and its
+    first score. `webhook` is where the URL is found to which that is posted, `env:NAME` or
     `file:PATH`.
     """
 
