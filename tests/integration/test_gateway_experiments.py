@@ -19,7 +19,7 @@ from isthmus.testing import Fault, Refusal, Script
 
 from .gateway import Served, config_of, config_text, serving, simulated
 
-FAILS = Script(fault=Fault(refuse=Refusal(status=400)))
+FAILS = Script(fault=Fault(refuse=Refusal(status=500)))
 ARMS = [
     {"model": "openai/a", "retries": 0, "name": "usual"},
     {"model": "openai/b", "retries": 0, "name": "new"},

@@ -1009,7 +1009,7 @@ async def test_the_arms_of_a_split_are_compared_by_what_became_of_their_requests
     arms = [{"model": "openai/a", "name": "usual"}, {"model": "openai/b", "name": "candidate", "retries": 0}]
     routes = {"trial": {"split": arms}, "other": "openai/a"}
     async with simulated(routes, tmp_path) as (sim, served):
-        sim.scripts["b"] = Script(fault=Fault(refuse=Refusal(status=400)))
+        sim.scripts["b"] = Script(fault=Fault(refuse=Refusal(status=500)))
         await asyncio.gather(*(served.ask("trial") for _ in range(120)))
         await served.ask("other")
         await served.house.ledger.flush()
@@ -1021,6 +1021,12 @@ async def test_the_arms_of_a_split_are_compared_by_what_became_of_their_requests
         found = await asyncio.to_thread(CliRunner().invoke, experiment, ["trial", "--json", *options])
         told = msgspec.json.decode(found.stdout)
         assert sum(arm["requests"] for arm in told["arms"]) == 120
+        assert all(arm["counted"] == arm["requests"] for arm in told["arms"])
+        assert "Of each" not in said.stderr
+        sticky = {"trial": {"split": arms, "sticky": "user"}}
+        (tmp_path / "isthmus.yaml").write_text(config_text(sim.url, sticky), encoding="utf-8")
+        by_user = await asyncio.to_thread(CliRunner().invoke, experiment, ["trial", *options])
+        assert "Of each user, the first request and the first score are counted." in by_user.stderr
         none = await asyncio.to_thread(CliRunner().invoke, experiment, ["other", *options])
         assert "No request of the route other was drawn" in none.stderr
 

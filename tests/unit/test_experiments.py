@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import random
+from typing import Literal
 
-from isthmus.evals.experiments import Trial, so_far
+import pytest
+
+from isthmus.core.decision import Decision, Previous
+from isthmus.core.record import AttemptRecord, Record, Timings
+from isthmus.evals.experiments import Trial, so_far, trials_of
+from isthmus.strategies.plan import Split
 
 
 def _trials(rng: random.Random, many: int, **arms: tuple[float, float | None]) -> list[Trial]:
@@ -50,3 +56,72 @@ def test_what_is_not_known_is_not_said() -> None:
     assert so_far([]).arms == ()
     (arm,) = so_far([Trial("a", True, None, 5.0, None), Trial("a", True, 5, 5.0, None)]).arms
     assert (arm.usd, arm.scored) == (None, 0)
+
+
+def _record(number: int, user: str | None, *, fails: str | None = None, stays: bool = False) -> Record:
+    failed = AttemptRecord(
+        number=1,
+        model="a",
+        provider="p",
+        model_id="a",
+        outcome="error",
+        started_ms=0,
+        fault=fails,
+        code=fails,
+    )
+    decision = Decision(
+        route="r",
+        operation="chat",
+        allowed=("a",),
+        refused=(),
+        plan=None,
+        reasons=(),
+        propensity=1.0,
+        config_hash="c",
+        arms=("a",),
+        previous=Previous(model="a") if stays else None,
+    )
+    return Record(
+        id=str(number),
+        at_us=number,
+        dialect="openai",
+        operation="chat",
+        route="r",
+        stream=False,
+        status=200,
+        outcome="error" if fails else "ok",
+        code=fails,
+        user=user,
+        key_id="key_1",
+        attempts=(failed,) if fails else (),
+        decision=decision,
+        timings=Timings(queue_ms=0.0, overhead_ms=0.0, first_token_ms=None, total_ms=5.0),
+        config_hash="c",
+    )
+
+
+@pytest.mark.parametrize(
+    ("sticky", "answered", "scores"),
+    [
+        (None, [False, None, True, None, True, True], [None, 0.5, None, None, 0.25, None]),
+        ("user", [False, None, None, None, True, True], [None, 0.5, None, None, 0.25, None]),
+        ("key", [False, None, None, None, None, None], [None, 0.5, None, None, None, None]),
+    ],
+)
+def test_whoever_was_drawn_is_counted_once(
+    sticky: Literal["key", "user"] | None, answered: list[bool | None], scores: list[float | None]
+) -> None:
+    """A person on a sticky split, the caller's own faults, and turns that stay where the first was drawn."""
+    records = [
+        _record(1, "alice", fails="timeout"),
+        _record(2, "bob", fails="budget_spent"),
+        _record(3, "alice"),
+        _record(4, "carol", stays=True),
+        _record(5, "bob" if sticky is None else None),
+        _record(6, None),
+    ]
+    trials = trials_of(records, {"2": 0.5, "4": 1.0, "5": 0.25}, Split(arms=(), sticky=sticky).subject)
+    assert [trial.answered for trial in trials] == answered
+    assert [trial.score for trial in trials] == scores
+    (arm,) = so_far(trials).arms
+    assert (arm.requests, arm.counted) == (6, sum(it is not None for it in answered))

@@ -15,10 +15,11 @@ from isthmus.cli.options import config_option, load_or_exit, told
 from isthmus.cli.table import table
 from isthmus.config.load import locate
 from isthmus.core.feedback import verdict
-from isthmus.evals.experiments import ArmSoFar, Worse, so_far, trials_of
+from isthmus.evals.experiments import ArmSoFar, Worse, drawn_afresh, so_far, trials_of
 from isthmus.evals.trials.referee import Stopped
 from isthmus.statistics.intervals import Interval
 from isthmus.store.records import Where
+from isthmus.strategies.plan import Split
 
 
 @click.command()
@@ -31,7 +32,8 @@ def experiment(route: str, since: float | None, config_path: Path | None, as_jso
     """Compare the arms of a split by what ROUTE's requests came to: answers, cost, time, and feedback.
 
     You may look as often as you like, and stop when it says so: its intervals and tests hold at all times
-    together. Who was drawn by several splits counts for the outermost.
+    together. Who was drawn by several splits counts for the outermost. Where the split is sticky, the first
+    request of each key or user is counted, for it was dealt an arm once.
     """
     path = locate(config_path)
     config = load_or_exit(path)
@@ -40,14 +42,19 @@ def experiment(route: str, since: float | None, config_path: Path | None, as_jso
     # Twice through the records, rather than all of them in memory at once.
     opinions = open_feedback(config, path).of([record.id for record in records.scan(where)])
     scores = {name: score for name, said in opinions.items() if (score := verdict(said).score) is not None}
-    found = so_far(trials_of(records.scan(where), scores))
+    plan = config.routes[route].plan if route in config.routes else None
+    split = plan if isinstance(plan, Split) else None
+    subject = drawn_afresh if split is None else split.subject
+    found = so_far(trials_of(records.scan(where), scores, subject))
     if as_json:
         standing = msgspec.to_builtins(experiment_on(route, in_service(config, path), path))
         said = {name: standing[name] for name in ("stopped", "weights")}
         click.echo(msgspec.json.encode(msgspec.to_builtins(found) | said))
         return
-    heads = ("ARM", "REQUESTS", "ANSWERED", "USD EACH", "MEDIAN", "P95", "FEEDBACK")
+    heads = ("ARM", "REQUESTS", "COUNTED", "ANSWERED", "USD EACH", "MEDIAN", "P95", "FEEDBACK")
     click.echo(table(heads, [_row(arm) for arm in found.arms]))
+    if split is not None and split.sticky is not None:
+        click.echo(f"Of each {split.sticky}, the first request and the first score are counted.", err=True)
     standing = experiment_on(route, in_service(config, path), path)
     for stopped in standing.stopped:
         when = dt.datetime.fromtimestamp(stopped.at_us / 1_000_000, dt.UTC)
@@ -71,6 +78,7 @@ def _row(arm: ArmSoFar) -> tuple[str, ...]:
     return (
         arm.arm,
         f"{arm.requests:,}",
+        f"{arm.counted:,}",
         _share(arm.answered),
         "unknown" if arm.usd is None else f"{arm.usd:.6f}",
         f"{arm.median_ms:,.0f} ms",

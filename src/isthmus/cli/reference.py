@@ -284,12 +284,12 @@ def errors_page() -> str:
         (
             f"`{fault}`",
             str(fault.status),
-            *map(_mark, (fault.retryable, fault.falls_back, fault.trips_breaker)),
+            *map(_mark, (fault.retryable, fault.falls_back, fault.trips_breaker, fault.blames_model)),
             _FAULTS[fault],
         )
         for fault in Fault
     ]
-    heads = ("fault", "status", "retried", "falls back", "trips the breaker", "")
+    heads = ("fault", "status", "retried", "falls back", "trips the breaker", "counts against an arm", "")
     parts = [
         "# Errors",
         _MADE,

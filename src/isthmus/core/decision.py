@@ -9,6 +9,9 @@ import msgspec
 from isthmus.core.foresight import Foresight
 from isthmus.core.label import BOTTOM, Label
 
+NEEDLESS = "needless"
+"""The rule by which a model is left out that the request might reach, since the plan does not ask it."""
+
 
 class Refused(msgspec.Struct, frozen=True):
     """A model of the route that this request may not or cannot reach; `rule` is stable, `reason` is prose."""

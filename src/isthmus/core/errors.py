@@ -53,6 +53,12 @@ class Fault(StrEnum):
         """True where the failure says that the endpoint, not the request, is ill."""
         return _TRAITS[self].trips_breaker
 
+    @property
+    def blames_model(self) -> bool:
+        """True where an attempt that fails so tells of its model or endpoint: it is ill, or cannot take what
+        another may take."""
+        return self not in _BLAMES_NO_MODEL
+
 
 class _Traits(NamedTuple):
     status: int
@@ -89,6 +95,21 @@ _TRAITS = {
     Fault.UNAVAILABLE: _Traits(503, falls_back=True),
     Fault.INTERNAL: _Traits(500),
 }
+
+_BLAMES_NO_MODEL = frozenset(
+    {
+        Fault.INVALID_REQUEST,
+        Fault.UNAUTHENTICATED,
+        Fault.FORBIDDEN,
+        Fault.NOT_PERMITTED,
+        Fault.NOT_FOUND,
+        Fault.METHOD_NOT_ALLOWED,
+        Fault.BUDGET_SPENT,
+        Fault.CANCELLED,
+        Fault.INTERNAL,
+    }
+)
+"""The caller's own, and the gateway's."""
 
 
 class IsthmusError(Exception):

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from isthmus.core.decision import Decision
+from isthmus.core.errors import Fault
 from isthmus.core.label import BOTTOM, Label
 from isthmus.core.usage import Charge, Usage
 
@@ -150,6 +151,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     config_hash: str
     request_body: bytes | None = None
     response_body: bytes | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """The class of the failure of the attempt that ended the request; None where no attempt did."""
+        failed = (it.fault for it in reversed(self.attempts) if it.fault is not None and it.code == self.code)
+        return None if self.outcome == "ok" else next(failed, None)
+
+
+def answered(outcome: Outcome, fault: str | None) -> bool | None:
+    """Whether a request was answered, as far as that tells of the model; `fault` is `Record.fault`.
+
+    None where it tells nothing: the client left, or what failed was the request's own doing or the gateway's.
+    """
+    if outcome == "ok":
+        return True
+    blamed = outcome == "error" and fault is not None and Fault(fault).blames_model
+    return False if blamed else None
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ when it has said enough; see `isthmus.statistics.sequential`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -15,25 +15,32 @@ import msgspec
 import numpy as np
 
 from isthmus.core.money import NANO_PER_USD
-from isthmus.core.record import Record
+from isthmus.core.record import Record, answered
+from isthmus.evals.trials.subjects import Subjects
 from isthmus.statistics.intervals import CONFIDENCE, Interval
 from isthmus.statistics.sequential import Duel, mean_so_far
 
 Measure: TypeAlias = Literal["answered", "feedback"]
+Subject: TypeAlias = Callable[[str | None, str | None], str | None]
+"""Who was dealt to an arm, of a request's key and user."""
 
 
 class Trial(NamedTuple):
-    """One request of an experiment: who was asked, and what came of it. `score` is its feedback's."""
+    """One request of an experiment: who was asked, and what came of it. `score` is its feedback's.
+
+    `answered` and `score` are None where they say nothing of the arm, or not as a draw of its own.
+    """
 
     arm: str
-    answered: bool
+    answered: bool | None
     nanousd: int | None
     total_ms: float
     score: float | None
 
 
 class ArmSoFar(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm: how many requests it had, what share of them was answered, and what they cost and took.
+    """One arm: how many requests it had, what share of those that are `counted` was answered, and what all
+    cost and took.
 
     `usd` is the mean of a request, None where a price is not known; `feedback` the mean score of the `scored`
     answers on which there is any.
@@ -41,6 +48,7 @@ class ArmSoFar(msgspec.Struct, frozen=True, kw_only=True):
 
     arm: str
     requests: int
+    counted: int
     answered: Interval
     usd: float | None
     median_ms: float
@@ -69,24 +77,38 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     worse: tuple[Worse, ...]
 
 
-def trials_of(records: Iterable[Record], scores: Mapping[str, float]) -> list[Trial]:
-    """The requests that were drawn into an arm and told something: those whose clients left do not, and
-    copies are nobody's. `scores` are those of the feedback, by the request's id.
+def drawn_afresh(key: str | None, user: str | None) -> None:
+    """Nobody: each request is drawn for itself. See `Split.subject`."""
+
+
+def trials_of(
+    records: Iterable[Record], scores: Mapping[str, float], subject: Subject = drawn_afresh
+) -> list[Trial]:
+    """The requests that came to an arm and ended, in the order of time; copies are nobody's.
+
+    `scores` are those of the feedback, by the request's id. Counted is what tells of the arm (see
+    `core.record.answered`) and was drawn: later turns of a conversation that stays were not, and each
+    `subject` of a sticky split was drawn once.
     """
-    return [
-        Trial(
-            record.decision.arms[0],
-            record.outcome == "ok",
-            record.charge.nanousd if record.charge is not None else 0,
-            record.timings.total_ms,
-            scores.get(record.id),
+    asking, judging = Subjects(), Subjects()
+    found = []
+    for record in records:
+        decision = record.decision
+        if decision is None or not decision.arms or record.outcome not in ("ok", "error") or record.mirrors:
+            continue
+        whose = subject(record.key_id, record.user)
+        told, score = answered(record.outcome, record.fault), scores.get(record.id)
+        drawn = decision.previous is None
+        found.append(
+            Trial(
+                decision.arms[0],
+                told if told is not None and drawn and asking.first(whose) else None,
+                record.charge.nanousd if record.charge is not None else 0,
+                record.timings.total_ms,
+                score if score is not None and drawn and judging.first(whose) else None,
+            )
         )
-        for record in records
-        if record.decision is not None
-        and record.decision.arms
-        and record.outcome in ("ok", "error")
-        and record.mirrors is None
-    ]
+    return found
 
 
 def so_far(trials: Sequence[Trial], confidence: float = CONFIDENCE) -> Experiment:
@@ -120,7 +142,8 @@ def _arm(name: str, trials: Sequence[Trial], confidence: float) -> ArmSoFar:
     return ArmSoFar(
         arm=name,
         requests=len(trials),
-        answered=mean_so_far((float(trial.answered) for trial in trials), confidence),
+        counted=len(_values(trials, "answered")),
+        answered=mean_so_far(_values(trials, "answered"), confidence),
         usd=sum(known) / NANO_PER_USD / len(paid) if len(known) == len(paid) else None,
         median_ms=float(np.median(took)),
         p95_ms=float(np.quantile(took, 0.95)),
@@ -139,7 +162,7 @@ def _duel(one: Sequence[Trial], other: Sequence[Trial], measure: str) -> Duel:
 
 def _values(trials: Sequence[Trial], measure: str) -> list[float]:
     if measure == "answered":
-        return [float(trial.answered) for trial in trials]
+        return [float(trial.answered) for trial in trials if trial.answered is not None]
     return [trial.score for trial in trials if trial.score is not None]
 
 

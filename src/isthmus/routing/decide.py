@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from isthmus.core.call import Operation
-from isthmus.core.decision import Decision, Previous, Refused
+from isthmus.core.decision import NEEDLESS, Decision, Previous, Refused
 from isthmus.core.label import Label
 from isthmus.core.portfolio import Model, Provider
 from isthmus.dialects import operation_of
@@ -205,7 +205,7 @@ def _refused(names: tuple[str, ...], operation: Operation, label: Label, facts: 
 def _needless(name: str, operation: Operation) -> Refused:
     """Why a model that may serve the operation is not asked."""
     why = "without the models that are refused" if operation == "chat" else f"for {operation}"
-    return Refused(name, "needless", f"{name} has nothing to do in this route {why}")
+    return Refused(name, NEEDLESS, f"{name} has nothing to do in this route {why}")
 
 
 def _refuse(name: str, operation: Operation, label: Label, facts: Facts) -> Refused | None:

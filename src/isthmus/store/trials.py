@@ -7,12 +7,27 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, Row, Select, func, literal_column, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    case,
+    func,
+    literal_column,
+    select,
+    tuple_,
+)
 from sqlalchemy.dialects.sqlite import insert
 
+from isthmus.core.decision import NEEDLESS, Decision
+from isthmus.core.record import answered
 from isthmus.store import schema
-from isthmus.store.schema import decisions, feedback, records
+from isthmus.store.rows import DAY_US
+from isthmus.store.schema import attempts, decisions, feedback, records
 from isthmus.store.schema import experiments as table
+from isthmus.strategies.plan.node import Weights
 
 _OPINION: ColumnElement[int] = literal_column("feedback.rowid", BigInteger)
 
@@ -23,14 +38,33 @@ Place: TypeAlias = tuple[int, str]
 BEGINNING: Place = (0, "")
 
 
+class Dealt(NamedTuple):
+    """How a request came to its arm.
+
+    `key` and `user` sent it; `weights` are those in force that the config does not say, and `refused` the
+    models that it could not reach. `drawn` is False where no draw decided: its conversation was kept there.
+    """
+
+    key: str | None = None
+    user: str | None = None
+    weights: Weights = ()
+    refused: tuple[str, ...] = ()
+    drawn: bool = True
+
+
+ANYHOW = Dealt()
+"""By the config's weights, from somebody unknown who may reach all models."""
+
+
 class Tried(NamedTuple):
-    """One request that was drawn into an arm, and what came of it. `nanousd` is None where no price is
-    known."""
+    """One request that came to an arm, and what is to be said for or against the arm. `nanousd` is None where
+    no price is known."""
 
     arm: str
     answered: bool
     nanousd: int | None
     total_ms: float
+    dealt: Dealt = ANYHOW
 
 
 class Opinion(NamedTuple):
@@ -38,6 +72,14 @@ class Opinion(NamedTuple):
 
     arm: str
     score: float
+    dealt: Dealt = ANYHOW
+
+
+def dealt(decision: Decision, key: str | None, user: str | None) -> Dealt:
+    """How the request of that key and user, on which this was decided, came to its arm."""
+    # A model that had nothing to do was left out with its arm, or with none.
+    refused = tuple(it.model for it in decision.refused if it.rule != NEEDLESS)
+    return Dealt(key, user, decision.weights, refused, decision.previous is None)
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -63,7 +105,8 @@ class Trials(Protocol):
     def tried(
         self, route: str, configs: Collection[str], after: Place, until_us: int, most: int
     ) -> tuple[Sequence[Tried], Place]:
-        """The next requests of a route under these configs that came before that time, at most so many."""
+        """The next requests of a route under these configs that came before that time, of at most so many:
+        those that say something for or against their arm. See `core.record.answered`."""
 
     def opinions(
         self, route: str, configs: Collection[str], after: int, most: int
@@ -76,7 +119,6 @@ class SqliteTrials:
 
     def __init__(self, path: Path) -> None:
         self._database = schema.Database(path)
-        self._arms: dict[bytes, str | None] = {}
 
     def kept(self, id: str) -> Kept | None:
         """See `Trials.kept`."""
@@ -95,17 +137,18 @@ class SqliteTrials:
     def tried(
         self, route: str, configs: Collection[str], after: Place, until_us: int, most: int
     ) -> tuple[Sequence[Tried], Place]:
-        """See `Trials.tried`. Whose client left tells nothing, and copies are nobody's."""
+        """See `Trials.tried`. Copies are nobody's."""
         column = records.c
         query = (
             select(
                 column.at_us,
                 column.id,
                 column.outcome,
+                case((column.outcome == "error", _FAULT)).label("fault"),
                 column.charge_basis,
                 column.charge_nanousd,
                 column.total_ms,
-                column.decision,
+                *_ON_ITS_WAY,
             )
             .where(
                 tuple_(column.at_us, column.id) > after,
@@ -119,17 +162,18 @@ class SqliteTrials:
             .order_by(column.at_us, column.id)
             .limit(most)
         )
-        rows, arms = self._read(query)
+        rows, ways = self._read(query)
         # What used nothing has no basis, and costs nothing.
         found = [
             Tried(
-                arm,
-                row.outcome == "ok",
+                way.arms[0],
+                told,
                 0 if row.charge_basis is None else row.charge_nanousd,
                 row.total_ms,
+                dealt(way, row.key_id, row.user),
             )
-            for row in rows
-            if (arm := arms[row.decision]) is not None
+            for row, way in zip(rows, ways, strict=True)
+            if way is not None and (told := answered(row.outcome, row.fault)) is not None
         ]
         return found, (rows[-1].at_us, rows[-1].id) if rows else after
 
@@ -144,7 +188,7 @@ class SqliteTrials:
             .having(func.min(_OPINION) > after)
         )
         query = (
-            select(_OPINION.label("place"), feedback.c.score, records.c.decision)
+            select(_OPINION.label("place"), feedback.c.score, records.c.at_us, *_ON_ITS_WAY)
             .join(records, records.c.id == feedback.c.record_id)
             .where(
                 _OPINION.in_(first),
@@ -155,23 +199,44 @@ class SqliteTrials:
             .order_by(_OPINION)
             .limit(most)
         )
-        rows, arms = self._read(query)
-        found = [Opinion(arm, row.score) for row in rows if (arm := arms[row.decision]) is not None]
+        rows, ways = self._read(query)
+        found = [
+            Opinion(way.arms[0], row.score, dealt(way, row.key_id, row.user))
+            for row, way in zip(rows, ways, strict=True)
+            if way is not None
+        ]
         return found, rows[-1].place if rows else after
 
-    def _read(self, query: Select[Any]) -> tuple[Sequence[Row[Any]], dict[bytes, str | None]]:
-        """The rows, and the outermost arm of each decision in them."""
+    def _read(self, query: Select[Any]) -> tuple[Sequence[Row[Any]], list[Decision | None]]:
+        """The rows, and what was decided on each; None where no arm of the route's own plan was drawn."""
+        decided: dict[bytes, Decision | None] = {}
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-            new = {row.decision for row in rows} - self._arms.keys()
-            for digest in new:
-                body = connection.scalar(select(decisions.c.body).where(decisions.c.hash == digest).limit(1))
-                drawn = msgspec.json.decode(body, type=_Drawn).arms if body is not None else ()
-                self._arms[digest] = drawn[0] if drawn else None
-        return rows, self._arms
+            for row in rows:
+                if row.decision not in decided:
+                    same = and_(decisions.c.day == row.at_us // DAY_US, decisions.c.hash == row.decision)
+                    body = connection.scalar(select(decisions.c.body).where(same))
+                    decided[row.decision] = _of_the_plan(body)
+        return rows, [decided[row.decision] for row in rows]
 
 
-class _Drawn(msgspec.Struct, frozen=True):
-    """What is read of a decision."""
+def _of_the_plan(body: bytes | None) -> Decision | None:
+    decision = msgspec.json.decode(body, type=Decision) if body is not None else None
+    # While money is short, the route has another plan, whose arms may have the same names.
+    return decision if decision is not None and decision.arms and not decision.thrifty else None
 
-    arms: tuple[str, ...] = ()
+
+_ON_ITS_WAY = (records.c.key_id, records.c.user, records.c.decision)
+
+_FAULT = (
+    select(attempts.c.fault)
+    .where(
+        attempts.c.record_id == records.c.id,
+        attempts.c.code == records.c.code,
+        attempts.c.fault.is_not(None),
+    )
+    .order_by(attempts.c.number.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+"""What `Record.fault` is."""

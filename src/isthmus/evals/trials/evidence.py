@@ -4,16 +4,17 @@ others have. Pure.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from itertools import permutations
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from isthmus.core.money import NANO_PER_USD
+from isthmus.evals.trials.subjects import Subjects
 from isthmus.statistics.betting import Bet
-from isthmus.store.trials import Opinion, Tried
+from isthmus.store.trials import Dealt, Opinion, Tried
 from isthmus.strategies.plan.node import Weights
 from isthmus.strategies.plan.split import Split, Stop
 
@@ -44,21 +45,33 @@ _IN_WORDS: Mapping[Measure, str] = {
 
 
 class _Duel:
-    """Is the first of two streams worse than the second, by more than a margin?
+    """Is the first of two arms worse than the second, by more than a margin?
 
-    The first value of one is held against the first of the other, and so on: those that wait for a
-    counterpart do not count yet (S. Shekhar and A. Ramdas, IEEE Trans. Inf. Theory 70 (2024) 1178).
+    Which of the two a request comes to is drawn, by chances that are known. So what it is worth above a guess
+    that was made before, times the chance of the other arm, with a minus for the second arm, has a mean of 0
+    wherever the arms are equal: at any time, and whatever requests before were worth. That is what is bet
+    against, and nothing has to wait for a counterpart, which may come in other times (D. W. Ham et al.,
+    Design-based confidence sequences, arXiv 2210.08639).
     """
 
-    def __init__(self, margin: float) -> None:
-        self.bet = Bet((1 + margin) / 2)
-        self._waiting: tuple[deque[float], deque[float]] = (deque(), deque())
+    __slots__ = ("_margin", "_n", "_total", "bet")
 
-    def observe(self, place: int, value: float) -> None:
-        self._waiting[place].append(value)
-        if all(self._waiting):
-            ours, theirs = (queue.popleft() for queue in self._waiting)
-            self.bet.observe((1 + theirs - ours) / 2)
+    def __init__(self, margin: float) -> None:
+        self.bet = Bet(0.5)
+        self._margin = margin
+        self._n = 0
+        self._total = 0.0
+
+    def observe(self, first: bool, value: float, one: float, other: float) -> None:
+        """Takes the value of a request that came to the first or the second arm, by these weights of the
+        two."""
+        one, other = one / (one + other), other / (one + other)
+        missing = (0.5 + self._total) / (1 + self._n) - value
+        for_it = missing * other if first else -missing * one
+        allowed = self._margin * one * other
+        self.bet.observe((1 + (for_it - allowed) / (max(one, other) + allowed)) / 2)
+        self._n += 1
+        self._total += value
 
 
 class Scores(NamedTuple):
@@ -69,14 +82,24 @@ class Scores(NamedTuple):
 
 
 class Evidence:
-    """Takes what requests and people tell of a split's arms, in the order in which they tell it."""
+    """Takes what requests and people tell of a split's arms, in the order in which they tell it.
+
+    A bandit learns from all of it. An arm is stopped by what a draw decided: by the first value of each
+    subject where the split is sticky, and not by later turns of a conversation that was kept in its arm.
+    """
 
     def __init__(self, split: Split) -> None:
+        self._split = split
+        # Nearly all requests are dealt like the one before.
+        self._shares = lru_cache(maxsize=64)(split.shares)
         self._arms = tuple(arm.called for arm in split.arms)
         self._stop = split.stop
         self._bandit = split.bandit
         self.requests = dict.fromkeys(self._arms, 0)
+        self.counted = dict.fromkeys(self._arms, 0)
+        """How many of them decide who is stopped."""
         self.scores = dict.fromkeys(self._arms, Scores())
+        self._asking, self._judging = Subjects(), Subjects()
         measures = _measures(split.stop) if split.stop is not None else ()
         margin = split.stop.margin if split.stop is not None else 0.0
         self._duels = {
@@ -90,15 +113,15 @@ class Evidence:
         if tried.arm not in self.requests:
             return
         self.requests[tried.arm] += 1
-        if self._stop is None:
+        if self._stop is None or not self._counts(self._asking, tried.dealt):
             return
-        self._observe(tried.arm, "answered", float(tried.answered))
+        self.counted[tried.arm] += 1
+        values: dict[Measure, float] = {"answered": tried.answered}
         if self._stop.seconds is not None:
-            in_time = tried.answered and tried.total_ms <= self._stop.seconds * 1000
-            self._observe(tried.arm, "in time", float(in_time))
+            values["in time"] = tried.answered and tried.total_ms <= self._stop.seconds * 1000
         if self._stop.usd is not None and tried.nanousd is not None:
-            within = tried.answered and tried.nanousd <= self._stop.usd * NANO_PER_USD
-            self._observe(tried.arm, "within cost", float(within))
+            values["within cost"] = tried.answered and tried.nanousd <= self._stop.usd * NANO_PER_USD
+        self._observe(tried.arm, values, tried.dealt)
 
     def hear(self, opinion: Opinion) -> None:
         """One more answer was scored."""
@@ -106,13 +129,23 @@ class Evidence:
             return
         known = self.scores[opinion.arm]
         self.scores[opinion.arm] = Scores(known.n + 1, known.total + opinion.score)
-        if self._stop is not None:
-            self._observe(opinion.arm, "feedback", opinion.score)
+        if self._stop is not None and self._counts(self._judging, opinion.dealt):
+            self._observe(opinion.arm, {"feedback": opinion.score}, opinion.dealt)
 
-    def _observe(self, arm: str, measure: Measure, value: float) -> None:
-        for one, other, kind in self._duels:
-            if kind == measure and arm in (one, other):
-                self._duels[one, other, kind].observe(int(arm == other), value)
+    def _counts(self, subjects: Subjects, dealt: Dealt) -> bool:
+        return dealt.drawn and subjects.first(self._split.subject(dealt.key, dealt.user))
+
+    def _observe(self, arm: str, values: Mapping[Measure, float], dealt: Dealt) -> None:
+        """Holds the arm's request against each other arm that it might have come to: none that is stopped, or
+        that it may not reach."""
+        shares = self._shares(dealt.weights, dealt.refused)
+        share = shares.get(arm, 0.0)
+        for other, chance in shares.items():
+            if other == arm or not share or not chance:
+                continue
+            for measure, value in values.items():
+                self._duels[arm, other, measure].observe(True, float(value), share, chance)
+                self._duels[other, arm, measure].observe(False, float(value), chance, share)
 
     def worse(self) -> Iterator[Worse]:
         """Every arm that is worse than another, as the split's `stop` says; the surest first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
@@ -11,7 +11,15 @@ from msgspec import Meta
 
 from isthmus.core.decision import Previous
 from isthmus.core.portfolio import SecretRef
-from isthmus.strategies.plan.node import ALMOST_ONE, Choice, Circumstances, Node, Steps, once_each
+from isthmus.strategies.plan.node import (
+    ALMOST_ONE,
+    Choice,
+    Circumstances,
+    Node,
+    Steps,
+    Weights,
+    once_each,
+)
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +45,8 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     It answers fewer requests, or its feedback is worse. With `seconds`, also when it answers fewer of them
     within that time; with `usd`, when it answers fewer for no more than that. `margin` is in shares of
     requests, or points of score. `alpha` is the chance that an arm is ever stopped that is no worse, over all
-    comparisons and all time. `webhook` is where the URL is found to which that is posted, `env:NAME` or
+    comparisons and all time; where the split is sticky, the first request of each key or user counts, and its
+    first score. `webhook` is where the URL is found to which that is posted, `env:NAME` or
     `file:PATH`.
     """
 
@@ -86,6 +95,19 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
         """True where what its arms weigh may change while it runs."""
         return self.stop is not None or self.bandit is not None
 
+    def subject(self, key: str | None, user: str | None) -> str | None:
+        """Who is dealt to an arm and stays there; None where each request is drawn afresh."""
+        return {"key": key, "user": user, None: None}[self.sticky]
+
+    def shares(self, weights: Weights, refused: Collection[str]) -> dict[str, float]:
+        """How likely each arm is drawn where these `weights` are in force and these models are `refused`.
+
+        An arm of which nothing is left is not among them.
+        """
+        left = [arm for arm in self.arms if arm.plan.prune(lambda name: name not in refused) is not None]
+        _, now = msgspec.structs.replace(self, arms=tuple(left))._weights(weights)
+        return {arm.called: weight / sum(now) for arm, weight in zip(left, now, strict=True)}
+
     def models(self) -> tuple[str, ...]:
         return once_each([model for arm in self.arms for model in arm.plan.models()])
 
@@ -127,7 +149,7 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
 
     def choose(self, circumstances: Circumstances) -> Choice:
         draw, whose = self._draw(circumstances)
-        own, now = self._weights(circumstances)
+        own, now = self._weights(circumstances.weights)
         at, draw = _drawn(draw, own)
         if not now[at]:
             # Whom a stopped arm had goes elsewhere; all others stay where they are.
@@ -148,10 +170,10 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
     def steps(self) -> Steps:
         raise AssertionError("a split is settled by choose() before it is run")
 
-    def _weights(self, circumstances: Circumstances) -> tuple[list[float], list[float]]:
+    def _weights(self, weights: Weights) -> tuple[list[float], list[float]]:
         """What the arms weigh before any is stopped, and what they weigh now."""
         own = [arm.weight for arm in self.arms]
-        changed = dict(circumstances.weights) if self.learns else {}
+        changed = dict(weights) if self.learns else {}
         now = [changed.get(arm.called, arm.weight) for arm in self.arms]
         if not any(now):
             # What is left of the arms was stopped in favour of others, which this request may not reach.
@@ -160,7 +182,7 @@ class Split(Node, frozen=True, kw_only=True, tag_field="strategy", tag="split"):
 
     def _draw(self, circumstances: Circumstances) -> tuple[float, str]:
         """A number in [0, 1), and whose it is in words."""
-        unit = {"key": circumstances.key, "user": circumstances.user, None: None}[self.sticky]
+        unit = self.subject(circumstances.key, circumstances.user)
         if unit is None:
             return circumstances.draw, "requests"
         digest = hashlib.blake2b(f"{self.salt}\0{unit}".encode(), digest_size=8).digest()
