@@ -60,7 +60,11 @@ _UNJUDGED = Beginning("short")
 _lingering: set[asyncio.Task[None]] = set()
 
 _WORKED_IN_VAIN = frozenset({Fault.TIMEOUT, Fault.TOOK_TOO_LONG, Fault.BROKEN_STREAM, Fault.MALFORMED_ANSWER})
-"""An endpoint that fails so has had the request, and may bill what nobody got to see."""
+"""An endpoint that fails so, and not by a status, has taken the request and may bill what nobody got to see.
+
+A connection that was never made, or that ended before a byte of an answer, says nothing of the kind, and an
+error that the endpoint reports is not billed.
+"""
 
 _ENDS = (Finish, UsageReport)
 """What a client takes for the end of an answer, which is for the verdict to say."""
@@ -80,8 +84,8 @@ class Reader(Protocol):
 class Held(Protocol):
     """What is held of budgets for one attempt; settled once."""
 
-    def settle(self, usage: Usage | None, charge: Charge | None, *, worked: bool) -> None:
-        """The attempt has ended; `worked` without a usage means that nobody knows what it will cost."""
+    def settle(self, usage: Usage | None, charge: Charge | None) -> None:
+        """The attempt has ended, and its record says this of what it used: None for nothing."""
         ...
 
 
@@ -508,7 +512,7 @@ class Attempt:
         if self._asked:
             self.upstream.breaker.under_way -= 1
             self.upstream.breaker.released()
-        return msgspec.structs.replace(self._record(error), outcome=outcome)
+        return msgspec.structs.replace(self._record(error, cut_off=True), outcome=outcome)
 
     # -- what is done, step by step
 
@@ -816,13 +820,12 @@ class Attempt:
         else:
             breaker.succeeded(now())
 
-    def _record(self, error: IsthmusError | None) -> AttemptRecord:
+    def _record(self, error: IsthmusError | None, *, cut_off: bool = False) -> AttemptRecord:
         question, upstream, reading = self.question, self.upstream, self.reading
-        usage = self._usage(error)
+        usage = self._usage(error, cut_off)
         charged = charge(upstream.price, usage, question.at_us) if usage is not None else None
         if self._holding is not None:
-            worked = usage is not None or (error is not None and error.fault in _WORKED_IN_VAIN)
-            self._holding.settle(usage, charged, worked=worked)
+            self._holding.settle(usage, charged)
         started, first = self.started, self.first_token
         return AttemptRecord(
             number=self.number,
@@ -849,9 +852,9 @@ class Attempt:
             weights=upstream.weights(),
         )
 
-    def _usage(self, error: IsthmusError | None) -> Usage | None:
-        """What was consumed: what the endpoint told in the end, else an estimate; None where it refused, or
-        was not asked yet."""
+    def _usage(self, error: IsthmusError | None, cut_off: bool) -> Usage | None:
+        """What was consumed: what the endpoint told in the end, else an estimate; None where it did no work,
+        or was not asked yet."""
         if not self._sent:
             return None
         told = self.reading.usage
@@ -860,10 +863,13 @@ class Attempt:
         if told is not None:
             # Told on the way: the answer grew on until it broke.
             return msgspec.structs.replace(told, output=max(told.output, self._tokens_said), estimated=True)
-        refused = error is not None and error.fault is not Fault.CANCELLED and not self.committed
-        if refused or self.question.envelope.operation == "count_tokens":
+        worked = error is None or self.committed or cut_off or self._worked_in_vain(error.fault)
+        if not worked or self.question.envelope.operation == "count_tokens":
             return None
         return Usage(input=self._prompt_tokens(), output=self._tokens_said, estimated=True)
+
+    def _worked_in_vain(self, fault: Fault) -> bool:
+        return fault in _WORKED_IN_VAIN and self.status in (None, 200)
 
     @property
     def _tokens_said(self) -> int:
