@@ -188,10 +188,23 @@ def test_every_stop_reason_goes_both_ways(word: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["a_word_of_tomorrow", "MALFORMED_FUNCTION_CALL"])
-def test_a_reason_that_clients_do_not_know_is_an_end(word: str) -> None:
+def test_a_reason_that_nobody_knows_is_told_as_it_is_and_never_as_a_plain_end(word: str) -> None:
     pieces: list[Piece] = [TextDelta(text="a"), Finish(reason="other", raw=word)]
-    assert msgspec.json.decode(WIRE.encode_answer(pieces, CALL, "r", 0))["stop_reason"] == "end_turn"
-    assert watched(started() + text_block(0, "a") + ended(word))[1].finish_raw == word
+    assert msgspec.json.decode(WIRE.encode_answer(pieces, CALL, "r", 0))["stop_reason"] == word
+    encoder = WIRE.stream_encoder(CALL, "r", 0)
+    assert b'"stop_reason":"%b"' % word.encode() in encoder.feed(pieces) + encoder.close()
+    reading = watched(started() + text_block(0, "a") + ended(word))[1]
+    assert (reading.finish, reading.finish_raw, reading.why) == ("other", word, word)
+
+
+def test_an_answer_without_any_reason_has_no_plain_end() -> None:
+    pieces: list[Piece] = [TextDelta(text="a"), Finish(reason="other")]
+    assert msgspec.json.decode(WIRE.encode_answer(pieces, CALL, "r", 0))["stop_reason"] == "other"
+
+
+@pytest.mark.parametrize("word", ["the prompt was: so and so", "x" * 65, ""])
+def test_a_record_takes_no_text_for_a_reason(word: str) -> None:
+    assert watched(started() + text_block(0, "a") + ended(word))[1].why == "other"
 
 
 def test_plain_stop_after_tool_calls_is_tool_use() -> None:

@@ -435,7 +435,12 @@ def test_usage_is_always_asked_for_upstream() -> None:
         ("length", "length", "length"),
         ("model_length", "context_length", "length"),
         ("content_filter", "content_filter", "content_filter"),
-        ("insufficient_system_resource", "other", "insufficient_system_resource"),
+        ("model_context_window_exceeded", "context_length", "length"),
+        ("insufficient_system_resource", "interrupted", "insufficient_system_resource"),
+        ("network_error", "interrupted", "network_error"),
+        ("error", "interrupted", "error"),
+        ("abort", "interrupted", "abort"),
+        ("a_word_of_tomorrow", "other", "a_word_of_tomorrow"),
     ],
 )
 def test_every_finish_reason_has_a_meaning(raw: str, reason: str, said: str) -> None:
@@ -443,6 +448,23 @@ def test_every_finish_reason_has_a_meaning(raw: str, reason: str, said: str) -> 
     assert (finish.reason, finish.raw) == (reason, raw)
     body = json.loads(WIRE.encode_answer([finish], CALL, "r", 1))
     assert body["choices"][0]["finish_reason"] == said
+
+
+def test_an_answer_without_any_reason_has_no_plain_end() -> None:
+    body = json.loads(WIRE.encode_answer([TextDelta(text="a"), Finish(reason="other")], CALL, "r", 1))
+    assert body["choices"][0]["finish_reason"] == "other"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_several_choices_the_one_that_was_interrupted_counts(order: tuple[int, int]) -> None:
+    words = ("network_error", "stop")
+    choices = [{"index": i, "message": {"content": "a"}, "finish_reason": words[i]} for i in order]
+    whole = WIRE.read_answer(json.dumps({"choices": choices}).encode())
+    watch = WIRE.watch(strip_usage=True)
+    for choice in choices:
+        watch.feed(stream_of([{"choices": [choice]}]))
+    for reading in (whole, watch.reading):
+        assert (reading.interrupted, reading.finish_raw) == (True, "network_error")
 
 
 # Requests.

@@ -570,7 +570,8 @@ def test_ids_are_made_of_the_request_id() -> None:
         ((TextDelta(text="a"), Finish(reason="content_filter")), "incomplete", "content_filter"),
         ((TextDelta(text="a"), Finish(reason="refusal")), "incomplete", "content_filter"),
         ((RefusalDelta(text="No."), Finish(reason="refusal")), "completed", None),
-        ((TextDelta(text="a"), Finish(reason="other", raw="new_word")), "completed", None),
+        ((TextDelta(text="a"), Finish(reason="other", raw="new_word")), "incomplete", "new_word"),
+        ((TextDelta(text="a"), Finish(reason="other")), "incomplete", "other"),
     ],
 )
 def test_every_finish_has_its_status(pieces: tuple[Piece, ...], status: str, reason: str | None) -> None:

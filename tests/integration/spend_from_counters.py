@@ -36,7 +36,7 @@ async def main(ledger: Path, bill: int, amount: int) -> None:
             cost = draws.randint(0, most)
             os.write(bill, b"%d\n" % cost)
             await asyncio.sleep(0)
-            held.settle(Usage(input=1), Charge(nanousd=cost, basis="", snapshot=""), worked=True)
+            held.settle(Usage(input=1), Charge(nanousd=cost, basis="", snapshot=""))
 
     ends = await asyncio.gather(*(call() for _ in range(CALLERS)), return_exceptions=True)
     await treasury.close()

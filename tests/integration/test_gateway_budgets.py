@@ -76,10 +76,11 @@ async def test_a_budget_is_settled_to_what_was_charged(tmp_path: Path) -> None:
     [
         (Fault(cut_after=0), {}),
         (Fault(stall_after=0), {"timeouts": {"total": 0.3}}),
+        (Fault(bad_json=True), {}),
     ],
-    ids=["cut", "too late"],
+    ids=["cut", "too late", "not understood"],
 )
-async def test_what_an_endpoint_did_in_vain_counts_as_all_that_it_may_cost(
+async def test_what_an_endpoint_did_in_vain_counts_as_its_record_says(
     tmp_path: Path, fault: Fault, provider: Any
 ) -> None:
     routes = {"r": {"model": "openai/m", "retries": 0}}
@@ -89,8 +90,12 @@ async def test_what_an_endpoint_did_in_vain_counts_as_all_that_it_may_cost(
         answer = await served.ask("r", max_tokens=50)
         assert answer.status >= 500
         assert len(simulator.requests) == 1
+        (record,) = await served.records()
+        assert record.charge is not None
+        assert record.charge.estimated
         _, spent = await _counter(served)
-        assert spent >= 2_048 * 3_000 + 50 * 15_000
+        assert spent == record.charge.nanousd
+        assert spent > 0
 
 
 @pytest.mark.parametrize("dialect", [OPENAI, ANTHROPIC, RESPONSES], ids=lambda it: it.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from isthmus.testing import MODELS, Asked, Fault, Refusal, Script, Simulator, echo
+from isthmus.testing import MODELS, Asked, Fault, Refusal, Script, Simulator, echo, words
 from isthmus.testing.behaviours import GIANT_ARGUMENTS
 
 from .gateway import (
@@ -95,6 +96,8 @@ def _routes() -> dict[str, Any]:
         "sim-429-date",
         "sim-no-done",
         "sim-empty-body",
+        "sim-unknown-finish",
+        "interrupted",
     )
     routes: dict[str, Any] = {}
     for upstream in UPSTREAMS:
@@ -102,7 +105,7 @@ def _routes() -> dict[str, Any]:
             model = f"{upstream}/{name}"
             routes[f"only/{model}"] = {"model": model, "retries": 0}
             routes[f"else/{model}"] = {"fallback": [{"model": model, "retries": 0}, f"{upstream}/second"]}
-        for name in ("once", "busy-once", "cut-once"):
+        for name in ("once", "busy-once", "cut-once", "interrupted-once"):
             routes[f"again/{upstream}/{name}"] = {
                 "model": f"{upstream}/{name}",
                 "retries": 1,
@@ -270,7 +273,9 @@ async def _break_after_the_first_word(sim: Simulator, served: Served, route: str
     """The stream of a model that goes on to its break only when the client has its first word."""
     name = route.rpartition("/")[2]
     pause_s = 0.0 if name == "sim-stall" else 60.0
-    sim.scripts[name] = lambda asked: replace(MODELS[name].says(asked), piece_delay_s=pause_s)
+    says = MODELS[name].says if name in MODELS else sim.scripts[name]
+    assert callable(says)
+    sim.scripts[name] = lambda asked: replace(says(asked), piece_delay_s=pause_s)
     url = served.url + dialect.path
     async with served.session.post(url, data=msgspec.json.encode(dialect.body(route, True))) as response:
         assert response.status == 200, name
@@ -398,3 +403,116 @@ async def test_a_missing_last_event_is_no_fault_where_the_answer_said_why_it_end
         assert failure(answer.events) is None
     else:
         assert (record.outcome == "ok") == (failure(answer.events) is None)
+
+
+INTERRUPTIONS = {"openai": "insufficient_system_resource", "gemini": "MALFORMED_FUNCTION_CALL"}
+INTERRUPTED = pytest.mark.parametrize(
+    ("dialect", "upstream"),
+    [
+        pytest.param(dialect, upstream, id=f"{dialect.name}-to-{upstream}")
+        for dialect in DIALECTS
+        for upstream in INTERRUPTIONS
+    ],
+)
+"""By which words which providers say that they have not brought an answer to its end."""
+
+
+@pytest.mark.parametrize(
+    ("said", "stream"),
+    [("", False), ("", True), (PROMPT, False)],
+    ids=["nothing", "nothing-streamed", "something"],
+)
+@INTERRUPTED
+async def test_an_answer_that_the_provider_broke_off_is_none_while_nobody_has_seen_any_of_it(
+    crossing: tuple[Simulator, Served], dialect: Dialect, upstream: str, said: str, stream: bool
+) -> None:
+    sim, served = crossing
+    sim.scripts["interrupted"] = Script(text=words(said), finish=INTERRUPTIONS[upstream])
+    answer = await served.ask(f"only/{upstream}/interrupted", dialect, stream=stream)
+    assert (answer.status, answer.error["code"]) == (502, "answer_interrupted")
+    assert INTERRUPTIONS[upstream] in answer.error["message"]
+    record = await served.record(answer)
+    (attempt,) = record.attempts
+    assert (record.outcome, record.code) == ("error", "answer_interrupted")
+    assert record.message is not None
+    assert INTERRUPTIONS[upstream] in record.message
+    assert (attempt.fault, attempt.finish, attempt.committed) == ("broken_stream", "interrupted", False)
+    assert attempt.usage is not None
+    assert attempt.charge is not None
+    assert (attempt.usage.estimated, attempt.charge.estimated) == (False, False), "the provider told it"
+    assert attempt.usage.input > 0
+
+    answer = await served.ask(f"else/{upstream}/interrupted", dialect, stream=stream)
+    assert (answer.status, dialect.text(answer)) == (200, PROMPT)
+    assert answer.headers["x-isthmus-model"] == f"{upstream}/second"
+
+
+@INTERRUPTED
+async def test_an_answer_that_the_provider_broke_off_is_asked_for_again(
+    crossing: tuple[Simulator, Served], dialect: Dialect, upstream: str
+) -> None:
+    sim, served = crossing
+    sim.scripts["interrupted-once"] = lambda asked: replace(
+        echo(asked), finish=INTERRUPTIONS[upstream] if asked.nth % 2 == 0 else None
+    )
+    answer = await served.ask(f"again/{upstream}/interrupted-once", dialect)
+    assert (answer.status, dialect.text(answer)) == (200, PROMPT)
+    assert [it.outcome for it in (await served.record(answer)).attempts] == ["error", "ok"]
+
+
+async def test_no_breaker_counts_what_a_prompt_may_have_led_to(tmp_path: Path) -> None:
+    route = {"m": {"model": "openai/interrupted", "retries": 0}}
+    async with simulated(route, tmp_path, provider={"breaker": {"failures": 1}}) as (sim, served):
+        sim.scripts["interrupted"] = Script(finish=INTERRUPTIONS["openai"])
+        for stream in (False, True, False):
+            assert (await served.ask("m", stream=stream)).error["code"] == "answer_interrupted"
+
+
+@INTERRUPTED
+async def test_a_stream_that_the_provider_broke_off_never_looks_whole(
+    crossing: tuple[Simulator, Served], dialect: Dialect, upstream: str
+) -> None:
+    sim, served = crossing
+    script = Script(text=words(PROMPT), finish=INTERRUPTIONS[upstream])
+    sim.scripts["interrupted"] = lambda asked: script
+    answer = await _break_after_the_first_word(sim, served, f"else/{upstream}/interrupted", dialect)
+    record = await served.record(answer)
+    (attempt,) = record.attempts
+    assert (record.outcome, record.code, record.status) == ("error", "answer_interrupted", 200)
+    assert (attempt.outcome, attempt.finish, attempt.committed) == ("error", "interrupted", True)
+    assert dialect.text(answer) == PROMPT
+    if attempt.passthrough:
+        # They are the provider's own bytes, and tell it in its own word.
+        finishes = [choice["finish_reason"] for it in answer.events[:-1] for choice in it.json["choices"]]
+        assert finishes[-1] == INTERRUPTIONS[upstream]
+        assert (answer.events[-1].data, failure(answer.events)) == (b"[DONE]", None)
+    else:
+        error = failure(answer.events)
+        assert error is not None
+        assert error["code"] == "answer_interrupted"
+        assert not dialect.ended(answer.events)
+
+
+@STREAM
+@pytest.mark.parametrize(("dialect", "upstream"), PAIRS)
+async def test_an_end_for_an_unknown_reason_is_no_plain_end(
+    crossing: tuple[Simulator, Served], dialect: Dialect, upstream: str, stream: bool
+) -> None:
+    _, served = crossing
+    answer = await served.ask(f"only/{upstream}/sim-unknown-finish", dialect, stream=stream)
+    if upstream == "responses":
+        # That wire has a status, and no reasons but for what is incomplete.
+        assert dialect.text(answer) == PROMPT
+        return
+    last = [it.json for it in answer.events if it.data != b"[DONE]"] if stream else [answer.json]
+    said = msgspec.json.encode(last)
+    told = {
+        "openai": b'"finish_reason":"because"',
+        "anthropic": b'"stop_reason":"because"',
+        "responses": b'"incomplete_details":{"reason":"because"}',
+    }
+    assert told[dialect.name] in said
+    if dialect is RESPONSES:
+        assert b'"status":"completed"' not in said
+    record = await served.record(answer)
+    assert (record.outcome, record.attempts[0].finish) == ("ok", "because")

@@ -130,7 +130,7 @@ class Spending(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         call = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         cost = data.draw(st.one_of(st.none(), st.integers(0, call.most)))
-        call.held.settle(Usage(input=1), Charge(nanousd=cost, basis="test", snapshot=""), worked=True)
+        call.held.settle(Usage(input=1), Charge(nanousd=cost, basis="test", snapshot=""))
         for budget, name in call.names:
             if budget.unit == "usd" and cost is not None:
                 self.billed[budget, name] -= call.most - cost
@@ -214,7 +214,7 @@ async def test_a_client_that_leaves_while_it_is_drawn_for_it_takes_nothing_along
     await asyncio.gather(asking, return_exceptions=True)
     go_on.set()
     held = await purse.hold("m", lambda: Bound(640, 640))
-    held.settle(None, None, worked=False)
+    held.settle(None, None)
     await treasury.close()
 
 

@@ -185,6 +185,7 @@ CODES = (
     ("idle_timeout", Fault.TIMEOUT, "The answer fell silent for `timeouts.idle`."),
     ("total_timeout", Fault.TOOK_TOO_LONG, "The answer did not end within `timeouts.total`."),
     ("connection_lost", Fault.BROKEN_STREAM, "The connection ended early; `unreachable` where nothing came."),
+    ("answer_interrupted", Fault.BROKEN_STREAM, "The provider itself says that it broke its answer off."),
     ("malformed_response", Fault.MALFORMED_ANSWER, "What came is not HTTP/1.1."),
     ("response_too_large", Fault.MALFORMED_ANSWER, "A whole answer is larger than 64 MiB."),
     ("wrong_content_type", Fault.MALFORMED_ANSWER, "A stream was asked, and something else came."),

@@ -15,7 +15,7 @@ from isthmus.core.pieces import Finish, Piece, RefusalDelta, ToolCallStart, text
 from isthmus.dialects.counting import estimate_tokens
 from isthmus.strategies.plan.node import Assess, Verdict
 
-_CUT_SHORT = frozenset({"length", "content_filter", "context_length", "pause"})
+_CUT_SHORT = frozenset({"length", "content_filter", "context_length", "pause", "interrupted", "other"})
 
 
 def assess(effect: Assess, call: Call) -> Verdict:

@@ -7,6 +7,7 @@ through). All of it is pure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, Protocol
 
@@ -16,6 +17,8 @@ from isthmus.core.call import Call, Envelope, Operation
 from isthmus.core.errors import IsthmusError
 from isthmus.core.pieces import FinishReason, Piece
 from isthmus.core.usage import Usage
+
+_WORD = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 
 
 class Encoded(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +37,8 @@ class Reading(msgspec.Struct):
 
     `committed` turns True with the first content (text, reasoning, a tool call, or an end): until then
     nothing was forwarded, and another attempt may still replace this one. `ended` is True once the dialect's
-    terminal event was seen. `error` is the failure that the endpoint reported inside the stream.
+    terminal event was seen. `error` is the failure that the endpoint reported inside the stream. Of several
+    choices `finish` is that of the last one, or of the first that was `interrupted`.
     """
 
     committed: bool = False
@@ -43,6 +47,22 @@ class Reading(msgspec.Struct):
     finish: FinishReason | None = None
     finish_raw: str | None = None
     error: IsthmusError | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """True where the provider says that it did not bring its answer to an end."""
+        return self.finish == "interrupted"
+
+    @property
+    def why(self) -> str | None:
+        """Why the answer ended, as records tell it: for `other`, the provider's own word where it is one."""
+        known = self.finish != "other" or self.finish_raw is None or not _WORD.fullmatch(self.finish_raw)
+        return self.finish if known else self.finish_raw
+
+    def finished(self, reason: FinishReason, raw: str | None) -> None:
+        """Note the end of a choice."""
+        if not self.interrupted:
+            self.finish, self.finish_raw = reason, raw
 
 
 class Watch(Protocol):

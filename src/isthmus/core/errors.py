@@ -118,7 +118,8 @@ class IsthmusError(Exception):
     `code` is stable and documented; `message` and `hint` are prose and never hold a secret or a prompt's
     text. `param` names the offending field of the request, `retry_after_s` says when to come back (seconds).
     `upstream_status` and `upstream_body` keep what a provider said; the body may quote the prompt, so it goes
-    to the caller only, never to a log.
+    to the caller only, never to a log. `told` says that the caller has it in the provider's own bytes, which
+    were passed on to their end: nothing is added to them.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class IsthmusError(Exception):
         retry_after_s: float | None = None,
         upstream_status: int | None = None,
         upstream_body: bytes = b"",
+        told: bool = False,
     ) -> None:
         super().__init__(message)
         self.fault = fault
@@ -142,6 +144,7 @@ class IsthmusError(Exception):
         self.retry_after_s = retry_after_s
         self.upstream_status = upstream_status
         self.upstream_body = upstream_body
+        self.told = told
 
     @property
     def status(self) -> int:

@@ -24,8 +24,11 @@ FinishReason: TypeAlias = Literal[
     "refusal",
     "pause",
     "context_length",
+    "interrupted",
     "other",
 ]
+"""Why an answer ended. `interrupted`: the provider says itself that it is none, or not all of one, since a
+failure of its own ended it. `other`: for a reason that nobody here knows, so it may not be whole either."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):

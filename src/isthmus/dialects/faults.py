@@ -221,6 +221,19 @@ def broken_stream() -> IsthmusError:
     )
 
 
+def interrupted(raw: str | None, *, told: bool = False) -> IsthmusError:
+    """BROKEN_STREAM: the provider itself says, by the word `raw`, that its answer is none, or not all of one.
+    `told` as in IsthmusError."""
+    word = f" ({raw})" if raw and _CODE.fullmatch(raw) else ""
+    return IsthmusError(
+        Fault.BROKEN_STREAM,
+        f"The provider says that it broke its answer off{word}.",
+        code="answer_interrupted",
+        hint="What was received is kept; send the request again for a whole answer.",
+        told=told,
+    )
+
+
 def explain(error: IsthmusError) -> str:
     """The error as prose for the caller: message, hint, and the provider's own words where the request was at
     fault.

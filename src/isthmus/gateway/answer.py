@@ -93,7 +93,7 @@ class Answer:
     def last(self, error: IsthmusError | None) -> bytes:
         """What is still to be said: a stream's end or its error, or all of what is wanted whole.
 
-        What is held back for a good end is not said before a bad one.
+        What is held back for a good end is not said before a bad one, but where it tells of that itself.
         """
         assert self._story.envelope is not None
         if not self._story.envelope.stream:
@@ -162,7 +162,9 @@ class Answer:
     def _last_of_stream(self, error: IsthmusError | None) -> bytes:
         if self._encoder is not None:
             return self._encoder.error(error) if error else self._encoder.close()
-        return self._wire.stream_error(error, self._story.id) if error else self._held
+        if error is None or error.told:
+            return self._held
+        return self._wire.stream_error(error, self._story.id)
 
     def _encoded(self, delta: Delta) -> bytes:
         if self._encoder is None:

@@ -43,14 +43,13 @@ class Held:
     def __init__(self, shares: Sequence[_Share]) -> None:
         self._shares = shares
 
-    def settle(self, usage: Usage | None, charge: Charge | None, *, worked: bool) -> None:
-        """The call has ended; a cost that nobody knows counts as all that was held.
-
-        `worked` is False where the endpoint refused, or was never heard.
+    def settle(self, usage: Usage | None, charge: Charge | None) -> None:
+        """The call has ended, and used this: None is nothing. Where nobody knows its cost, all that was held
+        counts.
         """
         shares, self._shares = self._shares, ()
         for budget, _, account, amount in shares:
-            cost = _cost(budget, usage, charge) if worked else _refused(budget)
+            cost = _cost(budget, usage, charge)
             if cost is not None and cost > amount:
                 log.error(
                     "a call cost %s, and %s was held for it", budget.in_words(cost), budget.in_words(amount)
@@ -220,7 +219,7 @@ class Purse:
         await self._treasury.open(name for _, name in self._own)
         counting = [(budget, name, 1) for budget, name in self._own if not budget.counts_attempts]
         held = await self._treasury.hold(counting, self._at_us)
-        held.settle(None, None, worked=True)
+        held.settle(None, None)
 
     async def hold(self, model: str, bound: Callable[[], Bound]) -> Held:
         """Hold what a call of a model may cost; `bound` is asked only where a budget needs it.
@@ -285,13 +284,11 @@ def _most(budget: Budget, limit: Bound | None) -> int:
 def _cost(budget: Budget, usage: Usage | None, charge: Charge | None) -> int | None:
     if budget.unit == "requests":
         return 1
-    if usage is None or charge is None:
-        return None
-    return usage.total if budget.unit == "tokens" else charge.nanousd
-
-
-def _refused(budget: Budget) -> int:
-    return 1 if budget.unit == "requests" else 0
+    if usage is None:
+        return 0
+    if budget.unit == "tokens":
+        return usage.total
+    return None if charge is None else charge.nanousd
 
 
 def _spent(share: _Share, used: int, at_us: int) -> IsthmusError:

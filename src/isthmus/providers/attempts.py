@@ -35,6 +35,7 @@ from isthmus.core.record import MS, AttemptRecord, Outcome, Purpose
 from isthmus.core.usage import Charge, Usage
 from isthmus.dialects.constrained_tools import ToolReader, constrain
 from isthmus.dialects.counting import BYTES_PER_TOKEN, estimate_tokens
+from isthmus.dialects.faults import interrupted
 from isthmus.dialects.issuers import Marker, MarkingWatch, holds_marks, marked_body, told_to
 from isthmus.perimeter.restore import Restorer
 from isthmus.providers.transport import (
@@ -59,7 +60,11 @@ _UNJUDGED = Beginning("short")
 _lingering: set[asyncio.Task[None]] = set()
 
 _WORKED_IN_VAIN = frozenset({Fault.TIMEOUT, Fault.TOOK_TOO_LONG, Fault.BROKEN_STREAM, Fault.MALFORMED_ANSWER})
-"""An endpoint that fails so has had the request, and may bill what nobody got to see."""
+"""An endpoint that fails so, and not by a status, has taken the request and may bill what nobody got to see.
+
+A connection that was never made, or that ended before a byte of an answer, says nothing of the kind, and an
+error that the endpoint reports is not billed.
+"""
 
 _ENDS = (Finish, UsageReport)
 """What a client takes for the end of an answer, which is for the verdict to say."""
@@ -79,8 +84,8 @@ class Reader(Protocol):
 class Held(Protocol):
     """What is held of budgets for one attempt; settled once."""
 
-    def settle(self, usage: Usage | None, charge: Charge | None, *, worked: bool) -> None:
-        """The attempt has ended; `worked` without a usage means that nobody knows what it will cost."""
+    def settle(self, usage: Usage | None, charge: Charge | None) -> None:
+        """The attempt has ended, and its record says this of what it used: None for nothing."""
         ...
 
 
@@ -507,7 +512,7 @@ class Attempt:
         if self._asked:
             self.upstream.breaker.under_way -= 1
             self.upstream.breaker.released()
-        return msgspec.structs.replace(self._record(error), outcome=outcome)
+        return msgspec.structs.replace(self._record(error, cut_off=True), outcome=outcome)
 
     # -- what is done, step by step
 
@@ -553,12 +558,15 @@ class Attempt:
         self.first_token = now
         if spoken.shared is not None:
             self._read_whole(spoken.shared, reply.body)
+            self._require_end()
             self.committed = True
             body = marked_body(reply.body, self.upstream.provider.name) if self.upstream.marks else reply.body
             return Delta(data=body, last=True)
         pieces = wire.decode_answer(reply.body)
         pieces = _last(spoken.readers, pieces)
         self._note(pieces)
+        self.reading.ended = True
+        self._require_end()
         self.committed = True
         return Delta(pieces=pieces, last=True)
 
@@ -598,7 +606,8 @@ class Attempt:
         watch, reading = self._watch, self.reading
         while reading.error is None and not reading.ended and (chunk := await self._chunk()):
             data = watch.feed(chunk)
-            if data:
+            # What broke off before anybody saw any of it is read to its end, for its usage, and not shown.
+            if data and (self.committed or not reading.interrupted):
                 self._pass(data)
                 return Delta(data, last=reading.ended)
         rest = watch.close()
@@ -607,10 +616,29 @@ class Attempt:
         if not reading.ended:
             raise self._broken()
         self._next = None
+        if reading.interrupted:
+            fault = interrupted(reading.finish_raw, told=self.committed)
+            if not (rest and self.committed):
+                raise fault
+            self._fail_next(fault)
         if not rest:
             return None
         self._commit()
         return Delta(rest, last=True)
+
+    def _require_end(self) -> None:
+        """Raises IsthmusError(BROKEN_STREAM) for an answer that the provider says it broke off, as long as
+        nobody has seen any of it."""
+        if self.reading.interrupted:
+            raise interrupted(self.reading.finish_raw)
+
+    def _fail_next(self, fault: IsthmusError) -> None:
+        """What there is to do next is to fail so."""
+
+        async def fail() -> None:
+            raise fault
+
+        self._next = fail
 
     def _pass(self, data: bytes) -> None:
         """Note bytes that pass through unread."""
@@ -633,12 +661,19 @@ class Attempt:
             if not chunk:
                 self.reading.ended = decoder.ended
                 self._next = None
-            if held and (self.committed or any(_is_content(piece) for piece in held)):
+            if held and (self.committed or self._begins(held)):
                 self._commit()
                 self._held = []
+                if not chunk and self.reading.interrupted:
+                    self._fail_next(interrupted(self.reading.finish_raw))
                 return Delta(pieces=held)
             if not chunk:
+                self._require_end()
                 return None
+
+    def _begins(self, held: Iterable[Piece]) -> bool:
+        """True where there is something to show; of what has broken off before, nothing is shown."""
+        return not self.reading.interrupted and any(_is_content(piece) for piece in held)
 
     def _take(self, size: int) -> None:
         """Note that so much of an answer is kept; a stream that is passed on is not."""
@@ -653,16 +688,13 @@ class Attempt:
         pieces = self._noted(_read(self._readers, self._decoder.salvage))
         if not pieces or not self.committed:
             raise fault
-
-        async def fail() -> None:
-            raise fault
-
-        self._next = fail
+        self._fail_next(fault)
         return Delta(pieces=pieces)
 
     def _noted(self, pieces: list[Piece]) -> list[Piece]:
+        """The pieces without the end of a choice that has broken off: an encoder has no end for that."""
         self._note(pieces)
-        return pieces
+        return [it for it in pieces if not (isinstance(it, Finish) and it.reason == "interrupted")]
 
     async def _chunk(self) -> bytes:
         stream, question = self._stream, self.question
@@ -771,13 +803,16 @@ class Attempt:
                 case UsageReport(usage=usage):
                     self.reading.usage = usage
                 case Finish(reason=reason, raw=raw):
-                    self.reading.finish, self.reading.finish_raw = reason, raw
+                    self.reading.finished(reason, raw)
                 case TextDelta() | ReasoningDelta() | RefusalDelta() | ToolArgumentsDelta():
                     self.said += 1 + len(piece.text) // BYTES_PER_TOKEN
 
     def _tell_breaker(self, error: IsthmusError | None) -> None:
         breaker, now = self.upstream.breaker, self.question.clock
-        if error is not None and error.fault.trips_breaker:
+        if self.reading.interrupted:
+            # Some prompts lead some models to it each time: it says too little of the endpoint.
+            breaker.released()
+        elif error is not None and error.fault.trips_breaker:
             breaker.failed(now(), error.retry_after_s)
         elif self.status is None:
             # Whatever it was, the endpoint was not heard.
@@ -785,13 +820,12 @@ class Attempt:
         else:
             breaker.succeeded(now())
 
-    def _record(self, error: IsthmusError | None) -> AttemptRecord:
+    def _record(self, error: IsthmusError | None, *, cut_off: bool = False) -> AttemptRecord:
         question, upstream, reading = self.question, self.upstream, self.reading
-        usage = self._usage(error)
+        usage = self._usage(error, cut_off)
         charged = charge(upstream.price, usage, question.at_us) if usage is not None else None
         if self._holding is not None:
-            worked = usage is not None or (error is not None and error.fault in _WORKED_IN_VAIN)
-            self._holding.settle(usage, charged, worked=worked)
+            self._holding.settle(usage, charged)
         started, first = self.started, self.first_token
         return AttemptRecord(
             number=self.number,
@@ -806,7 +840,7 @@ class Attempt:
             fault=error.fault.value if error else None,
             code=error.code if error else None,
             upstream_status=self.status,
-            finish=reading.finish,
+            finish=reading.why,
             usage=usage,
             charge=charged,
             committed=self.committed and self.seen,
@@ -818,21 +852,24 @@ class Attempt:
             weights=upstream.weights(),
         )
 
-    def _usage(self, error: IsthmusError | None) -> Usage | None:
-        """What was consumed: what the endpoint told in the end, else an estimate; None where it refused, or
-        was not asked yet."""
+    def _usage(self, error: IsthmusError | None, cut_off: bool) -> Usage | None:
+        """What was consumed: what the endpoint told in the end, else an estimate; None where it did no work,
+        or was not asked yet."""
         if not self._sent:
             return None
         told = self.reading.usage
-        if told is not None and error is None:
+        if told is not None and (error is None or self.reading.interrupted):
             return told
         if told is not None:
             # Told on the way: the answer grew on until it broke.
             return msgspec.structs.replace(told, output=max(told.output, self._tokens_said), estimated=True)
-        refused = error is not None and error.fault is not Fault.CANCELLED and not self.committed
-        if refused or self.question.envelope.operation == "count_tokens":
+        worked = error is None or self.committed or cut_off or self._worked_in_vain(error.fault)
+        if not worked or self.question.envelope.operation == "count_tokens":
             return None
         return Usage(input=self._prompt_tokens(), output=self._tokens_said, estimated=True)
+
+    def _worked_in_vain(self, fault: Fault) -> bool:
+        return fault in _WORKED_IN_VAIN and self.status in (None, 200)
 
     @property
     def _tokens_said(self) -> int:

@@ -318,7 +318,7 @@ attempts = Table(
     Column("fault", Text, comment="the class of the failure, where it failed"),
     Column("code", Text, comment="the stable error code, where it failed"),
     Column("upstream_status", BigInteger, comment="the provider's HTTP status, if one came"),
-    Column("finish", Text, comment="why the answer ended"),
+    Column("finish", Text, comment="why the answer ended, in a word of ours or else the provider's"),
     *_usage_columns(),
     *_charge_columns(),
     Column("committed", Boolean, nullable=False, comment="true where some of its answer went to the caller"),

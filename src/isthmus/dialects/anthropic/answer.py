@@ -173,8 +173,7 @@ class Head:
         end = self._finish
         if end is None:
             return {"stop_reason": None, "stop_sequence": None}
-        word = stop_reason(end.reason, called_tools)
-        return {"stop_reason": word, "stop_sequence": end.stop_sequence}
+        return {"stop_reason": stop_reason(end, called_tools), "stop_sequence": end.stop_sequence}
 
 
 def read_answer(body: bytes) -> Reading:

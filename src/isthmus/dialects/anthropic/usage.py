@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from isthmus.core.pieces import FinishReason
+from isthmus.core.pieces import Finish, FinishReason
 from isthmus.core.usage import Usage
 from isthmus.dialects.reported import Count, believable, served, tools_run, whole
 
@@ -34,14 +34,16 @@ def finish_reason(word: str) -> FinishReason:
     return _REASONS.get(word, "other")
 
 
-def stop_reason(reason: FinishReason, called_tools: bool) -> str:
-    """A canonical reason as `stop_reason`; `end_turn` for one without a word that typed clients know.
+def stop_reason(finish: Finish, called_tools: bool) -> str:
+    """The end of an answer as `stop_reason`. Where Anthropic has no word for it that is the provider's own,
+    and never `end_turn`: clients must expect new words (platform.claude.com/docs/en/api/versioning), and
+    would take that one for a whole answer.
 
     Some servers say plain `stop` after tool calls, where Anthropic's clients wait for `tool_use`.
     """
-    if reason == "stop" and called_tools:
+    if finish.reason == "stop" and called_tools:
         return "tool_use"
-    return _WORDS.get(reason, "end_turn")
+    return _WORDS.get(finish.reason) or finish.raw or finish.reason
 
 
 class CacheCreation(msgspec.Struct):

@@ -45,6 +45,11 @@ _REASONS: dict[str, FinishReason] = {
     "ESCALATION": "content_filter",
     "MODEL_ARMOR": "content_filter",
     "PUP_LIMITED_DISABLED": "content_filter",
+    # What the model said was no answer that Google could read; asked again, it mostly is.
+    "MALFORMED_FUNCTION_CALL": "interrupted",
+    "MALFORMED_RESPONSE": "interrupted",
+    "UNEXPECTED_TOOL_CALL": "interrupted",
+    "TOO_MANY_TOOL_CALLS": "interrupted",
 }
 _UNSPECIFIED = "FINISH_REASON_UNSPECIFIED"
 _NULL = msgspec.Raw(b"null")

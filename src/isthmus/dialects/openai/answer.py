@@ -43,11 +43,17 @@ _FINISH: dict[str, FinishReason] = {
     "length": "length",
     "max_tokens": "length",
     "model_length": "context_length",
+    "model_context_window_exceeded": "context_length",
     "tool_calls": "tool_calls",
     "tool_use": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "content_filter",
     "sensitive": "content_filter",
+    # DeepSeek's, Z.ai's, that of Mistral and OpenRouter, and that of SGLang and vLLM.
+    "insufficient_system_resource": "interrupted",
+    "network_error": "interrupted",
+    "error": "interrupted",
+    "abort": "interrupted",
 }
 _WORDS: dict[FinishReason, str] = {
     "stop": "stop",
@@ -77,8 +83,8 @@ def finish_reason(raw: str) -> FinishReason:
 
 
 def finish_word(finish: Finish) -> str:
-    """OpenAI's word for a finish reason; where there is none, the provider's own."""
-    return _WORDS.get(finish.reason) or finish.raw or "stop"
+    """OpenAI's word for a finish reason; where there is none, the provider's own, and never a plain end."""
+    return _WORDS.get(finish.reason) or finish.raw or finish.reason
 
 
 class _PromptDetails(msgspec.Struct):

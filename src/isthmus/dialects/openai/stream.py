@@ -346,8 +346,7 @@ class ChatWatch:
             self._choices.add(index)
             self._several = self._several or index > 0
             if choice.finish_reason:
-                reading.finish_raw = choice.finish_reason
-                reading.finish = finish_reason(choice.finish_reason)
+                reading.finished(finish_reason(choice.finish_reason), choice.finish_reason)
                 reading.committed = True
                 self._finished.add(index)
             elif not reading.committed and choice.delta is not None:

@@ -137,17 +137,14 @@ class OpenAIChat:
             return Reading(error=faults.not_an_answer(body))
         if holds(answer.error):
             return Reading(error=faults.decode_stream_error(body))
-        reasons = [choice.finish_reason for choice in answer.choices]
-        if not reasons or not all(reasons):
+        reasons = [choice.finish_reason for choice in answer.choices if choice.finish_reason]
+        if not reasons or len(reasons) < len(answer.choices):
             return Reading(error=faults.not_an_answer(body))
-        raw = reasons[-1]
-        return Reading(
-            committed=True,
-            ended=True,
-            usage=None if answer.usage is None else read_usage(answer.usage, answer.service_tier),
-            finish=finish_reason(raw or ""),
-            finish_raw=raw,
-        )
+        usage = None if answer.usage is None else read_usage(answer.usage, answer.service_tier)
+        reading = Reading(committed=True, ended=True, usage=usage)
+        for raw in reasons:
+            reading.finished(finish_reason(raw), raw)
+        return reading
 
     def decode_error(self, status: int, headers: Mapping[str, str], body: bytes) -> IsthmusError:
         """The endpoint's error, classed; header names are lower case."""

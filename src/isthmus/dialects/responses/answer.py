@@ -359,7 +359,7 @@ class Head:
         return True
 
     def status(self, refused: bool) -> Status:
-        """Whether the answer is complete; a refusal in words is."""
+        """Whether the answer is complete; a refusal in words is, an end for an unknown reason is not."""
         return "incomplete" if self._reason(refused) else "completed"
 
     def begun(self) -> Json:
@@ -379,9 +379,12 @@ class Head:
         return self._envelope("failed", output.items) | {"error": failure(error)}
 
     def _reason(self, refused: bool) -> str | None:
-        if self._finish is None or (refused and self._finish.reason in ("refusal", "content_filter")):
+        end = self._finish
+        if end is None or (refused and end.reason in ("refusal", "content_filter")):
             return None
-        return _INCOMPLETE.get(self._finish.reason)
+        if end.reason in ("interrupted", "other"):
+            return end.raw or end.reason
+        return _INCOMPLETE.get(end.reason)
 
     def _envelope(self, status: str, output: list[Json]) -> Json:
         call, start = self._call, self._start
