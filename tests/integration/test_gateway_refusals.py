@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -101,6 +102,26 @@ async def test_what_is_no_request_is_refused(
         # Where bytes pass through, it is the model's endpoint that judges the rest of the request.
         assert len(sim.requests) == seen
     assert (await served.record(answer)).outcome == "error"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param({"temperature": b"1" * 400}, id="number"),
+        pytest.param({"temperature": b"1" * 5000}, id="longer number"),
+        pytest.param({"metadata": b'{"a":' * 400 + b"1" + b"}" * 400}, id="nest"),
+    ],
+)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda it: it.name)
+async def test_odd_json_is_refused_where_it_has_to_be_read(
+    open_gateway: tuple[Simulator, Served], dialect: Dialect, odd: dict[str, bytes]
+) -> None:
+    _, served = open_gateway
+    route = "support" if dialect is ANTHROPIC else "review"
+    answer = await served.ask(route, dialect, **{name: msgspec.Raw(raw) for name, raw in odd.items()})
+    assert answer.status == 400, answer.body
+    assert answer.error["param"] in odd
+    assert (await served.record(answer)).status == 400
 
 
 @DIALECT

@@ -790,8 +790,7 @@ class Attempt:
         usage = self._usage(error)
         charged = charge(upstream.price, usage, question.at_us) if usage is not None else None
         if self._holding is not None:
-            worked = usage is not None or (error is not None and error.fault in _WORKED_IN_VAIN)
-            self._holding.settle(usage, charged, worked=worked)
+            self._holding.settle(usage, charged, worked=usage is not None or self._may_bill(error))
         started, first = self.started, self.first_token
         return AttemptRecord(
             number=self.number,
@@ -829,10 +828,23 @@ class Attempt:
         if told is not None:
             # Told on the way: the answer grew on until it broke.
             return msgspec.structs.replace(told, output=max(told.output, self._tokens_said), estimated=True)
-        refused = error is not None and error.fault is not Fault.CANCELLED and not self.committed
-        if refused or self.question.envelope.operation == "count_tokens":
+        if self._refused(error) or self.question.envelope.operation == "count_tokens":
             return None
-        return Usage(input=self._prompt_tokens(), output=self._tokens_said, estimated=True)
+        try:
+            return Usage(input=self._prompt_tokens(), output=self._tokens_said, estimated=True)
+        except Exception as bug:
+            # Without a usage the record says less; without a record nobody knows that it was.
+            name = self.upstream.model.name
+            log.error("no usage of %s could be estimated: %s", name, type(bug).__name__, exc_info=_place(bug))
+            return None
+
+    def _refused(self, error: IsthmusError | None) -> bool:
+        """True where the endpoint did not answer, though somebody waited for it."""
+        return error is not None and error.fault is not Fault.CANCELLED and not self.committed
+
+    def _may_bill(self, error: IsthmusError | None) -> bool:
+        """True where the endpoint may bill what nobody could count."""
+        return not self._refused(error) or (error is not None and error.fault in _WORKED_IN_VAIN)
 
     @property
     def _tokens_said(self) -> int:
