@@ -319,11 +319,11 @@ class Caller:
 
     @classmethod
     async def ask(
-        cls, served: Served, route: str, dialect: Dialect = OPENAI, *, stream: bool = True
+        cls, served: Served, route: str, dialect: Dialect = OPENAI, *, stream: bool = True, **more: Any
     ) -> Caller:
         """Send a whole request, and read nothing yet."""
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1 << 16)
-        body = msgspec.json.encode(dialect.body(route, stream))
+        body = msgspec.json.encode({**dialect.body(route, stream), **more})
         head = f"POST {dialect.path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         return cls(reader, writer)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from isthmus.core.record import Record
 from isthmus.gateway.server import LOOK_S
+from isthmus.providers import attempts
 from isthmus.testing import Script, Simulator
 
 from .gateway import (
@@ -67,6 +69,43 @@ async def test_a_client_that_leaves_in_the_midst_takes_the_upstream_along(
         assert served.house.workshop.breakers()[f"{upstream}/sim-stall"].permits(0.0), (
             "it is nobody's failure"
         )
+
+
+async def test_who_leaves_is_recorded_whatever_it_had_asked(tmp_path: Path) -> None:
+    async with simulated({"r": "openai/sim-stall"}, tmp_path) as (_, served):
+        # It passes as it is: only who estimates what it used has to read it.
+        odd = {"5": msgspec.Raw(b"1" * 400)}
+        caller = await Caller.ask(served, "r", logit_bias=odd)
+        await caller.until(b'"the"')
+        await caller.leave()
+        record = await _gone(served, begun=True)
+        assert record.usage is not None
+        assert record.usage.estimated
+        assert record.usage.input > 0
+
+
+async def test_an_estimate_that_fails_costs_neither_the_record_nor_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise ValueError(PROMPT)
+
+    monkeypatch.setattr(attempts, "estimate_tokens", fail)
+    budget = {"usd": 1, "per": "day"}
+    async with simulated({"r": "openai/sim-stall"}, tmp_path, budgets=[budget]) as (_, served):
+        caller = await Caller.ask(served, "r", max_tokens=50)
+        await caller.until(b'"the"')
+        await caller.leave()
+        record = await _gone(served, begun=True)
+        (attempt,) = record.attempts
+        assert attempt.usage is not None
+        assert attempt.usage.estimated
+        assert attempt.usage.input > 0, "by its bytes"
+        assert attempt.charge is not None
+        (used,) = served.house.gateway.treasury.used(served.house.gateway.snapshot.config.budgets).values()
+        assert used == pytest.approx((attempt.charge.nanousd or 0) / 1e9)
+    assert PROMPT not in caplog.text
+    assert "in fail" in caplog.text, "the log says where"
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

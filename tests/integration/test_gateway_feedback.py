@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from isthmus.core.feedback import LONGEST_CORRECTION, Feedback
@@ -21,6 +22,13 @@ ROUTES = {"echo": "openai/sim-echo", "stuck": "openai/sim-stall"}
 async def given(served: Served, record_id: str) -> list[Feedback]:
     store = SqliteFeedback(served.house.ledger_path)
     return (await asyncio.to_thread(store.of, [record_id])).get(record_id, [])
+
+
+async def test_a_score_beyond_all_numbers_is_none(tmp_path: Path) -> None:
+    async with simulated(ROUTES, tmp_path) as (_, served):
+        body = {"request_id": "req_1", "score": msgspec.Raw(b"1" * 400)}
+        answer = await served.post("/v1/feedback", body)
+        assert (answer.status, answer.error["param"]) == (400, "score")
 
 
 @pytest.mark.parametrize("mode", ["batched", "strict"])

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from isthmus.core.errors import IsthmusError
+from isthmus.gateway import feedback
 from isthmus.store.keys import NewKey, SqliteKeys
 from isthmus.testing import Simulator
 
@@ -101,6 +103,26 @@ async def test_what_is_no_request_is_refused(
         # Where bytes pass through, it is the model's endpoint that judges the rest of the request.
         assert len(sim.requests) == seen
     assert (await served.record(answer)).outcome == "error"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param({"temperature": b"1" * 400}, id="number"),
+        pytest.param({"temperature": b"1" * 5000}, id="longer number"),
+        pytest.param({"metadata": b'{"a":' * 400 + b"1" + b"}" * 400}, id="nest"),
+    ],
+)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda it: it.name)
+async def test_odd_json_is_refused_where_it_has_to_be_read(
+    open_gateway: tuple[Simulator, Served], dialect: Dialect, odd: dict[str, bytes]
+) -> None:
+    _, served = open_gateway
+    route = "support" if dialect is ANTHROPIC else "review"
+    answer = await served.ask(route, dialect, **{name: msgspec.Raw(raw) for name, raw in odd.items()})
+    assert answer.status == 400, answer.body
+    assert answer.error["param"] in odd
+    assert (await served.record(answer)).status == 400
 
 
 @DIALECT
@@ -378,6 +400,37 @@ async def test_no_prompt_and_no_key_is_seen_in_logs_metrics_and_records(
 
 def _everything_in(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("anthropic", [False, True])
+async def test_a_bug_in_a_page_is_told_without_its_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, anthropic: bool
+) -> None:
+    async with simulating({"r": "openai/sim-echo"}, tmp_path) as (_, served):
+
+        def fail(*_: object) -> None:
+            raise ValueError(CANARY)
+
+        monkeypatch.setattr(feedback, "read", fail)
+        headers = {"anthropic-version": "2023-06-01"} if anthropic else None
+        answer = await served.post("/v1/feedback", {"request_id": "req_1", "score": 1}, headers)
+        _check(answer, ANTHROPIC if anthropic else OPENAI, 500, "internal")
+        assert ("type" in answer.json) == anthropic
+    assert CANARY not in caplog.text
+    assert "ValueError" in caplog.text
+    assert "in fail" in caplog.text, "the log says where"
+
+
+@pytest.mark.parametrize("media", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["abc", "1..2", "1.x", "\xb2"])
+async def test_metrics_are_plain_for_whom_nobody_can_read(
+    open_gateway: tuple[Simulator, Served], media: str, version: str
+) -> None:
+    _, served = open_gateway
+    answer = await served.get("/metrics", {"accept": f"{media}; version={version}"})
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert b"isthmus_requests" in answer.body
 
 
 async def test_a_bug_of_ours_is_told_without_its_words(

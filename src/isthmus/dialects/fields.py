@@ -19,6 +19,14 @@ _TEXT = msgspec.json.Decoder(str)
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[\w=.+-]+)*;base64,", re.ASCII | re.IGNORECASE)
 _BYTE = re.compile(r"\(byte (\d+)\)")
 
+DEEPEST = 128
+"""So deep may a value be nested that is read: who walks through it goes some calls deeper at each level."""
+
+WIDEST = 2**64
+"""Whole numbers are smaller than this, with either sign: no field of any dialect needs more."""
+
+_NESTS = (dict, list)
+
 
 def invalid(at: str, expected: str, value: Any) -> IsthmusError:
     """An INVALID_REQUEST: the field `at` must be `expected`, and what kind of value stood there instead."""
@@ -98,11 +106,14 @@ def text_of(fields: dict[str, msgspec.Raw], name: str) -> str | None:
 
 def decode_raw(raw: msgspec.Raw, at: str) -> Any:
     """The value of one raw field; raises IsthmusError(INVALID_REQUEST, param=at) for what JSON cannot
-    hold."""
+    hold, or is nested deeper than `DEEPEST`."""
+    reason = "is nested too deeply"
     try:
-        return msgspec.json.decode(raw)
+        value = msgspec.json.decode(raw)
+        if not _is_too_deep(value):
+            return value
     except RecursionError:
-        reason = "is nested too deeply"
+        pass
     except msgspec.ValidationError:
         reason = "holds a number out of range"
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -167,6 +178,8 @@ class Fields:
         expected = "an integer" if least is None else f"an integer of at least {least}"
         if isinstance(value, bool) or not isinstance(value, int):
             raise invalid(self.path(name), expected, value)
+        if abs(value) >= WIDEST:
+            raise invalid(self.path(name), f"{expected} and of 64 bits", value)
         if least is not None and value < least:
             raise invalid(self.path(name), expected, value)
         return value
@@ -178,7 +191,10 @@ class Fields:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise invalid(self.path(name), "a number", value)
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise invalid(self.path(name), "a number that a float can hold", value) from None
 
     def items(self, name: str) -> list[Any] | None:
         """An array."""
@@ -202,6 +218,20 @@ class Fields:
         return value
 
 
+def _is_too_deep(value: Any) -> bool:
+    level = [value] if type(value) in _NESTS else []
+    for _ in range(DEEPEST):
+        if not level:
+            return False
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) in _NESTS
+        ]
+    return bool(level)
+
+
 def _malformed(reason: str) -> IsthmusError:
     return IsthmusError(
         Fault.INVALID_REQUEST,
@@ -217,8 +247,10 @@ def _kind(value: Any) -> str:
             return "null or missing"
         case bool():
             return "a boolean"
-        case int() | float():
+        case int() | float() if abs(value) < WIDEST:
             return f"the number {value}"
+        case int() | float():
+            return "a number far beyond"
         case str():
             return "a string" if value else "an empty string"
         case list():

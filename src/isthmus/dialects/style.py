@@ -36,7 +36,7 @@ def _first_message(fields: _Raws, card: str) -> _Raws:
     raw = fields.get("messages", msgspec.Raw(b"null"))
     try:
         messages = _MESSAGES.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid("messages", "an array of messages", decode_raw(raw, "messages")) from None
     first = decode_raw(messages[0], "messages[0]") if messages else None
     if isinstance(first, dict) and first.get("role") in ("system", "developer"):

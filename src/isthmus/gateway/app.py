@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from random import getrandbits
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Silence
@@ -34,6 +36,8 @@ from isthmus.store.keys import Key
 from isthmus.store.ledger import Ledger
 from isthmus.strategies.plan.node import Weights
 from isthmus.telemetry.metrics import Tally
+
+log = logging.getLogger("isthmus.gateway")
 
 MODEL_PAGE = "/v1/models/"
 
@@ -111,28 +115,40 @@ class Gateway:
             await unread
 
     async def _paged(self, request: Request) -> tuple[int, bytes, bytes]:
-        """The answer's status, body and headers."""
+        """The answer's status, body and headers, whatever happens."""
         try:
-            page = self._find_page(request)
-            key = None
-            if page.access == "key":
-                key = authenticate(request, self.ring, time.time_ns() // 1000)
-            if page.page == "feedback":
-                given = await request.body(LONGEST_BODY)
-                body = await self._feedback.take(given, key, time.time_ns() // 1000)
-                status, content_type = 200, b"application/json"
-            else:
-                status, body, content_type = self._render(page, request, key)
+            status, body, content_type = await self._page_for(request)
             return status, body, b"content-type: %b\r\n" % content_type
         except IsthmusError as error:
-            wire = CLIENT_WIRES["anthropic" if _speaks_anthropic(request.path, request.headers) else "openai"]
-            name = request_id(time.time_ns() // 1000, getrandbits(80))
-            extra = identity(name, wire).encode("ascii") + JSON
-            if error.fault is Fault.METHOD_NOT_ALLOWED:
-                extra += b"allow: %b\r\n" % ", ".join(self._methods[_pattern(request.path)]).encode()
-            if error.fault is Fault.UNAUTHENTICATED:
-                extra += b"www-authenticate: Bearer\r\n"
-            return wire.status_of(error), wire.encode_error(error, name), extra
+            return self._refused(request, error)
+        except Exception as bug:
+            # The text of an exception may quote what was sent: only its kind and place are logged.
+            nameless = (RuntimeError, RuntimeError(type(bug).__name__), bug.__traceback__)
+            log.error("a page failed by a bug: %s", type(bug).__name__, exc_info=nameless)
+            failed = "The gateway failed at this request; its log says where."
+            return self._refused(request, IsthmusError(Fault.INTERNAL, failed))
+
+    async def _page_for(self, request: Request) -> tuple[int, bytes, bytes]:
+        """The answer's status, body and content type."""
+        page = self._find_page(request)
+        key = None
+        if page.access == "key":
+            key = authenticate(request, self.ring, time.time_ns() // 1000)
+        if page.page != "feedback":
+            return self._render(page, request, key)
+        given = await request.body(LONGEST_BODY)
+        return 200, await self._feedback.take(given, key, time.time_ns() // 1000), b"application/json"
+
+    def _refused(self, request: Request, error: IsthmusError) -> tuple[int, bytes, bytes]:
+        """An error's status, body and headers, in the caller's dialect."""
+        wire = CLIENT_WIRES["anthropic" if _speaks_anthropic(request.path, request.headers) else "openai"]
+        name = request_id(time.time_ns() // 1000, getrandbits(80))
+        extra = identity(name, wire).encode("ascii") + JSON
+        if error.fault is Fault.METHOD_NOT_ALLOWED:
+            extra += b"allow: %b\r\n" % ", ".join(self._methods[_pattern(request.path)]).encode()
+        if error.fault is Fault.UNAUTHENTICATED:
+            extra += b"www-authenticate: Bearer\r\n"
+        return wire.status_of(error), wire.encode_error(error, name), extra
 
     def _find_page(self, request: Request) -> Endpoint:
         path = _pattern(request.path)
@@ -163,7 +179,7 @@ class Gateway:
                 ready, body = self.readiness()
                 return 200 if ready else 503, msgspec.json.encode(body), json
             case "metrics":
-                encode, content_type = choose_encoder(headers.get(b"accept", b"").decode("latin-1"))
+                encode, content_type = _format_for(headers.get(b"accept", b"").decode("latin-1"))
                 return 200, encode(self._registry), content_type.encode()
             case "openapi":
                 return 200, self._openapi, json
@@ -191,6 +207,15 @@ class Gateway:
             "config": self.snapshot.config.hash,
         }
         return ready, body
+
+
+def _format_for(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """How metrics are written for who accepts this, and its name; plainly where it cannot be read."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        # The library compares the numbers of versions, whatever they are made of.
+        return choose_encoder("")
 
 
 def _pattern(path: str) -> str:

@@ -256,6 +256,6 @@ def _named(envelope: Envelope) -> bytes | None:
         return None
     try:
         said = _REFERENCE.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return (said if isinstance(said, str) else said.id).encode(errors="surrogatepass")

@@ -886,7 +886,12 @@ class Attempt:
             return estimate_tokens(self.question.call).tokens
         except IsthmusError:
             # The endpoint took what our codec would have refused.
-            return sum(map(len, self.question.envelope.fields.values())) // BYTES_PER_TOKEN
+            pass
+        except Exception as bug:
+            # A record that says less of a request is better than none, which nobody would know of.
+            name = self.upstream.model.name
+            log.error("a prompt of %s was not counted: %s", name, type(bug).__name__, exc_info=_place(bug))
+        return sum(map(len, self.question.envelope.fields.values())) // BYTES_PER_TOKEN
 
     def _bug(self) -> IsthmusError:
         """A failure of our own; once the endpoint has answered, its answer had a part in it."""

@@ -60,7 +60,7 @@ def _end_user(raw: msgspec.Raw | None) -> str | None:
     """The end user, None where it is not said well: what routing may use but must not judge."""
     try:
         return None if raw is None else _METADATA.decode(raw).user_id
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -177,7 +177,7 @@ _read_options = msgspec.json.Decoder(_StreamOptions | None).decode
 def _wants_usage(raw: msgspec.Raw) -> bool:
     try:
         options = _read_options(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid(
             "stream_options", "an object with a boolean `include_usage`", decode_raw(raw, "stream_options")
         ) from None
@@ -209,7 +209,7 @@ def _rewrite(raw: bytes, quirks: Quirks) -> msgspec.Raw:
         messages = msgspec.json.decode(raw, type=list[dict[str, msgspec.Raw]])
         for message in messages:
             _rewrite_message(message, quirks)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # The endpoint says what is wrong with them.
         return msgspec.Raw(raw)
     return msgspec.Raw(_encode(messages))

@@ -133,6 +133,6 @@ def _without_foreign_thoughts(given: msgspec.Raw) -> msgspec.Raw:
     try:
         items = _read_items(given)
         return msgspec.Raw(_encode([item for item in items if not _read_thought(item).is_foreign]))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Not items: the endpoint will say so.
         return given
