@@ -37,6 +37,7 @@ from isthmus.strategies.plan.node import (
     Draft,
     Early,
     Effect,
+    Empanelled,
     Kept,
     Learned,
     Load,
@@ -104,6 +105,14 @@ def foresight_by(router: str) -> st.SearchStrategy[Foresight]:
 foresights = st.tuples(*map(foresight_by, ROUTERS))
 """What is foreseen of a request that any router is asked about."""
 
+panels = st.builds(
+    Empanelled,
+    file=st.just("p.json"),
+    weights=st.dictionaries(names, st.floats(0, 5), min_size=1).map(lambda known: tuple(known.items())),
+    overall=overall,
+    stale=st.sampled_from([(), ("a is another model than it was",)]),
+)
+
 calibrations = st.sampled_from(
     [None, Calibrated(file="c.json"), Calibrated(file="c.json", stale=("the config has changed",))]
 )
@@ -153,6 +162,8 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
             members=st.lists(names, min_size=1, max_size=3).map(tuple),
             combine=st.sampled_from(["vote", "judge", "fuse", "first_valid", "critique"]),
             judge=names,
+            by=st.none() | panels,
+            on_stale=st.sampled_from(["best", "warn"]),
             otherwise=st.one_of(st.none(), inner),
         ),
     )

@@ -16,7 +16,8 @@ from tests import artefacts
 from isthmus.catalog.prices import PriceBook
 from isthmus.catalog.weights import WEIGHTS
 from isthmus.cli.reference import CODES, pages
-from isthmus.confidence.artefact import Calibration
+from isthmus.confidence.artefact import Calibration, LearnedPanel
+from isthmus.confidence.voting import Panel
 from isthmus.config.document import Document
 from isthmus.config.faults import Code
 from isthmus.config.load import load_as, parse
@@ -55,6 +56,15 @@ _OF_ANOTHER_TIME = Calibration(
     confidences=(),
 )
 
+
+_PANEL_OF_ANOTHER_TIME = LearnedPanel(
+    tie=Tie(route="elsewhere", models={}, template="", config=""),
+    made_at_us=1,
+    panel=Panel(weights={"small": 1.0, "large": 1.5}, best="large", gain=0.1, why=""),
+    overall={"small": 0.7, "large": 0.75},
+    learned=100,
+    tested=100,
+)
 
 _ROUTER_OF_ANOTHER_TIME = Header(
     version=VERSION,
@@ -138,6 +148,9 @@ def test_configs_in_the_documents_work(page: Path, text: str, tmp_path: Path) ->
     for named in re.findall(r"calibration: ([\w./-]+\.json)", text):
         (tmp_path / named).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / named).write_bytes(_OF_ANOTHER_TIME.dump())
+    for named in re.findall(r"by: ([\w./-]+\.json)", text):
+        (tmp_path / named).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / named).write_bytes(_PANEL_OF_ANOTHER_TIME.dump())
     for named in re.findall(r"by: ([\w./-]+\.router)", text):
         (tmp_path / named).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / named).write_bytes(joined(_ROUTER_OF_ANOTHER_TIME, b""))

@@ -12,8 +12,10 @@ from isthmus.strategies.plan.ensemble import Combine
 from isthmus.strategies.plan.node import (
     Attempt,
     Begin,
+    Circumstances,
     CutOff,
     Deliver,
+    Empanelled,
     Kept,
     Next,
     Reply,
@@ -124,3 +126,70 @@ def test_without_a_judge_one_answers_and_otherwise_is_for_where_it_fails(combine
     for allowed in ("abcd", "adj"):
         left = with_otherwise.prune(lambda name, allowed=allowed: name in allowed)
         assert left == Fallback(plans=(call, CallModel(model="d", retries=0)))
+
+
+PANEL = Empanelled(
+    file="p.json",
+    weights=(("b", 1.5), ("a", 1.0)),
+    overall=(("b", 0.8), ("a", 0.75), ("c", 0.5)),
+)
+ALONE = msgspec.structs.replace(PANEL, weights=(("b", 1.0),), why="nobody else is near it")
+STALE = msgspec.structs.replace(PANEL, stale=("the config has changed",))
+DRAWN = Circumstances(draw=0.0)
+
+
+def calls(*names: str) -> Fallback:
+    return Fallback(plans=tuple(CallModel(model=name) for name in names))
+
+
+def test_a_learned_vote_asks_its_panel_by_its_weights() -> None:
+    choice = VOTE.seating(PANEL).choose(DRAWN)
+    assert choice.node == msgspec.structs.replace(VOTE, members=("b", "a"), weights={"b": 1.5, "a": 1.0})
+    assert choice.reasons == ("vote: b, a, weighed by p.json",)
+    assert answered(choice.node, {"a": "1", "b": "2", "c": "1"})[0] == "b"
+
+
+def test_where_no_vote_is_better_the_best_answers_alone_and_if_it_fails_the_next() -> None:
+    choice = VOTE.seating(ALONE).choose(DRAWN)
+    assert (choice.node, choice.reasons) == (
+        calls("b", "a", "c"),
+        ("vote: b alone, as nobody else is near it",),
+    )
+
+
+def test_a_stale_panel_leaves_the_best_alone_or_goes_on_and_says_so() -> None:
+    choice = VOTE.seating(STALE).choose(DRAWN)
+    assert choice.node == calls("b", "a", "c")
+    assert choice.reasons == ("vote: b alone, as p.json is stale, as the config has changed",)
+    going_on = msgspec.structs.replace(VOTE.seating(STALE), on_stale="warn").choose(DRAWN)
+    assert isinstance(going_on.node, Ensemble)
+    assert going_on.node.weights == {"b": 1.5, "a": 1.0}
+    assert going_on.reasons[0] == "p.json is stale, as the config has changed; the route goes on with it"
+    assert VOTE.seating(PANEL).doubting(("the config has changed",)) == VOTE.seating(STALE)
+
+
+def test_a_panel_of_which_not_all_may_be_asked_was_shown_to_be_better_than_nobody() -> None:
+    left = VOTE.seating(PANEL).prune(lambda name: name != "b")
+    assert left is not None
+    choice = left.choose(DRAWN)
+    assert choice.node == calls("a", "c")
+    assert choice.reasons == ("vote: a alone, as not all of the panel of p.json may be asked",)
+    without_c = VOTE.seating(PANEL).prune(lambda name: name != "c")
+    assert without_c is not None
+    assert without_c.choose(DRAWN).node == VOTE.seating(PANEL).choose(DRAWN).node
+
+
+@pytest.mark.parametrize("panel", [PANEL, ALONE, STALE])
+def test_with_otherwise_all_have_to_agree_whatever_was_learned(panel: Empanelled) -> None:
+    settled = STRICT.seating(panel).choose(DRAWN).node
+    assert answered(settled, {"a": "1", "b": "1", "c": "1", "d": "9"})[0] == "b", "in the words of the best"
+    assert answered(settled, {"a": "1", "b": "1", "c": "2", "d": "9"})[0] == "d"
+    assert answered(settled, {"a": "1", "b": "2", "c": "1"})[0] == "b", "c does not vote"
+
+
+def test_a_panel_goes_by_the_names_of_its_models() -> None:
+    renamed = VOTE.seating(PANEL).renamed(lambda name: f"{name}@2")
+    assert renamed.by is not None
+    assert renamed.by.weights == (("b@2", 1.5), ("a@2", 1.0))
+    choice = renamed.choose(DRAWN)
+    assert choice.node.models() == ("b@2", "a@2")

@@ -21,10 +21,10 @@ from isthmus.cli.progress import ProgressLine
 from isthmus.cli.recorded import recorded_of
 from isthmus.cli.runs import Number, Usd, check_scorers, judges_of, require_cap, require_statistics
 from isthmus.cli.texts import replace
-from isthmus.config import routers
+from isthmus.config import panels, routers
 from isthmus.config.calibrations import pair_of, tie_of
 from isthmus.config.config import Config
-from isthmus.config.doubts import VOIDS_CALIBRATIONS, VOIDS_ROUTERS, heard, objections
+from isthmus.config.doubts import OF_REQUESTS_AND_ANSWERS, VOIDS_CALIBRATIONS, heard, objections
 from isthmus.config.load import locate
 from isthmus.config.nodes import nodes_in
 from isthmus.config.places import ledger_path
@@ -38,7 +38,7 @@ from isthmus.reports.html import html
 from isthmus.reports.markdown import markdown
 from isthmus.routing.route import unknown_route
 from isthmus.store.runs import Run, Runs
-from isthmus.strategies.plan import Cascade, Choose
+from isthmus.strategies.plan import Cascade, Choose, Ensemble
 
 if TYPE_CHECKING:
     from isthmus.evals.calibration import Labelled
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from isthmus.evals.choosing import Lesson
     from isthmus.evals.choosing import Trial as ChoiceTrial
     from isthmus.evals.outcome import Scores
+    from isthmus.evals.panels import Trial as PanelTrial
     from isthmus.routing.learned.embedding import Embedding
 
 NOT_TO_BE = 3
@@ -84,7 +85,8 @@ _SHARE = Number(0, 1, min_open=True, max_open=True)
     "--out",
     "-o",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the file goes. Default: calibrations/ROUTE.json or learned/ROUTE.router beside the config.",
+    help="Where the file goes. Default: calibrations/ROUTE.json, learned/ROUTE.router or panels/ROUTE.json "
+    "beside the config.",
 )
 @click.option(
     "--html",
@@ -126,12 +128,14 @@ def calibrate(
     as_json: bool,
 ) -> None:
     """Calibrate the cascade of ROUTE: from which confidence on its first model's answers may be taken. Or
-    learn for the choice of ROUTE how good the answers of each of its models will be.
+    learn for the choice of ROUTE how good the answers of each of its models will be, or for the vote of its
+    ensemble who votes with what weight.
 
     The run must have asked a cascade's first model and its last one the same samples, with --logprobs, or all
-    models of a choice, and scored the answers. A choice may also learn from --records. Writes a calibration,
-    to be named under the first step's `accept`, or a learned router, to be named under `by`. Ends with status
-    3, and writes none, where the honest answer is not to cascade or choose, or that nothing can be promised.
+    models of a choice or a vote, and scored the answers. A choice may also learn from --records. Writes a
+    calibration, to be named under the first step's `accept`, or a learned router or panel, to be named under
+    `by`. Where no vote is shown to be better than the best member, the panel is that one. Ends with status 3,
+    and writes none, where the honest answer is not to cascade or choose, or that nothing can be promised.
     """
     path = locate(config_path)
     config = load_or_exit(path)
@@ -141,11 +145,13 @@ def calibrate(
     if dataset is None and (max_usd is not None or max_tokens is not None or fresh):
         raise click.UsageError("--max-usd, --max-tokens and --fresh go with --dataset; nobody else is asked.")
     strategy = strategy_of(config, route)
-    if named and isinstance(strategy, Cascade):
-        raise click.UsageError("--named is of a choice: a cascade goes by answers.")
+    if named and not isinstance(strategy, Choose):
+        raise click.UsageError("--named is of a choice: a cascade and a vote go by answers.")
     if recorded is not None:
         if isinstance(strategy, Cascade):
             raise click.UsageError("--records is of a choice: records keep no log-probabilities.")
+        if isinstance(strategy, Ensemble):
+            raise click.UsageError("--records is of a choice: records do not say how good each answer was.")
         if named or scorer is not None:
             raise click.UsageError("--named and --scorer go with runs: records keep no task, and no scorer.")
         promise = _Promise(max_risk, delta)
@@ -179,7 +185,7 @@ def calibrate(
     place.parent.mkdir(parents=True, exist_ok=True)
     replace(place, outcome.content)
     click.echo(f"Written: {place}. {outcome.next}", err=True)
-    voiding = VOIDS_CALIBRATIONS if isinstance(strategy, Cascade) else VOIDS_ROUTERS
+    voiding = VOIDS_CALIBRATIONS if isinstance(strategy, Cascade) else OF_REQUESTS_AND_ANSWERS
     alarms = heard(config, alarms_in(ledger_path(config, path))).get(route, ())
     if why := objections(alarms, outcome.asked_at_us, voiding):
         click.echo(
@@ -200,7 +206,7 @@ class Outcome(NamedTuple):
     """What came of it: what is told, the file to write, None for none, where it goes by default, what to do
     with it, and when the first of the answers was given."""
 
-    trial: CascadeTrial | ChoiceTrial
+    trial: CascadeTrial | ChoiceTrial | PanelTrial
     report: Document
     content: bytes | None
     place: str
@@ -209,7 +215,12 @@ class Outcome(NamedTuple):
 
 
 def learned_from(
-    evidence: Evidence, route: str, strategy: Cascade | Choose, config: Config, runs: Runs, run: Run
+    evidence: Evidence,
+    route: str,
+    strategy: Cascade | Choose | Ensemble,
+    config: Config,
+    runs: Runs,
+    run: Run,
 ) -> Outcome:
     """What is learned for the strategy of a route from its evidence, which is this run.
 
@@ -227,6 +238,8 @@ def learned_from(
         )
     if isinstance(strategy, Cascade):
         return _calibrated(evidence, route, strategy, config, runs, run, marks[evidence.scorer])
+    if isinstance(strategy, Ensemble):
+        return _empanelled(evidence, route, strategy, config, runs, run, marks[evidence.scorer])
     return _learned(evidence, route, strategy, config, runs, run, marks[evidence.scorer])
 
 
@@ -260,16 +273,9 @@ def _calibrated(
     _require_logprobs(run, pair[0], len(labels), left_out)
     if cascade.stages[0].accept.complete:
         _tell_of_cut(pair[0], labels)
-    style = config.routes[route].style
-    if style is not None:
-        click.echo(
-            f"isthmus: the models were asked without the style card of {route}: what holds for their answers "
-            "need not hold for those that it shapes.",
-            err=True,
-        )
     trial = calibrated(
         labels,
-        tie_of(route, cascade, config.models, config.providers, card=style.card if style else ""),
+        tie_of(route, cascade, config.models, config.providers, card=_card(route, config)),
         pair,
         max_risk=evidence.max_risk,
         delta=evidence.delta,
@@ -292,6 +298,56 @@ def _calibrated(
         "Name it under the first step: accept: {calibration: ...}.",
         asked_at_us,
     )
+
+
+def _empanelled(
+    evidence: Evidence,
+    route: str,
+    ensemble: Ensemble,
+    config: Config,
+    runs: Runs,
+    run: Run,
+    marks: Scores,
+) -> Outcome:
+    from isthmus.evals.outcome import scored_by_all
+    from isthmus.evals.panel_report import panel_report
+    from isthmus.evals.panels import empanel, voted_of
+
+    members = panels.voters_of(ensemble)
+    answers = runs.answers(run.id)
+    told, left_out = scored_by_all(members, runs.samples(run), answers, marks)
+    asked_at_us = first_asked_us(answers, members)
+    trial, learned = empanel(
+        voted_of(members, told),
+        members,
+        panels.tie_of(route, ensemble, config.models, config.providers, card=_card(route, config)),
+        delta=evidence.delta,
+        made_at_us=time.time_ns() // 1000,
+        asked_at_us=asked_at_us,
+        evidence=evidence,
+        left_out=left_out,
+    )
+    return Outcome(
+        trial,
+        panel_report(route, trial, escalates=ensemble.otherwise is not None),
+        learned.dump() if learned is not None else None,
+        f"panels/{_file_name(route)}.json",
+        "Name it in the ensemble: by: ...",
+        asked_at_us,
+    )
+
+
+def _card(route: str, config: Config) -> str:
+    """The style card of the route, without which the models were asked, as is told; empty for none."""
+    style = config.routes[route].style
+    if style is None:
+        return ""
+    click.echo(
+        f"isthmus: the models were asked without the style card of {route}: what holds for their answers "
+        "need not hold for those that it shapes.",
+        err=True,
+    )
+    return style.card
 
 
 def _learned(
@@ -408,27 +464,32 @@ def _embedding() -> Embedding | None:
         line.end()
 
 
-def strategy_of(config: Config, route: str) -> Cascade | Choose:
-    """The strategy of a route for which something can be learned: its only cascade, or its only choice.
+def strategy_of(config: Config, route: str) -> Cascade | Choose | Ensemble:
+    """The strategy of a route for which something can be learned: its only cascade, its only choice, or,
+    where there is neither, its only vote.
 
     Raises IsthmusError (`not_calibratable`).
     """
     if route not in config.routes:
         raise unknown_route(route, list(config.routes))
     plan = config.routes[route].plan
-    found: list[Cascade | Choose] = [*nodes_in(plan, Cascade), *nodes_in(plan, Choose)]
+    found: list[Cascade | Choose | Ensemble] = [*nodes_in(plan, Cascade), *nodes_in(plan, Choose)]
+    found = found or [it for it in nodes_in(plan, Ensemble) if it.combine == "vote"]
     if len(found) == 1:
         return found[0]
+    what = "several cascades, choices or votes" if found else "no cascade, no choice and no vote"
     raise IsthmusError(
         Fault.INVALID_REQUEST,
-        f"The route {route} has {'several cascades or choices' if found else 'no cascade and no choice'}.",
+        f"The route {route} has {what}.",
         code="not_calibratable",
-        hint="Calibrate a route with one cascade, from one model to another, or with one choice.",
+        hint="Calibrate a route with one cascade, from one model to another, or one choice, or one vote.",
     )
 
 
-def asked_of(strategy: Cascade | Choose) -> tuple[str, ...]:
+def asked_of(strategy: Cascade | Choose | Ensemble) -> tuple[str, ...]:
     """The models of whose answers something is learned for it. Raises IsthmusError (`not_calibratable`)."""
+    if isinstance(strategy, Ensemble):
+        return panels.voters_of(strategy)
     return pair_of(strategy) if isinstance(strategy, Cascade) else strategy.models()
 
 

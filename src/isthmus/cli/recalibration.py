@@ -19,12 +19,12 @@ from isthmus.cli.calibrate import AT_ONCE, Outcome, asked_of, learned_from, stra
 from isthmus.cli.pilot import carried_out, user_name
 from isthmus.cli.runs import judges_of, require_cap, require_statistics
 from isthmus.cli.texts import replace
-from isthmus.confidence.artefact import load
+from isthmus.confidence.artefact import load, load_panel
 from isthmus.config.config import CalibrationFile, Config
-from isthmus.config.doubts import VOIDS_CALIBRATIONS, VOIDS_ROUTERS, heard, objections
+from isthmus.config.doubts import OF_REQUESTS_AND_ANSWERS, VOIDS_CALIBRATIONS, heard, objections
 from isthmus.config.places import ledger_path
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.rollout import Anew, Recalibrated, Relearned, Version
+from isthmus.core.rollout import Anew, Recalibrated, Reempanelled, Relearned, Version
 from isthmus.core.tie import Evidence
 from isthmus.evals.answers import candidate_of
 from isthmus.evals.datasets import Dataset
@@ -121,7 +121,9 @@ def _made(
         raise _not_good(file.route, f"{outcome.trial.verdict}, as {outcome.trial.why}")
     cascades = isinstance(strategy_of(config, file.route), Cascade)
     alarms = heard(config, alarms_in(ledger_path(config, path))).get(file.route, ())
-    if why := objections(alarms, outcome.asked_at_us, VOIDS_CALIBRATIONS if cascades else VOIDS_ROUTERS):
+    if why := objections(
+        alarms, outcome.asked_at_us, VOIDS_CALIBRATIONS if cascades else OF_REQUESTS_AND_ANSWERS
+    ):
         raise _not_good(file.route, f"{', and '.join(why)}, after the first of the answers was given")
     there = Path(file.path)
     place = str(there.with_name(f"{there.stem}.{new.id}{there.suffix}"))
@@ -141,6 +143,19 @@ def _anew(file: CalibrationFile, new: Version, place: str, content: bytes) -> An
             asked_at_us=header.origin.asked_at_us,
             tie=header.origin.tie,
             overall=tuple(by_quality),
+        )
+    if file.kind == "panel":
+        learned = load_panel(content)
+        return Reempanelled(
+            route=file.route,
+            version=new.id,
+            file=place,
+            sha256=sha256,
+            asked_at_us=learned.asked_at_us,
+            tie=learned.tie,
+            weights=tuple(learned.panel.weights.items()),
+            why=learned.panel.why,
+            overall=learned.ranking,
         )
     calibration = load(content)
     assert calibration.threshold is not None, "a cascade that accepts nothing is none to be advised"

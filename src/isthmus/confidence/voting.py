@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import log, sqrt
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from isthmus.core.answers import plain
 from isthmus.core.votes import tally
@@ -20,6 +22,8 @@ NEAR = 0.10
 PRIOR = 10.0
 """The belief that all members are as good as all are together counts as so many answers."""
 
+ALONE = "nobody else is near it"
+
 FOLDS = 5
 _SURE = 1.2816
 """The normal quantile of 0.9: so sure a gain has to be before a vote replaces the best member."""
@@ -28,7 +32,7 @@ _SURE = 1.2816
 class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """Who votes, with what weight. One member alone is no vote, and `why` says why it is one."""
 
-    weights: dict[str, float]
+    weights: dict[str, Annotated[float, Meta(ge=0)]]
     best: str
     gain: float
     why: str
@@ -64,21 +68,26 @@ def panel_of(answers: Sequence[Mapping[str, str]], scores: Sequence[Mapping[str,
         learned = [it for at, it in enumerate(scores) if at % FOLDS != fold]
         if not learned:
             continue
-        panel = _admitted(learned)
+        panel = admitted(learned)
         for said, worth in list(zip(answers, scores, strict=True))[fold::FOLDS]:
             ballot = vote(panel, said)
             gains.append(worth[ballot.model if ballot else panel.best] - worth[panel.best])
-    panel = _admitted(scores)
+    panel = admitted(scores)
     many = len(gains)
     mean = sum(gains) / many if many else 0.0
     error = sqrt(sum((it - mean) ** 2 for it in gains) / max(1, many - 1) / max(1, many))
     if len(panel.weights) > 1 and mean - _SURE * error > 0:
         return msgspec.structs.replace(panel, gain=mean, why=f"{mean:+.1%} on answers that were held out")
-    why = "nobody else is near it" if len(panel.weights) == 1 else "no gain by a vote can be shown"
-    return Panel(weights={panel.best: 1.0}, best=panel.best, gain=0.0, why=why)
+    return alone(panel.best, ALONE if len(panel.weights) == 1 else "no gain by a vote can be shown")
 
 
-def _admitted(scores: Sequence[Mapping[str, float]]) -> Panel:
+def alone(best: str, why: str) -> Panel:
+    """The panel of one."""
+    return Panel(weights={best: 1.0}, best=best, gain=0.0, why=why)
+
+
+def admitted(scores: Sequence[Mapping[str, float]]) -> Panel:
+    """Those that are near the best one by these scores, with their weights, whatever a vote is worth."""
     models = sorted(scores[0])
     many = len(scores)
     sums = {model: sum(it[model] for it in scores) for model in models}

@@ -6,26 +6,25 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from isthmus.config.config import CalibrationFile
+from isthmus.config.config import CalibrationFile, Kind
 from isthmus.config.decode import DecodedPlan
 from isthmus.config.digests import weights_sha256
 from isthmus.config.faults import Code
 from isthmus.config.findings import Findings
-from isthmus.config.nodes import changed
 from isthmus.config.paths import absolute
 from isthmus.core.errors import IsthmusError
 from isthmus.core.portfolio import Model, Provider
 from isthmus.core.tie import Evidence, Tie
-from isthmus.strategies.plan import Cascade, Choose, Node
-from isthmus.strategies.plan.node import Calibrated, Learned
+from isthmus.strategies.plan import Cascade, Choose, Ensemble, Node
+from isthmus.strategies.plan.node import Calibrated, Empanelled, Learned
 
 T = TypeVar("T")
-N = TypeVar("N", Cascade, Choose)
-F = TypeVar("F", Calibrated, Learned)
+N = TypeVar("N", Cascade, Choose, Ensemble)
+F = TypeVar("F", Calibrated, Learned, Empanelled)
 
 canonical = msgspec.json.Encoder(order="deterministic").encode
 
@@ -52,7 +51,7 @@ class LearnedFiles(ABC, Generic[N, F]):
     """
 
     strategy: type[N]
-    kind: ClassVar[Literal["calibration", "router"]]
+    kind: ClassVar[Kind]
 
     def __init__(
         self,
@@ -71,14 +70,10 @@ class LearnedFiles(ABC, Generic[N, F]):
             if isinstance(plan.node, self.strategy):
                 self._read(plan, plan.node)
 
-    def filled(self, plan: Node) -> Node:
-        """The plan with what each file that it names says in it."""
-
-        def fill(was: N, now: N) -> N:
-            found = self._filled.get(id(was))
-            return now if found is None else self._with(found, now)
-
-        return changed(plan, self.strategy, fill)
+    def fill(self, was: Node, now: Node) -> Node:
+        """What a strategy has become, with what the file says in it that it named as it `was` decoded."""
+        found = self._filled.get(id(was))
+        return now if found is None or not isinstance(now, self.strategy) else self._with(found, now)
 
     @abstractmethod
     def _found(self, route: str, strategy: N) -> Found[F] | None:

@@ -22,6 +22,8 @@ from isthmus.config.decode import DecodedPlan
 from isthmus.config.document import BudgetEntry, ModelEntry, PerimeterEntry, ProviderEntry, RouteEntry
 from isthmus.config.faults import Code, did_you_mean
 from isthmus.config.findings import Findings
+from isthmus.config.nodes import changed
+from isthmus.config.panels import Panels
 from isthmus.config.paths import absolute, is_file, is_folder
 from isthmus.config.perimeter import compile_policy, warn_of_unheeded
 from isthmus.config.plans import check_plans
@@ -111,11 +113,16 @@ class _Compiler:
         }
         cards = {name: style.card for name, style in styles.items() if style is not None}
         known = (self._sections.plans, models, providers, self._folder, self._findings)
-        calibrations, routers = Calibrations(*known, cards), Routers(*known)
+        calibrations, routers, panels = Calibrations(*known, cards), Routers(*known), Panels(*known, cards)
+
+        def fill(was: Node, now: Node) -> Node:
+            for learned in (calibrations, routers, panels):
+                now = learned.fill(was, now)
+            return now
 
         def filled(plan: Node) -> Node:
-            # A choice inside of a cascade is the same object until it is filled itself.
-            return routers.filled(calibrations.filled(plan))
+            # All at once: a strategy is another object as soon as one inside of it is filled.
+            return changed(plan, Node, fill)
 
         routes = {
             name: Route(
@@ -156,7 +163,7 @@ class _Compiler:
             budgets=budgets,
             drift=self._sections.drift,
             rollouts=self._sections.rollouts,
-            calibrations=(*calibrations.files, *routers.files),
+            calibrations=(*calibrations.files, *routers.files, *panels.files),
             hash="",
         )
         return _anchored(msgspec.structs.replace(config, hash=_meaning_hash(config)), self._folder)

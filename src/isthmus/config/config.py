@@ -146,10 +146,14 @@ class RolloutRule(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.shadow) + len(self.canary)
 
 
+Kind: TypeAlias = Literal["calibration", "router", "panel"]
+"""What a learned file is: for a cascade, a choice or a vote."""
+
+
 class CalibrationFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A calibration that a route's cascade goes by, or the router of its `choose`: where it stands, the
-    SHA-256 of what stood there when the config was read, and whether it was made for another state of
-    things.
+    """A calibration that a route's cascade goes by, the router of its `choose`, or the panel of its vote:
+    where it stands, the SHA-256 of what stood there when the config was read, and whether it was made for
+    another state of things.
 
     `tie` is what one would hold for that were made now, `evidence` what this one was made from, as far as it
     says that.
@@ -161,7 +165,7 @@ class CalibrationFile(msgspec.Struct, frozen=True, kw_only=True):
     stale: bool
     tie: Tie | None = None
     evidence: Evidence | None = None
-    kind: Literal["calibration", "router"] = "calibration"
+    kind: Kind = "calibration"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,7 +28,7 @@ from isthmus.config.findings import Findings
 from isthmus.config.tree import Mapping, Path, Scalar, Sequence, Tree
 from isthmus.core.portfolio import SecretRef
 from isthmus.strategies.plan import STRATEGIES, CallModel, Node
-from isthmus.strategies.plan.node import Calibrated, Learned
+from isthmus.strategies.plan.node import Calibrated, Empanelled, Learned
 
 NAME_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}"
 ROUTE_PATTERN: Final = r"[A-Za-z0-9*?\[][A-Za-z0-9._:/@+*?\[\]!-]{0,127}"
@@ -242,7 +242,7 @@ class Decoder:
     def _struct(self, tree: Tree, cls: Any, path: Path) -> Any:
         if cls is SecretRef:
             return self._secret(tree, path)
-        if cls is Calibrated or cls is Learned:
+        if cls in (Calibrated, Learned, Empanelled):
             file = self._scalar(tree, mi.StrType(), path)
             return INVALID if file is INVALID else cls(file=file)
         if cls is Node:

@@ -7,8 +7,8 @@ function of either, and of nothing else:
 - `label` and `task` are functions of the request alone: where their mix is another one, so are the requests.
 - `quality` and `grades` are of the answers. One that rises is no better: the promise is a difference to the
   strong model, and where that one has improved, so has what is lost by not asking it.
-- `escalation` is of a cascade's confidences, which the promise was tested on. A router has no part in it:
-  where one has chosen, it counts failures.
+- `escalation` is of a cascade's confidences, which the promise was tested on. Routers and panels have no part
+  in it: where a router has chosen, it counts failures.
 
 The others may move while the promise holds: `latency` and `failures` are of machines, `length` is of how long
 people like their answers, and `refusals` of what they ask for; neither is right or wrong by that.
@@ -27,11 +27,10 @@ from isthmus.config.learned import learned_in, still_named
 from isthmus.config.nodes import changed
 from isthmus.core.alarm import Alarm
 from isthmus.routing.route import Route
-from isthmus.strategies.plan import Cascade, Choose
+from isthmus.strategies.plan import Cascade, Choose, Ensemble
 
 OF_REQUESTS_AND_ANSWERS: frozenset[Quantity] = frozenset({"quality", "grades", "label", "task"})
 VOIDS_CALIBRATIONS: frozenset[Quantity] = OF_REQUESTS_AND_ANSWERS | {"escalation"}
-VOIDS_ROUTERS = OF_REQUESTS_AND_ANSWERS
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
@@ -85,10 +84,14 @@ def _doubted(route: Route, alarms: Sequence[Alarm]) -> Route:
         return now.doubting(why) if why else now
 
     def choose(_: Choose, now: Choose) -> Choose:
-        why = objections(alarms, now.by.asked_at_us, VOIDS_ROUTERS) if now.by is not None else ()
+        why = objections(alarms, now.by.asked_at_us, OF_REQUESTS_AND_ANSWERS) if now.by is not None else ()
         return now.doubting(why) if why else now
 
-    return changed(changed(route, Cascade, cascade), Choose, choose)
+    def ensemble(_: Ensemble, now: Ensemble) -> Ensemble:
+        why = objections(alarms, now.by.asked_at_us, OF_REQUESTS_AND_ANSWERS) if now.by is not None else ()
+        return now.doubting(why) if why else now
+
+    return changed(changed(changed(route, Cascade, cascade), Choose, choose), Ensemble, ensemble)
 
 
 def _day(at_us: int) -> str:

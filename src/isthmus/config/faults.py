@@ -76,7 +76,7 @@ _MEANINGS = {
     Code.UNUSED: "A model that no route calls, a provider that no model uses, a file that no label is about.",
     Code.KEY_IN_THE_OPEN: "A key would travel over the network unencrypted.",
     Code.STALE_CALIBRATION: "What a route was calibrated for has changed; `on_stale` says what it does.",
-    Code.NOT_LEARNED: "A choice without a learned router: it asks the first of its models.",
+    Code.NOT_LEARNED: "Nothing is learned for a choice, which asks its first model, or for a vote.",
 }
 
 

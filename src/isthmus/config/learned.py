@@ -1,4 +1,5 @@
-"""What the plans of routes go by that was learned: calibrations of cascades, and routers of choices."""
+"""What the plans of routes go by that was learned: calibrations of cascades, routers of choices, panels of
+votes."""
 
 from __future__ import annotations
 
@@ -9,16 +10,17 @@ import msgspec
 from isthmus.config.config import CalibrationFile
 from isthmus.config.nodes import nodes_in
 from isthmus.routing.route import Route
-from isthmus.strategies.plan import Cascade, Choose
-from isthmus.strategies.plan.node import Calibrated, Learned
+from isthmus.strategies.plan import Cascade, Choose, Ensemble
+from isthmus.strategies.plan.node import Calibrated, Empanelled, Learned
 
 
-def learned_in(route: Route) -> list[Calibrated | Learned]:
+def learned_in(route: Route) -> list[Calibrated | Learned | Empanelled]:
     """All that the plans of a route go by, thrifty or not."""
     plans = [route.plan, *([route.thrift.plan] if route.thrift is not None else [])]
     by_answers = [it.calibration for plan in plans for it in nodes_in(plan, Cascade)]
     beforehand = [it.by for plan in plans for it in nodes_in(plan, Choose)]
-    return [it for it in (*by_answers, *beforehand) if it is not None]
+    votes = [it.by for plan in plans for it in nodes_in(plan, Ensemble)]
+    return [it for it in (*by_answers, *beforehand, *votes) if it is not None]
 
 
 def still_named(files: Iterable[CalibrationFile], routes: Mapping[str, Route]) -> tuple[CalibrationFile, ...]:

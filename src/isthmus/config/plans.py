@@ -144,6 +144,11 @@ def _ensemble(plan: DecodedPlan, ensemble: Ensemble) -> Iterator[_Fault]:
         yield _unheeded(plan, "judge", f"`combine: {combine}` asks no judge.", "Say `combine: judge`.")
     if combine != "vote" and ensemble.weights:
         yield _unheeded(plan, "weights", f"`combine: {combine}` counts no votes.", "Remove it.")
+    if combine != "vote" and ensemble.by is not None:
+        yield _unheeded(plan, "by", f"`combine: {combine}` counts no votes.", "Remove it.")
+    if ensemble.by is not None and ensemble.weights:
+        message = "`weights` and `by` exclude each other: the panel has weights of its own."
+        yield Code.CONFLICT, message, "Keep one of them.", _mark(plan, "weights"), plan.path
     for name in sorted(ensemble.weights.keys() - {*ensemble.members}):
         message = f"`{name}` has a weight, and is none of `models`."
         hint = did_you_mean(name, ensemble.members)

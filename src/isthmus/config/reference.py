@@ -36,7 +36,7 @@ from isthmus.perimeter.policy import Clearance, Rule
 from isthmus.routing.route import Thrift
 from isthmus.strategies.plan import STRATEGIES, Node
 from isthmus.strategies.plan.cascade import Step
-from isthmus.strategies.plan.node import Acceptance, Calibrated, Learned
+from isthmus.strategies.plan.node import Acceptance, Calibrated, Empanelled, Learned
 
 _SECTIONS: tuple[tuple[str, Any], ...] = (
     ("The file", Document),
@@ -225,6 +225,8 @@ def _struct_in_words(cls: Any) -> str:
         return "path of a calibration"
     if cls is Learned:
         return "path of a learned router"
+    if cls is Empanelled:
+        return "path of a learned panel"
     if cls is Node:
         return "strategy"
     titles = {

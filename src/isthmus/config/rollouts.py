@@ -13,15 +13,21 @@ from typing import NamedTuple
 import msgspec
 
 from isthmus.config.artefacts import digest, speech
-from isthmus.config.config import CalibrationFile, Config
+from isthmus.config.config import CalibrationFile, Config, Kind
 from isthmus.config.learned import still_named
 from isthmus.config.nodes import changed
 from isthmus.core.portfolio import Model
-from isthmus.core.rollout import Anew, Recalibrated, Relearned, Turn, Version, same
+from isthmus.core.rollout import Anew, Recalibrated, Reempanelled, Relearned, Turn, Version, same
 from isthmus.routing.route import Route
-from isthmus.strategies.plan import Cascade, Choose, Node, Shadow, Split
-from isthmus.strategies.plan.node import Calibrated, Learned
+from isthmus.strategies.plan import Cascade, Choose, Ensemble, Node, Shadow, Split
+from isthmus.strategies.plan.node import Calibrated, Empanelled, Learned
 from isthmus.strategies.plan.split import Arm
+
+_KINDS: Mapping[type[Anew], Kind] = {
+    Recalibrated: "calibration",
+    Relearned: "router",
+    Reempanelled: "panel",
+}
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
@@ -181,7 +187,23 @@ class _Rewriting:
                 ),
             )
 
-        return changed(changed(renamed, Cascade, cascade), Choose, choose)
+        def ensemble(_: Ensemble, now: Ensemble) -> Ensemble:
+            if now.by is None or name not in now.members:
+                return now
+            if not isinstance(anew, Reempanelled):
+                return now.doubting((_other(name),))
+            panel = Empanelled(
+                file=anew.file,
+                sha256=anew.sha256,
+                asked_at_us=anew.asked_at_us,
+                weights=anew.weights,
+                why=anew.why,
+                overall=anew.overall,
+                stale=self._changes(anew, version, {*now.members} - {name}),
+            )
+            return now.seating(panel.renamed(lambda it: name if it == model else it))
+
+        return changed(changed(changed(renamed, Cascade, cascade), Choose, choose), Ensemble, ensemble)
 
     def _changes(self, anew: Anew, version: Version, others: set[str]) -> tuple[str, ...]:
         """What has changed since something was learned of a version's answers; `others` are the models that
@@ -218,7 +240,7 @@ def _file_of(anew: Anew) -> CalibrationFile:
         sha256=anew.sha256,
         stale=False,
         tie=anew.tie,
-        kind="router" if isinstance(anew, Relearned) else "calibration",
+        kind=_KINDS[type(anew)],
     )
 
 

@@ -17,7 +17,7 @@ from isthmus.config.decode import LARGEST_AMOUNT, fields_of, holds_plan, name_pa
 from isthmus.config.document import Document
 from isthmus.core.portfolio import SecretRef
 from isthmus.strategies.plan import STRATEGIES, CallModel, Node
-from isthmus.strategies.plan.node import Calibrated, Learned
+from isthmus.strategies.plan.node import Calibrated, Empanelled, Learned
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -105,7 +105,7 @@ class _Schemas:
     def _struct(self, cls: Any) -> Schema:
         if cls is SecretRef:
             return {"type": "string", "pattern": "^(env|file):.+$"}
-        if cls is Calibrated or cls is Learned:
+        if cls in (Calibrated, Learned, Empanelled):
             return {"type": "string", "minLength": 1}
         name = "Strategy" if cls is Node else cls.__name__
         if name not in self._definitions:

@@ -71,7 +71,16 @@ class Relearned(_Learned, frozen=True, kw_only=True, tag="router"):
     overall: tuple[tuple[str, float], ...]
 
 
-Anew: TypeAlias = Recalibrated | Relearned
+class Reempanelled(_Learned, frozen=True, kw_only=True, tag="panel"):
+    """Who votes with what weight where a version is one of the members. What the file says stands here, and
+    it may go."""
+
+    weights: tuple[tuple[str, float], ...]
+    why: str
+    overall: tuple[tuple[str, float], ...]
+
+
+Anew: TypeAlias = Recalibrated | Relearned | Reempanelled
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):

@@ -127,8 +127,8 @@ def labelled(
                     tokens=estimate_tokens(call_of(sample.request)).tokens,
                     weak=scores[0],
                     strong=scores[1],
-                    weak_usd=_usd(pair[0]),
-                    strong_usd=_usd(pair[1]),
+                    weak_usd=usd_of(pair[0]),
+                    strong_usd=usd_of(pair[1]),
                 )
             )
     return found, dict(left)
@@ -268,7 +268,8 @@ def _verdict(promise: thresholds.Promise, saving: Interval | None) -> tuple[Verd
     return "cascade", in_words(promise)
 
 
-def _usd(answered: Answered) -> float | None:
+def usd_of(answered: Answered) -> float | None:
+    """What an answer cost, in USD; None where that is not known."""
     charge = answered.charge
     return None if charge is None or charge.nanousd is None else charge.nanousd / NANO_PER_USD
 

@@ -10,7 +10,6 @@ Pure.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -29,8 +28,8 @@ from isthmus.core.tie import Evidence, Tie
 from isthmus.dialects.asked import about_tokens, asked
 from isthmus.dialects.features import features_of
 from isthmus.dialects.openai import OpenAIChat
-from isthmus.evals.calibration import halves
-from isthmus.evals.outcome import Scores
+from isthmus.evals.calibration import halves, usd_of
+from isthmus.evals.outcome import Scores, scored_by_all
 from isthmus.evals.recorded import Scored
 from isthmus.routing.learned.embedding import Embedding
 from isthmus.routing.learned.file import dump
@@ -126,20 +125,8 @@ def lessons(
 ) -> tuple[list[Lesson], dict[str, int]]:
     """The samples that teach, and how many do not, by the reason; `added` are the fields that the run put
     into every request. The first answer of each model counts."""
-    found: list[Lesson] = []
-    left: Counter[str] = Counter()
-    for sample in samples:
-        places = [Place(model, sample.id) for model in models]
-        told = [answers[it].answered for it in places if it in answers]
-        scores = [marks[it].value for it in places if it in marks]
-        known = [score for score in scores if score is not None]
-        if len(told) < len(models) or any(it.code is not None for it in told):
-            left["not answered by every model"] += 1
-        elif len(known) < len(models):
-            left["without a score of every answer"] += 1
-        else:
-            found.append(_lesson(sample, added, told, known))
-    return found, dict(left)
+    told, left = scored_by_all(models, samples, answers, marks)
+    return [_lesson(it.sample, added, it.answers, it.scores) for it in told], left
 
 
 def recorded_lessons(
@@ -245,7 +232,7 @@ def _lesson(
         max_output=features_of(envelope, 0).max_output,
         label=_joined((sample.label, *(it.label for it in told))),
         scores=tuple(scores),
-        usd=tuple(map(_usd, told)),
+        usd=tuple(map(usd_of, told)),
         outputs=tuple(it.usage.output if it.usage is not None else None for it in told),
     )
 
@@ -426,8 +413,3 @@ def _joined(labels: Iterable[Label]) -> Label:
     for label in labels:
         found = found.join(label)
     return found
-
-
-def _usd(answered: Answered) -> float | None:
-    charge = answered.charge
-    return None if charge is None or charge.nanousd is None else charge.nanousd / NANO_PER_USD

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from isthmus.evals.choosing import Policy, Trial
 from isthmus.reports.document import Block, Document, Prose, Section, Table
@@ -40,9 +40,14 @@ def _policies(trial: Trial) -> Iterator[Block]:
         f"On the {trial.tested:,} samples that taught nothing. Gains are over {trial.reference} alone; "
         "random asks each model as often, and oracle knows every score beforehand, which nothing can."
     )
-    yield Table(
+    yield policies_table(trial.policies)
+
+
+def policies_table(policies: Sequence[Policy]) -> Table:
+    """What each way comes to, a row each."""
+    return Table(
         ("way", "quality", "95 % interval", "gain", "95 % interval", "USD per 1,000"),
-        tuple(map(_row, trial.policies)),
+        tuple(map(_row, policies)),
     )
 
 

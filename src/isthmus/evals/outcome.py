@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from statistics import mean as average
 from statistics import pvariance
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -182,6 +182,36 @@ def _too_low(standing: Standing, fail_under: float) -> str | None:
     if least < fail_under:
         return f"may be {least:.3f}, below {fail_under:g}: {found.unscored:,} samples have no score"
     return None
+
+
+class ScoredByAll(NamedTuple):
+    """A sample that all of some models answered, with their answers and the scores of these, in the order of
+    the models."""
+
+    sample: Sample
+    answers: list[Answered]
+    scores: list[float]
+
+
+def scored_by_all(
+    models: Sequence[str], samples: Iterable[Sample], answers: Mapping[Place, Kept], marks: Scores
+) -> tuple[list[ScoredByAll], dict[str, int]]:
+    """The samples that all models answered, and how many they did not, by the reason. The first answer of
+    each model counts."""
+    found: list[ScoredByAll] = []
+    left: Counter[str] = Counter()
+    for sample in samples:
+        places = [Place(model, sample.id) for model in models]
+        told = [answers[it].answered for it in places if it in answers]
+        scores = [marks[it].value for it in places if it in marks]
+        known = [score for score in scores if score is not None]
+        if len(told) < len(models) or any(it.code is not None for it in told):
+            left["not answered by every model"] += 1
+        elif len(known) < len(models):
+            left["without a score of every answer"] += 1
+        else:
+            found.append(ScoredByAll(sample, told, known))
+    return found, dict(left)
 
 
 def values(model: str, scores: Scores) -> dict[str, float]:

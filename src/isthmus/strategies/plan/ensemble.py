@@ -29,6 +29,7 @@ from isthmus.strategies.plan.node import (
     Deliver,
     Doing,
     Draft,
+    Empanelled,
     Kept,
     Next,
     Node,
@@ -57,6 +58,12 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
     model, and where its answer is not accepted, shows it with the complaint to the next. Where none is
     accepted, or nobody answers, `otherwise` is asked, or else what was rejected is given.
 
+    `by` is the file of a panel that `isthmus calibrate` has learned for a vote: who votes, with what weight,
+    or who answers alone, where a vote was not shown to be better. With `otherwise` all have to agree all the
+    same, and the panel decides where that cannot answer. Where the panel is stale, or not all of it may be
+    asked, the best of those that may be answers alone, and where it fails the next best; with `on_stale`
+    `warn` a stale panel votes on, and says so.
+
     No answer, and no judgement, is waited for longer than `within` seconds. What cannot be compared, such as
     an embedding, is asked of the first model alone.
     """
@@ -70,6 +77,8 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
     combine: Combine = "vote"
     judge: str | None = None
     weights: dict[str, Annotated[float, Meta(gt=0)]] = msgspec.field(default_factory=dict)
+    by: Empanelled | None = None
+    on_stale: Literal["best", "warn"] = "best"
     accept: Acceptance = Acceptance()
     otherwise: Node | None = None
     within: Annotated[float, Meta(gt=0)] = 120.0
@@ -79,6 +88,17 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
         fields = (getattr(self, name) for name in self.__struct_fields__ if name != "weights")
         return hash((*fields, *sorted(self.weights.items())))
 
+    def seating(self, panel: Empanelled) -> Self:
+        """The vote that goes by this panel."""
+        return msgspec.structs.replace(self, by=panel)
+
+    def doubting(self, why: tuple[str, ...]) -> Self:
+        """The vote whose panel is no longer known to be right, for these reasons as well; as it is without
+        one."""
+        if self.by is None:
+            return self
+        return self.seating(msgspec.structs.replace(self.by, stale=(*self.by.stale, *why)))
+
     def models(self) -> tuple[str, ...]:
         others = [*(self.otherwise.models() if self.otherwise else ()), *([self.judge] if self.judge else [])]
         return once_each([*self.members, *others])
@@ -86,6 +106,7 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
     def renamed(self, name: Callable[[str], str]) -> Self:
         return msgspec.structs.replace(
             self,
+            by=self.by if self.by is None else self.by.renamed(name),
             members=tuple(map(name, self.members)),
             judge=self.judge if self.judge is None else name(self.judge),
             weights={name(member): weight for member, weight in self.weights.items()},
@@ -145,10 +166,38 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
         return f"; else {self.otherwise.words()}" if self.otherwise is not None else ""
 
     def choose(self, circumstances: Circumstances) -> Choice:
-        if self.otherwise is None:
-            return Choice(self)
-        inner = self.otherwise.choose(circumstances)
-        return msgspec.structs.replace(inner, node=msgspec.structs.replace(self, otherwise=inner.node))
+        node, reasons = (self, ()) if self.by is None else self._seated(self.by)
+        if not isinstance(node, Ensemble) or node.otherwise is None:
+            return Choice(node, reasons=reasons)
+        inner = node.otherwise.choose(circumstances)
+        settled = msgspec.structs.replace(node, otherwise=inner.node)
+        return msgspec.structs.replace(inner, node=settled, reasons=(*reasons, *inner.reasons))
+
+    def _seated(self, by: Empanelled) -> tuple[Node, tuple[str, ...]]:
+        """The vote of the panel, or whoever answers in its place, and why, in words."""
+        known = [name for name, _ in by.overall if name in self.members]
+        ranked = once_each([*known, *self.members])
+        stale = f"{by.file} is stale, as {', and '.join(by.stale)}" if by.stale else ""
+        weights = dict(by.weights)
+        if stale and self.on_stale == "best":
+            why = stale
+        elif not weights.keys() <= {*ranked}:
+            why = f"not all of the panel of {by.file} may be asked"
+        else:
+            why = by.why if len(weights) < 2 else ""
+        voting = ranked[:1] if why else tuple(name for name in ranked if name in weights)
+        goes_on = (f"{stale}; the route goes on with it",) if stale and why != stale else ()
+        said = f"{voting[0]} alone, as {why}" if why else f"{', '.join(voting)}, weighed by {by.file}"
+        reasons = (*goes_on, f"vote: {said}")
+        if self.otherwise is not None:
+            # All are asked, and have to agree; who votes is for where `otherwise` fails.
+            shares = {name: weights.get(name, 1.0) if name in voting else 0.0 for name in ranked}
+            return msgspec.structs.replace(self, members=ranked, weights=shares, by=None), reasons
+        if why:
+            calls = tuple(CallModel(model=name) for name in ranked)
+            return calls[0] if len(calls) == 1 else Fallback(plans=calls), reasons
+        shares = {name: weights[name] for name in voting}
+        return msgspec.structs.replace(self, members=voting, weights=shares, by=None), reasons
 
     def steps(self) -> Steps:
         match self.combine:

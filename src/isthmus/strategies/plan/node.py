@@ -347,6 +347,32 @@ class Learned(msgspec.Struct, frozen=True, kw_only=True):
     stale: tuple[str, ...] = ()
 
 
+class Empanelled(msgspec.Struct, frozen=True, kw_only=True):
+    """What a vote knows of its learned panel: who votes, with what weight.
+
+    `file` is its path, as the config says it, and `sha256` that of what stood there. `weights` are those of
+    the members that vote; where that is one alone, `why` says why. `overall` has the mean score of each model
+    that it was learned of, the best one first. `asked_at_us` is when the first of the answers was given that
+    it was learned from. `stale` says what has changed since, so that it is no longer known to be right; it is
+    empty while it is.
+    """
+
+    file: str
+    sha256: str = ""
+    asked_at_us: int = 0
+    weights: tuple[tuple[str, float], ...] = ()
+    why: str = "nothing was learned of a vote"
+    overall: tuple[tuple[str, float], ...] = ()
+    stale: tuple[str, ...] = ()
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        """This panel with every model in it called by another name."""
+        weights, overall = (
+            tuple((name(model), number) for model, number in them) for them in (self.weights, self.overall)
+        )
+        return msgspec.structs.replace(self, weights=weights, overall=overall)
+
+
 class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     """What is demanded of an answer; all of it must hold, and something must be said.
 
