@@ -17,6 +17,7 @@ from isthmus import bootstrap
 from isthmus.catalog.weights import find_weights
 from isthmus.core.portfolio import EngineSettings, Model
 from isthmus.core.record import Record
+from isthmus.core.rollout import Reempanelled
 from isthmus.providers.http1 import Http1Transport
 from isthmus.providers.transport import Origin
 from isthmus.store.rollouts import SqliteRollouts
@@ -222,3 +223,37 @@ def test_what_cannot_be_learned_again_is_told_before_anybody_is_asked(sims: Sims
         assert "isthmus calibrate support" in told.stderr
     assert len(sims.new.requests) == asked
     assert SqliteRollouts(LEDGER).history() == []
+
+
+def test_a_version_votes_by_a_panel_of_its_own(sims: Sims) -> None:
+    sims.old.simulator.scripts["strong"] = _answers(sure=-0.01, unsure=-2.0, right=7)
+    sims.new.simulator.script = _answers(sure=-0.01, unsure=-2.0, right=10)
+    vote: dict[str, Any] = {"ensemble": ["student", STRONG]}
+    prepare(sims.old.url)
+    _bind(vote)
+    options = ("--scorer", "contains", "--max-usd", "5", "--max-tokens", "16", "-o", "p.json")
+    told = run("calibrate", "support", "--dataset", "work.jsonl", *options)
+    assert told.exit_code == 0, told.output
+    assert f"The best alone, {STRONG}" in told.stdout
+    _bind({**vote, "by": "p.json"})
+    promoted = promote("--stage", "full")
+    assert promoted.exit_code == 0, promoted.output
+    file = f"p.{version_of(NEW)}.json"
+    assert json.loads(Path(file).read_text())["panel"]["weights"] == {"student": 1.0}
+    (anew,) = SqliteRollouts(LEDGER).current()[0].anew
+    assert isinstance(anew, Reempanelled)
+
+    async def by_its_own(gateway: Served) -> None:
+        record = await _asked(gateway, 9)
+        assert record.model == NAME, "which is the best by now"
+        assert record.decision is not None
+        assert not any("stale" in it for it in record.decision.reasons)
+
+    served(by_its_own)
+
+
+def _bind(plan: dict[str, Any]) -> None:
+    """The route has this plan."""
+    document = json.loads(Path("isthmus.yaml").read_text())
+    document["routes"]["support"] = plan
+    Path("isthmus.yaml").write_text(json.dumps(document))

@@ -191,9 +191,10 @@ def drive(
     answer: Callable[[str], Result],
     accepts: Callable[[], bool] = lambda: True,
     load: Callable[[], int] = lambda: 0,
+    says: Callable[[str], str] = str,
 ) -> tuple[list[Effect], Result]:
     """Every effect of a settled plan, in order, and its result. A race is won by its first model; what a
-    draft says is its model's name."""
+    draft `says` is its model's name, unless that is said."""
     effects: list[Effect] = []
     begun: list[list[tuple[int, Draft]]] = []
     steps = node.steps()
@@ -203,7 +204,7 @@ def drive(
         result = answer(effect.model)
         if not result.final:
             return result
-        pieces = (TextDelta(text=effect.model), Finish(reason="stop"))
+        pieces = (TextDelta(text=says(effect.model)), Finish(reason="stop"))
         return Result(effect.model, kept=Kept(effect.model, len(effects), pieces))
 
     while True:

@@ -185,14 +185,16 @@ class Ensemble(Node, frozen=True, kw_only=True, tag_field="strategy", tag="ensem
             why = f"not all of the panel of {by.file} may be asked"
         else:
             why = by.why if len(weights) < 2 else ""
-        voting = ranked[:1] if why else tuple(name for name in ranked if name in weights)
+        # Of equal weights the best comes first, then whoever does in the panel, as where it was judged.
+        voting = ranked[:1] if why else tuple(sorted(weights, key=lambda name: name != ranked[0]))
         goes_on = (f"{stale}; the route goes on with it",) if stale and why != stale else ()
         said = f"{voting[0]} alone, as {why}" if why else f"{', '.join(voting)}, weighed by {by.file}"
         reasons = (*goes_on, f"vote: {said}")
         if self.otherwise is not None:
             # All are asked, and have to agree; who votes is for where `otherwise` fails.
-            shares = {name: weights.get(name, 1.0) if name in voting else 0.0 for name in ranked}
-            return msgspec.structs.replace(self, members=ranked, weights=shares, by=None), reasons
+            asked = once_each([*voting, *ranked])
+            shares = {name: weights.get(name, 1.0) if name in voting else 0.0 for name in asked}
+            return msgspec.structs.replace(self, members=asked, weights=shares, by=None), reasons
         if why:
             calls = tuple(CallModel(model=name) for name in ranked)
             return calls[0] if len(calls) == 1 else Fallback(plans=calls), reasons
