@@ -353,6 +353,63 @@ def test_models_are_listed_with_their_routes(desk: Desk) -> None:
     assert "default" in rows[0]["routes"]
 
 
+PRICED = """
+providers:
+  azure: {preset: azure-openai, base_url: "https://r.openai.azure.com/openai/v1", key: env:KEY}
+  openai: {preset: openai, key: env:KEY}
+models:
+  prod-chat: {provider: azure}
+  gpt-4o: {provider: openai}
+  said: {provider: azure, price: {input: 1, output: 2}}
+  ended: {provider: azure, price: {input: 1, output: 2, valid_until: 2020-01-01}}
+routes:
+  default: {fallback: [prod-chat, gpt-4o, said]}
+  side: ended
+budgets:
+  - {usd: 5, per: day, route: default}
+"""
+
+
+def test_a_price_is_listed_as_what_a_charge_would_be_based_on(desk: Desk) -> None:
+    desk.write(PRICED)
+    bases = {"prod-chat": None, "gpt-4o": "genai-prices", "said": "config", "ended": None}
+    rows = json.loads(desk.run("models", "list", "--json", KEY="k").out)
+    assert {row["name"]: row["priced_by"] for row in rows} == bases
+    shown = desk.run("models", "list", KEY="k").out
+    for name, basis in bases.items():
+        assert re.search(rf"^{name} .* {basis or 'unknown'} +(default|side)$", shown, re.MULTILINE)
+
+
+def test_a_budget_of_money_about_a_model_without_a_price_is_warned_of(desk: Desk) -> None:
+    desk.write(PRICED)
+    ran = desk.run("check", KEY="k")
+    assert ran.status == 0
+    (warning,) = [line for line in ran.out.splitlines() if "C105" in line]
+    assert warning.startswith("isthmus.yaml:6:")
+    assert "`prod-chat`" in warning
+    assert "cost_unbounded" in warning
+    (told,) = json.loads(desk.run("check", "--json", KEY="k").out)
+    assert (told["code"], told["path"]) == ("C105", "models.prod-chat")
+
+
+def test_checking_loads_no_prices_where_no_money_is_bounded(desk: Desk) -> None:
+    code = (
+        "import sys; from isthmus.cli import main; main(['check'], standalone_mode=False);"
+        "print('genai_prices' in sys.modules, file=sys.stderr)"
+    )
+    for budget, loaded in (("usd: 5", "True"), ("tokens: 5", "False")):
+        desk.write(PRICED.replace("usd: 5", budget))
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=desk.folder,
+            env=desk.environ({"KEY": "k"}),
+            check=True,
+        )
+        assert done.stderr.split() == [loaded]
+
+
 def test_explain_tells_the_decision_and_calls_nobody(desk: Desk, sim: SimulatorThread) -> None:
     desk.write(config_text(sim.url, {**ROUTES, "half": {"split": {"a": 1, "b": 1}}} | _split()))
     before = len(sim.requests)

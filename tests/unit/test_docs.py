@@ -18,7 +18,7 @@ from isthmus.catalog.weights import WEIGHTS
 from isthmus.cli.reference import CODES, pages
 from isthmus.confidence.artefact import Calibration, LearnedPanel
 from isthmus.confidence.voting import Panel
-from isthmus.config.document import Document
+from isthmus.config.document import PLANNED_SECTIONS, Document
 from isthmus.config.faults import Code
 from isthmus.config.load import load_as, parse
 from isthmus.core.calibrator import Calibrator
@@ -28,6 +28,7 @@ from isthmus.economics.tco.case import Case, check
 from isthmus.economics.tco.listed import priced
 from isthmus.evals.datasets import open_dataset
 from isthmus.routing.learned.header import VERSION, Header, Origin, joined
+from isthmus.store import schema
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -162,6 +163,19 @@ def test_configs_in_the_documents_work(page: Path, text: str, tmp_path: Path) ->
     assert config is not None, [f"{fault.line}: {fault.message}" for fault in faults]
     harmless = {Code.UNUSED, Code.KEY_IN_THE_OPEN, Code.STALE_CALIBRATION, Code.NOT_LEARNED}
     assert {fault.code for fault in faults} <= harmless, faults
+
+
+def test_what_is_stored_is_told_of_every_table() -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    told = page.partition("## What is stored\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in told.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(schema.metadata.tables)
+
+
+def test_the_sections_that_are_refused_are_told() -> None:
+    page = (ROOT / "docs" / "design" / "0010-not-in-this-version.md").read_text(encoding="utf-8")
+    context = page.partition("**Context.**")[2].partition("**Decision.**")[0]
+    assert set(re.findall(r"`(\w+)`", context)) == PLANNED_SECTIONS
 
 
 def _cases() -> list[str]:

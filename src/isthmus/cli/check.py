@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import msgspec
 
-from isthmus.bootstrap import alarms_in
+from isthmus.bootstrap import alarms_in, price_of
+from isthmus.catalog.prices import PriceBook
 from isthmus.cli.options import config_option, use_colour
 from isthmus.cli.table import table
 from isthmus.config.config import Config
@@ -17,12 +19,13 @@ from isthmus.config.doubts import doubted
 from isthmus.config.faults import Code, ConfigFault
 from isthmus.config.findings import format_path
 from isthmus.config.learned import learned_in
-from isthmus.config.lines import Place
+from isthmus.config.lines import Lines
 from isthmus.config.load import DEFAULT_FILE, lines_of, locate, read
 from isthmus.config.places import ledger_path
 from isthmus.config.report import as_data, render
+from isthmus.config.spending import bounded_in_usd, is_priced
 from isthmus.core.errors import IsthmusError
-from isthmus.core.portfolio import Provider
+from isthmus.core.portfolio import Model, Provider
 from isthmus.routing.route import Route
 
 
@@ -38,7 +41,7 @@ def check(config_path: Path | None, as_json: bool, no_secrets: bool) -> None:
     path = locate(config_path)
     config, faults = read(path, check_secrets=not no_secrets)
     if config is not None:
-        faults = (*faults, *_doubts(config, path))
+        faults = (*faults, *_doubts(config, path), *_unpriced(config, path))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(as_data(faults))).decode())
     else:
@@ -58,7 +61,7 @@ def _doubts(config: Config, path: Path | None) -> list[ConfigFault]:
         return []
     places = lines_of(path)
     return [
-        _doubt(name, _new_reasons(route, config.routes[name]), places.place(("routes", name)))
+        _doubt(name, _new_reasons(route, config.routes[name]), places)
         for name, route in doubted(config, alarms).routes.items()
         if route is not config.routes[name]
     ]
@@ -70,16 +73,48 @@ def _new_reasons(route: Route, before: Route) -> list[str]:
     return list(dict.fromkeys(why for it in learned_in(route) for why in it.stale if why not in known))
 
 
-def _doubt(route: str, why: Sequence[str], place: Place | None) -> ConfigFault:
+def _doubt(route: str, why: Sequence[str], places: Lines) -> ConfigFault:
     said = f"What was learned for the route {route} is stale, as {', and '.join(why)}."
+    return _warning(
+        Code.STALE_CALIBRATION,
+        f"{said} Requests do what `on_stale` says.",
+        "Run `isthmus calibrate` with `--fresh`; or, where all is well, move `since` of the watch.",
+        ("routes", route),
+        places,
+    )
+
+
+def _unpriced(config: Config, path: Path | None) -> list[ConfigFault]:
+    """The models that a budget in USD is about, and whose price nobody knows."""
+    places, book, now_us = lines_of(path), PriceBook(), time.time_ns() // 1000
+    return [
+        _warning(
+            Code.UNPRICED,
+            f"No price of `{name}` is known, and the budget `{budget.name}` is about it: each such call is "
+            "refused (cost_unbounded).",
+            "Say its `price:`, 0 where it costs nothing; or bound it by `tokens` or `requests`.",
+            ("models", name),
+            places,
+        )
+        for name, budget in bounded_in_usd(config).items()
+        if not _is_priced(config, config.models[name], book, now_us)
+    ]
+
+
+def _is_priced(config: Config, model: Model, book: PriceBook, at_us: int) -> bool:
+    return is_priced(model, price_of(model, config.providers[model.provider], book), at_us)
+
+
+def _warning(code: Code, message: str, hint: str, path: tuple[str, str], places: Lines) -> ConfigFault:
+    place = places.place(path)
     return ConfigFault(
-        code=Code.STALE_CALIBRATION,
-        message=f"{said} Requests do what `on_stale` says.",
-        hint="Run `isthmus calibrate` with `--fresh`; or, where all is well, move `since` of the watch.",
+        code=code,
+        message=message,
+        hint=hint,
         file=place.file if place is not None else DEFAULT_FILE.name,
         line=place.mark.line + 1 if place is not None else 1,
         column=place.mark.column + 1 if place is not None else 1,
-        path=format_path(("routes", route)),
+        path=format_path(path),
     )
 
 

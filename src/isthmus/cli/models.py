@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 import msgspec
 
+from isthmus.bootstrap import prices_of
+from isthmus.catalog.prices import Price
 from isthmus.cli.artefacts import bom, keygen, lineage, sign, verify
 from isthmus.cli.options import config_option, load_or_exit
 from isthmus.cli.rollouts import promote, rollback, rollouts
@@ -31,32 +34,38 @@ for command in (keygen, sign, verify, bom, lineage, promote, rollback, rollouts)
 def list_(config_path: Path | None, as_json: bool) -> None:
     """List every model.
 
-    It tells where each runs, what its price is known from, and which routes lead to it.
+    It tells where each runs, what its price is known from today, and which routes lead to it.
     """
     config = load_or_exit(locate(config_path))
+    prices, now_us = prices_of(config), time.time_ns() // 1000
+    listed = [(model, _basis(prices[name], now_us)) for name, model in config.models.items()]
     if as_json:
         rows = [
-            msgspec.to_builtins(model) | {"routes": _routes(config, model)}
-            for model in config.models.values()
+            msgspec.to_builtins(model) | {"priced_by": basis, "routes": _routes(config, model)}
+            for model, basis in listed
         ]
         click.echo(msgspec.json.encode(rows))
         return
     heads = ("MODEL", "KIND", "PROVIDER", "ID", "ZONE", "PRICE", "ROUTES")
-    click.echo(table(heads, [_row(config, model) for model in config.models.values()]))
+    click.echo(table(heads, [_row(config, model, basis) for model, basis in listed]))
 
 
-def _row(config: Config, model: Model) -> tuple[str, ...]:
-    provider = config.providers[model.provider]
-    price = "own engine" if provider.engine else "config" if model.price else provider.prices or "unknown"
+def _row(config: Config, model: Model, basis: str | None) -> tuple[str, ...]:
     return (
         model.name,
         model.kind,
-        provider.name,
+        model.provider,
         model.id,
         model.zone or "-",
-        price,
+        basis or "unknown",
         ", ".join(_routes(config, model)) or "-",
     )
+
+
+def _basis(price: Price, at_us: int) -> str | None:
+    """What a charge would be based on at that time, None where it would be unknown."""
+    found = price.in_force(at_us)
+    return found[0].basis if found is not None else None
 
 
 def _routes(config: Config, model: Model) -> list[str]:

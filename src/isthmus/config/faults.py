@@ -39,6 +39,7 @@ class Code(StrEnum):
     KEY_IN_THE_OPEN = "C102"
     STALE_CALIBRATION = "C103"
     NOT_LEARNED = "C104"
+    UNPRICED = "C105"
 
     @property
     def warns(self) -> bool:
@@ -77,6 +78,7 @@ _MEANINGS = {
     Code.KEY_IN_THE_OPEN: "A key would travel over the network unencrypted.",
     Code.STALE_CALIBRATION: "What a route was calibrated for has changed; `on_stale` says what it does.",
     Code.NOT_LEARNED: "Nothing is learned for a choice, which asks its first model, or for a vote.",
+    Code.UNPRICED: "A budget in USD is about a model without a known price: each such call is refused.",
 }
 
 
