@@ -93,6 +93,8 @@ async def test_what_an_endpoint_did_in_vain_counts_as_its_record_says(
         (record,) = await served.records()
         assert record.charge is not None
         assert record.charge.estimated
+        assert record.usage is not None
+        assert record.usage.output == 50, "nobody knows how far it was, and all of it may be billed"
         _, spent = await _counter(served)
         assert spent == record.charge.nanousd
         assert spent > 0

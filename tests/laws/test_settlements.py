@@ -249,6 +249,17 @@ def test_what_an_endpoint_refuses_costs_nothing(status: int, streamed: bool) -> 
     assert (record.usage, record.charge, counted["usd"]) == (None, None, 0)
 
 
+@given(st.booleans())
+def test_a_lateness_that_the_endpoint_reports_costs_nothing_either(streamed: bool) -> None:
+    late = b'{"error":{"message":"No.","type":"timeout_error"}}'
+    refusal = Play(Played(200, [b"data: %b\n\n" % late], None)) if streamed else Play((200, late))
+    record, counted = asyncio.run(
+        _settled(refusal, "openai", stream=streamed, priced=True, leaves_after=None)
+    )
+    assert record.outcome == "error"
+    assert (record.usage, record.charge, counted["usd"]) == (None, None, 0)
+
+
 @given(st.sampled_from(LATE), st.booleans(), st.booleans(), st.sampled_from(["openai", "anthropic"]))
 def test_what_an_endpoint_did_in_vain_is_charged_by_an_estimate(
     failure: http.TransportError, streamed: bool, begun: bool, dialect: str

@@ -272,8 +272,9 @@ def test_a_panel_of_another_state_of_things_is_stale(tmp_path: Path, text: str, 
             "`weights` and `by` exclude each other",
         ),
         (CONFIG.replace(", by", ", combine: first_valid, by"), Code.UNREACHABLE, "counts no votes"),
+        (CONFIG.replace("[a, ", "[a, a, "), Code.CONFLICT, "one stands twice"),
     ],
-    ids=["missing", "no panel", "others", "weights", "combine"],
+    ids=["missing", "no panel", "others", "weights", "combine", "twice"],
 )
 def test_a_panel_that_cannot_serve_is_refused(tmp_path: Path, text: str, code: Code, message: str) -> None:
     (tmp_path / "bad.json").write_text("{}")

@@ -47,6 +47,15 @@ def test_a_budget_of_money_bounds_what_its_routes_may_call(budget: str, bounded:
     assert sorted(bounded_in_usd(config(budget))) == list(bounded)
 
 
+def test_whoever_judges_new_weights_is_paid_from_the_same_budget() -> None:
+    text = (
+        CONFIG.replace("BUDGETS", "[{usd: 1, per: day}]") + "rollouts: [{model: a, judge: idle, shadow: 0.1}]"
+    )
+    found, faults = parse(text, "isthmus.yaml")
+    assert found is not None, faults
+    assert set(bounded_in_usd(found)) == {"a", "b", "c", "idle"}
+
+
 def test_the_first_budget_is_named() -> None:
     found = bounded_in_usd(config("{usd: 1, per: day, model: a}", "{usd: 1, per: month}"))
     assert {name: budget.per for name, budget in found.items()} == {"a": "day", "b": "month", "c": "month"}

@@ -98,6 +98,15 @@ def test_an_unknown_price_says_nothing_of_cost() -> None:
     assert not list(evidence.losers({}))
 
 
+def test_failures_of_an_arm_without_a_price_do_not_stand_for_its_cost() -> None:
+    evidence, rng = Evidence(split(stop=Stop(usd=0.01))), random.Random(3)
+    for _ in range(4_000):
+        arm, failed = rng.choice("ab"), rng.random() < 0.02
+        paid = 0 if failed else None if arm == "b" else 1_000
+        evidence.see(Tried(arm, not failed, paid, 1.0))
+    assert not list(evidence.losers({}))
+
+
 def test_the_last_arm_is_never_stopped() -> None:
     evidence = seen(split(3, Stop()), 500, 4, a=0.99, b=0.7, c=0.4)
     losers = {worse.arm for worse in evidence.losers({})}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from isthmus.confidence.voting import Panel, panel_of, vote
+from isthmus.confidence.voting import Panel, admitted, panel_of, vote
 
 PANEL = Panel(weights={"a": 2.0, "b": 1.5, "c": 1.0}, best="a", gain=0.1, why="")
 
@@ -63,6 +63,11 @@ def test_weak_members_are_not_admitted() -> None:
     panel = panel_of(*_outcomes({"a": 0.9, "b": 0.6, "c": 0.5}, 300))
     assert panel.weights == {"a": 1.0}
     assert panel.why == "nobody else is near it"
+
+
+def test_who_is_seldom_right_has_no_seat() -> None:
+    _, scores = _outcomes({"a": 0.55, "b": 0.54, "c": 0.54, "d": 0.47}, 400)
+    assert set(admitted(scores).weights) == {"a", "b", "c"}
 
 
 def test_members_that_say_the_same_show_no_gain() -> None:

@@ -51,7 +51,7 @@ def bound(call: Call | None, size: int, model: Model, price: Price, at_us: int) 
     """What a call of this model can use at most, where `size` bytes are sent to it; None is a call that only
     its endpoint understands."""
     prompt = _prompt_bound(call, size, model) if call is not None else None
-    output = _output_bound(call, model) if call is not None else None
+    output = most_said(call, model) if call is not None else None
     if prompt is None or output is None:
         why = "nothing bounds its answer"
         if prompt is None:
@@ -100,7 +100,9 @@ def _prompt_bound(call: Call, size: int, model: Model) -> int | None:
     return min((it for it in (tokens, most) if it is not None), default=None)
 
 
-def _output_bound(call: Call, model: Model) -> int | None:
+def most_said(call: Call, model: Model) -> int | None:
+    """So many tokens the answers to this call have at most, all choices together; None where nothing bounds
+    them."""
     if call.operation != "chat":
         return 0
     asked = None if call.max_tokens is None else max(call.max_tokens, LEAST_ANSWER)

@@ -55,7 +55,8 @@ A key travels as `Authorization: Bearer isk_...` or as `x-api-key: isk_...`. Whi
 that want one serve programs on the gateway's own machine, and nobody else.
 
 `model` names a route. Errors come in the dialect of the endpoint, with `request_id`, which is the header
-`x-request-id`, too; see [errors.md](errors.md). The ledger has those of the endpoints with a wire."""
+`x-request-id`, too; see [errors.md](errors.md). The ledger has those of the endpoints with a wire, but
+for 401."""
 
 _HTTP_REQUEST_HEADERS = (
     ("authorization", "`Bearer` and a key."),
@@ -185,7 +186,11 @@ CODES = (
     ("idle_timeout", Fault.TIMEOUT, "The answer fell silent for `timeouts.idle`."),
     ("total_timeout", Fault.TOOK_TOO_LONG, "The answer did not end within `timeouts.total`."),
     ("connection_lost", Fault.BROKEN_STREAM, "The connection ended early; `unreachable` where nothing came."),
-    ("answer_interrupted", Fault.BROKEN_STREAM, "The provider itself says that it broke its answer off."),
+    (
+        "answer_interrupted",
+        Fault.BROKEN_STREAM,
+        "The provider says that it broke its answer off. Trips no breaker.",
+    ),
     ("malformed_response", Fault.MALFORMED_ANSWER, "What came is not HTTP/1.1."),
     ("response_too_large", Fault.MALFORMED_ANSWER, "A whole answer is larger than 64 MiB."),
     ("wrong_content_type", Fault.MALFORMED_ANSWER, "A stream was asked, and something else came."),

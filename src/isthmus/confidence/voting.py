@@ -96,12 +96,11 @@ def admitted(scores: Sequence[Mapping[str, float]]) -> Panel:
     best = max(models, key=lambda model: accuracy[model])
     near = [model for model in models if accuracy[model] >= accuracy[best] - NEAR]
     weights = {model: log(_inside(accuracy[model]) / (1 - _inside(accuracy[model]))) for model in near}
+    # A member that is right less often than not has no say, and no seat: with more than two answers that may
+    # be wrong, and with two it would be a vote for the opposite.
     return Panel(
-        # A member that is right less often than not has no say: with more than two answers that may be wrong,
-        # and with two it would be a vote for the opposite.
-        weights={model: max(weight, 0.0) for model, weight in weights.items()}
-        if any(weight > 0 for weight in weights.values())
-        else dict.fromkeys(near, 1.0),
+        weights={model: weight for model, weight in weights.items() if weight > 0}
+        or dict.fromkeys(near, 1.0),
         best=best,
         gain=0.0,
         why="",

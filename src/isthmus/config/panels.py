@@ -59,6 +59,9 @@ class Panels(LearnedFiles[Ensemble, Empanelled]):
             hint = f"Run `isthmus calibrate {route}`, and name its file under `by`; or say `weights`."
             raise UnusableError(Code.NOT_LEARNED, message, hint)
         file = ensemble.by.file
+        if len(voters_of(ensemble)) < len(ensemble.members):
+            message = "A vote by a panel asks each of its members once, and here one stands twice."
+            raise UnusableError(Code.CONFLICT, message, "Leave `by` out, or name each model once.")
         content = content_of(file, self._folder, most=MOST_BYTES, word="by")
         learned = loaded(file, content, load_panel)
         if not learned.overall.keys() & {*ensemble.members}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from isthmus.accounting.bounds import dearest
@@ -9,6 +10,7 @@ from isthmus.accounting.budgets import Budget
 from isthmus.catalog.prices import Price
 from isthmus.config.config import Config
 from isthmus.core.portfolio import Model
+from isthmus.routing.route import Route
 
 
 def bounded_in_usd(config: Config) -> dict[str, Budget]:
@@ -16,10 +18,17 @@ def bounded_in_usd(config: Config) -> dict[str, Budget]:
     found: dict[str, Budget] = {}
     for budget in (it for it in config.budgets if it.unit == "usd"):
         for route in config.routes.values():
-            for name in route.models() if _is_about(budget.route, route.name) else ():
+            for name in _called(config, route) if _is_about(budget.route, route.name) else ():
                 if _is_about(budget.model, config.models[name].family):
                     found.setdefault(name, budget)
     return found
+
+
+def _called(config: Config, route: Route) -> Iterator[str]:
+    """The models that requests of a route may call, with those that judge new weights of theirs."""
+    called = route.models()
+    yield from called
+    yield from (it.judge for it in config.rollouts if it.judge is not None and it.model in called)
 
 
 def is_priced(model: Model, price: Price, at_us: int) -> bool:

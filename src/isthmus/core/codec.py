@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, get_args
 
 import msgspec
 
@@ -18,6 +18,7 @@ from isthmus.core.errors import IsthmusError
 from isthmus.core.pieces import FinishReason, Piece
 from isthmus.core.usage import Usage
 
+_OURS = frozenset(get_args(FinishReason))
 _WORD = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
 
 
@@ -55,9 +56,12 @@ class Reading(msgspec.Struct):
 
     @property
     def why(self) -> str | None:
-        """Why the answer ended, as records tell it: for `other`, the provider's own word where it is one."""
-        known = self.finish != "other" or self.finish_raw is None or not _WORD.fullmatch(self.finish_raw)
-        return self.finish if known else self.finish_raw
+        """Why the answer ended, as records tell it: for `other`, the provider's own word where it is one,
+        and none of ours."""
+        raw = self.finish_raw
+        if self.finish != "other" or raw is None or raw in _OURS or not _WORD.fullmatch(raw):
+            return self.finish
+        return raw
 
     def finished(self, reason: FinishReason, raw: str | None) -> None:
         """Note the end of a choice."""

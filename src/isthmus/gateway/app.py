@@ -116,17 +116,18 @@ class Gateway:
 
     async def _paged(self, request: Request) -> tuple[int, bytes, bytes]:
         """The answer's status, body and headers, whatever happens."""
+        name = request_id(time.time_ns() // 1000, getrandbits(80))
         try:
             status, body, content_type = await self._page_for(request)
             return status, body, b"content-type: %b\r\n" % content_type
         except IsthmusError as error:
-            return self._refused(request, error)
+            return self._refused(request, name, error)
         except Exception as bug:
             # The text of an exception may quote what was sent: only its kind and place are logged.
             nameless = (RuntimeError, RuntimeError(type(bug).__name__), bug.__traceback__)
-            log.error("a page failed by a bug: %s", type(bug).__name__, exc_info=nameless)
+            log.error("page %s failed by a bug: %s", name, type(bug).__name__, exc_info=nameless)
             failed = "The gateway failed at this request; its log says where."
-            return self._refused(request, IsthmusError(Fault.INTERNAL, failed))
+            return self._refused(request, name, IsthmusError(Fault.INTERNAL, failed))
 
     async def _page_for(self, request: Request) -> tuple[int, bytes, bytes]:
         """The answer's status, body and content type."""
@@ -139,10 +140,9 @@ class Gateway:
         given = await request.body(LONGEST_BODY)
         return 200, await self._feedback.take(given, key, time.time_ns() // 1000), b"application/json"
 
-    def _refused(self, request: Request, error: IsthmusError) -> tuple[int, bytes, bytes]:
+    def _refused(self, request: Request, name: str, error: IsthmusError) -> tuple[int, bytes, bytes]:
         """An error's status, body and headers, in the caller's dialect."""
         wire = CLIENT_WIRES["anthropic" if _speaks_anthropic(request.path, request.headers) else "openai"]
-        name = request_id(time.time_ns() // 1000, getrandbits(80))
         extra = identity(name, wire).encode("ascii") + JSON
         if error.fault is Fault.METHOD_NOT_ALLOWED:
             extra += b"allow: %b\r\n" % ", ".join(self._methods[_pattern(request.path)]).encode()

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from isthmus.accounting.bounds import Bound, bound
+from isthmus.accounting.bounds import Bound, bound, most_said
 from isthmus.accounting.charge import charge
 from isthmus.confidence.assess import assess
 from isthmus.confidence.beginnings import Beginning, beginning
@@ -863,13 +863,24 @@ class Attempt:
         if told is not None:
             # Told on the way: the answer grew on until it broke.
             return msgspec.structs.replace(told, output=max(told.output, self._tokens_said), estimated=True)
-        worked = error is None or self.committed or cut_off or self._worked_in_vain(error.fault)
+        in_vain = not cut_off and error is not None and self._worked_in_vain(error)
+        worked = error is None or self.committed or cut_off or in_vain
         if not worked or self.question.envelope.operation == "count_tokens":
             return None
-        return Usage(input=self._prompt_tokens(), output=self._tokens_said, estimated=True)
+        output = max(self._tokens_said, self._most_said()) if in_vain else self._tokens_said
+        return Usage(input=self._prompt_tokens(), output=output, estimated=True)
 
-    def _worked_in_vain(self, fault: Fault) -> bool:
-        return fault in _WORKED_IN_VAIN and self.status in (None, 200)
+    def _worked_in_vain(self, error: IsthmusError) -> bool:
+        """True where the endpoint may have worked on an answer of which nothing came."""
+        reported = error.upstream_status is not None or self.status not in (None, 200)
+        return error.fault in _WORKED_IN_VAIN and not self.committed and not reported
+
+    def _most_said(self) -> int:
+        """What an answer that nobody saw may have come to: a bill for all of it breaks no budget then."""
+        try:
+            return most_said(self.question.call, self.upstream.model) or 0
+        except IsthmusError:
+            return 0
 
     @property
     def _tokens_said(self) -> int:

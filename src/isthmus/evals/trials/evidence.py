@@ -51,7 +51,8 @@ class _Duel:
     that was made before, times the chance of the other arm, with a minus for the second arm, has a mean of 0
     wherever the arms are equal: at any time, and whatever requests before were worth. That is what is bet
     against, and nothing has to wait for a counterpart, which may come in other times (D. W. Ham et al.,
-    Design-based confidence sequences, arXiv 2210.08639).
+    Design-based confidence sequences, arXiv 2210.08639). What is left out (requests that say nothing of the
+    model, answers that nobody scores) must not depend on the arm: else the draw is not that of what is seen.
     """
 
     __slots__ = ("_margin", "_n", "_total", "bet")
@@ -100,6 +101,7 @@ class Evidence:
         """How many of them decide who is stopped."""
         self.scores = dict.fromkeys(self._arms, Scores())
         self._asking, self._judging = Subjects(), Subjects()
+        self._unpriced: set[str] = set()
         measures = _measures(split.stop) if split.stop is not None else ()
         margin = split.stop.margin if split.stop is not None else 0.0
         self._duels = {
@@ -119,8 +121,11 @@ class Evidence:
         values: dict[Measure, float] = {"answered": tried.answered}
         if self._stop.seconds is not None:
             values["in time"] = tried.answered and tried.total_ms <= self._stop.seconds * 1000
-        if self._stop.usd is not None and tried.nanousd is not None:
-            values["within cost"] = tried.answered and tried.nanousd <= self._stop.usd * NANO_PER_USD
+        if self._stop.usd is not None:
+            if tried.nanousd is None:
+                self._unpriced.add(tried.arm)
+            else:
+                values["within cost"] = tried.answered and tried.nanousd <= self._stop.usd * NANO_PER_USD
         self._observe(tried.arm, values, tried.dealt)
 
     def hear(self, opinion: Opinion) -> None:
@@ -156,6 +161,9 @@ class Evidence:
             return
         bound = self._stop.alpha / max(1, len(self._duels))
         for (arm, than, measure), duel in sorted(self._duels.items(), key=lambda it: it[1].bet.p):
+            if measure == "within cost" and self._unpriced & {arm, than}:
+                # Of an arm whose price is not known, its failures alone would be: they cost nothing.
+                continue
             if duel.bet.p <= bound:
                 yield Worse(arm, than, measure, duel.bet.p)
 

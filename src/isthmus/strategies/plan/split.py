@@ -43,11 +43,11 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     chance explains.
 
     It answers fewer requests, or its feedback is worse. With `seconds`, also when it answers fewer of them
-    within that time; with `usd`, when it answers fewer for no more than that. `margin` is in shares of
-    requests, or points of score. `alpha` is the chance that an arm is ever stopped that is no worse, over all
-    comparisons and all time; where the split is sticky, the first request of each key or user counts, and its
-    first score. `webhook` is where the URL is found to which that is posted, `env:NAME` or
-    `file:PATH`.
+    within that time; with `usd`, when it answers fewer for no more than that, where both prices are known.
+    `margin` is in shares of requests, or points of score. `alpha` is the chance that an arm is ever stopped
+    that is no worse, over all comparisons and all time, where people leave the arms, and score them, alike
+    often; where the split is sticky, the first request of each key or user counts, and its first score.
+    `webhook` is where the URL is found to which that is posted, `env:NAME` or `file:PATH`.
     """
 
     shorthand: ClassVar[str] = "margin"
