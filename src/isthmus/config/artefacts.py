@@ -47,7 +47,7 @@ class LearnedFiles(ABC, Generic[N, F]):
     be used.
 
     Whatever is wrong with one is added to the faults, where its strategy stands; paths are relative to
-    `folder`. A subclass says what such a strategy knows by its file.
+    `folder`, and `cards` are the routes' style cards. A subclass says what such a strategy knows by its file.
     """
 
     strategy: type[N]
@@ -60,11 +60,13 @@ class LearnedFiles(ABC, Generic[N, F]):
         providers: Mapping[str, Provider],
         folder: FilePath,
         findings: Findings,
+        cards: Mapping[str, str],
     ) -> None:
         self.files: list[CalibrationFile] = []
         self._models, self._providers = models, providers
         self._folder = folder
         self._findings = findings
+        self._cards = cards
         self._filled: dict[int, F] = {}
         for plan in plans:
             if isinstance(plan.node, self.strategy):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path as FilePath
 
 from isthmus.confidence.artefact import load
@@ -18,7 +18,6 @@ from isthmus.config.artefacts import (
 )
 from isthmus.config.decode import DecodedPlan
 from isthmus.config.faults import Code
-from isthmus.config.findings import Findings
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.portfolio import Model, Provider
 from isthmus.core.tie import Tie
@@ -31,22 +30,10 @@ MOST_BYTES = 1_000_000
 
 
 class Calibrations(LearnedFiles[Cascade, Calibrated]):
-    """The calibrations that the plans of one config name; `cards` are the routes' style cards."""
+    """The calibrations that the plans of one config name."""
 
     strategy = Cascade
     kind = "calibration"
-
-    def __init__(
-        self,
-        plans: Sequence[DecodedPlan],
-        models: Mapping[str, Model],
-        providers: Mapping[str, Provider],
-        folder: FilePath,
-        findings: Findings,
-        cards: Mapping[str, str],
-    ) -> None:
-        self._cards = cards
-        super().__init__(plans, models, providers, folder, findings)
 
     def _read(self, plan: DecodedPlan, cascade: Cascade) -> None:
         if any(stage.accept.calibration is not None for stage in cascade.stages[1:]):

@@ -112,8 +112,8 @@ class _Compiler:
             for name, entry in self._sections.routes.items()
         }
         cards = {name: style.card for name, style in styles.items() if style is not None}
-        known = (self._sections.plans, models, providers, self._folder, self._findings)
-        calibrations, routers, panels = Calibrations(*known, cards), Routers(*known), Panels(*known, cards)
+        known = (self._sections.plans, models, providers, self._folder, self._findings, cards)
+        calibrations, routers, panels = Calibrations(*known), Routers(*known), Panels(*known)
 
         def fill(was: Node, now: Node) -> Node:
             for learned in (calibrations, routers, panels):

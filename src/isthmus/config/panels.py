@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path as FilePath
 
 from isthmus.confidence.artefact import load_panel
@@ -16,9 +16,7 @@ from isthmus.config.artefacts import (
     loaded,
     spoken_to,
 )
-from isthmus.config.decode import DecodedPlan
 from isthmus.config.faults import Code
-from isthmus.config.findings import Findings
 from isthmus.core.portfolio import Model, Provider
 from isthmus.core.tie import Tie
 from isthmus.strategies.plan import Ensemble
@@ -29,22 +27,10 @@ MOST_BYTES = 1_000_000
 
 
 class Panels(LearnedFiles[Ensemble, Empanelled]):
-    """The panels that the plans of one config name; `cards` are the routes' style cards."""
+    """The panels that the plans of one config name."""
 
     strategy = Ensemble
     kind = "panel"
-
-    def __init__(
-        self,
-        plans: Sequence[DecodedPlan],
-        models: Mapping[str, Model],
-        providers: Mapping[str, Provider],
-        folder: FilePath,
-        findings: Findings,
-        cards: Mapping[str, str],
-    ) -> None:
-        self._cards = cards
-        super().__init__(plans, models, providers, folder, findings)
 
     def _found(self, route: str, ensemble: Ensemble) -> Found[Empanelled] | None:
         if ensemble.combine != "vote":
