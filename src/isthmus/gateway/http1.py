@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import select
 import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 from urllib.parse import unquote
 
 import httptools
@@ -32,6 +33,12 @@ _NEVER = float("inf")
 # A body that nobody has asked for yet makes its client wait beyond this.
 _MOST_UNREAD = 64 * 1024
 _MOST_HEADERS = 256
+# A longer head is not remembered: every connection may have one.
+_LONGEST_KNOWN_HEAD = 4096
+_MOST_DIGITS = 19
+_LENGTH_LINE = re.compile(rb"\r\ncontent-length: ?(\d+)\r\n", re.IGNORECASE)
+# What changes how a message is framed, or what is to be done before its body comes.
+_NEVER_ALIKE = (b"transfer-encoding", b"expect", b"upgrade")
 _STATUS_LINES = {it.value: b"HTTP/1.1 %d %b\r\n" % (it.value, it.phrase.encode()) for it in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REFUSED = b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -57,6 +64,18 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     unread_s: float = 60.0
     keep_alive_s: float = 75.0
     pipelined: int = 8
+
+
+class Head(NamedTuple):
+    """A head that has been parsed. `before` and `after` are its bytes around the digits of its
+    content-length, which are `length`."""
+
+    before: bytes
+    length: bytes
+    after: bytes
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
 
 
 class Request:
@@ -104,6 +123,7 @@ class Request:
         *,
         chunked: bool,
         keep_alive: bool,
+        body: bytes | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -118,9 +138,9 @@ class Request:
         self._head = b""
         # As it came where it came at once. A list of parts would cost many times what it holds, if a client
         # chose to send byte by byte.
-        self._body: bytes | bytearray = b""
-        self._size = 0
-        self._body_whole = False
+        self._body: bytes | bytearray = body or b""
+        self._size = len(self._body)
+        self._body_whole = body is not None
         self._limit = -1
         self._unasked = _MOST_UNREAD
         self._spoilt = False
@@ -189,6 +209,11 @@ class Request:
         return self._connection.write(head + last)
 
     # -- the connection's side
+
+    @property
+    def received(self) -> int:
+        """How many bytes of the body have come."""
+        return self._size
 
     def receive(self, part: bytes) -> bool:
         """Takes a part of the body; False where no more of it should be read for now."""
@@ -291,8 +316,10 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_due",
         "_handler",
-        "_header_count",
         "_headers",
+        "_joined",
+        "_known",
+        "_left",
         "_line",
         "_on_lost",
         "_on_made",
@@ -337,7 +364,11 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._header_count = 0
+        # How many headers came under a name that was there already.
+        self._joined = 0
+        self._known: Head | None = None
+        # What is to come of a body whose head was known; the parser does not see it.
+        self._left = 0
         self._receiving: Request | None = None
         self._serving: Request | None = None
         self._line: deque[Request] = deque()
@@ -435,8 +466,61 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: what one read of the socket held."""
+        if self._left:
+            data = self._take_body(data)
+        elif self._known is not None:
+            data = self._without_known_head(self._known, data)
+        if data:
+            self._take_unknown(data)
+
+    def _without_known_head(self, head: Head, data: bytes) -> bytes:
+        """What is left of the data when a request was taken whose head is the known one, but for its length.
+
+        A client says nearly the same head with every request of a connection. What the parser has taken once
+        it would take again: the bytes are the same, digits stand where digits stood, and no message is under
+        way that they could belong to.
+        """
+        before, after = head.before, head.after
+        if not data.startswith(before) or self._pending or self._serving or self._receiving:
+            return data
+        begins = len(before)
+        ends = data.find(b"\r", begins, begins + _MOST_DIGITS + 1)
+        length = data[begins:ends]
+        if not length.isdigit() or not data.startswith(after, ends):
+            return data
+        body_at, size = ends + len(after), int(length)
+        whole = len(data) - body_at == size
+        self._due = _NEVER
+        request = Request(
+            self,
+            head.method,
+            head.path,
+            head.headers if length == head.length else {**head.headers, b"content-length": length},
+            chunked=True,
+            keep_alive=True,
+            body=data[body_at:] if whole else None,
+        )
+        self._serve(request)
+        if whole:
+            return b""
+        self._receiving, self._left = request, size
+        return self._take_body(data[body_at:])
+
+    def _take_body(self, data: bytes) -> bytes:
+        """What is left of the data when the body of a request whose head was known has taken its part."""
+        part, rest = (data, b"") if len(data) <= self._left else (data[: self._left], data[self._left :])
+        self._left -= len(part)
+        if part:
+            self.on_body(part)
+        if not self._left:
+            self.on_message_complete()
+        return rest
+
+    def _take_unknown(self, data: bytes) -> None:
+        """Have the parser read it."""
         longest = self.bounds.head_bytes
-        before = self._pending
+        before, came = self._pending, data
+        begins = not before and self._serving is None and self._receiving is None
         while data:
             part, data = (data, b"") if self._pending + len(data) <= longest else self._cut(data)
             self._pending += len(part)
@@ -447,6 +531,25 @@ class Connection(asyncio.Protocol):
                 return
         if self._pending and not before and self._serving is None:
             self._due = min(self._due, self.now() + self.bounds.head_s)
+        if begins and self._serving is not None:
+            self._remember(self._serving, came)
+        elif self._pending and not before and self._serving is None:
+            self._due = min(self._due, self.now() + self.bounds.head_s)
+
+    def _remember(self, request: Request, data: bytes) -> None:
+        """Know the request's head, with which the data begins, where only its own body follows."""
+        self._known = None
+        end = data.find(b"\r\n\r\n", 0, _LONGEST_KNOWN_HEAD) + 4
+        if not request.lasts or len(data) - end != request.received:
+            return
+        headers, length = request.headers, _LENGTH_LINE.search(data, 0, end)
+        if length is None or headers.get(b"content-length") != length[1]:
+            return
+        if not any(name in headers for name in _NEVER_ALIKE):
+            begins, ends = length.span(1)
+            self._known = Head(
+                data[:begins], length[1], data[ends:end], request.method, request.path, headers
+            )
 
     def _cut(self, data: bytes) -> tuple[bytes, bytes]:
         room = self.bounds.head_bytes - self._pending
@@ -524,7 +627,7 @@ class Connection(asyncio.Protocol):
         # Its first bytes may have come with a request before it, and were counted as that one's.
         self._pending = self._pending or 1
         self._headers = {}
-        self._header_count = 0
+        self._joined = 0
         self._url = b""
 
     def on_url(self, url: bytes) -> None:
@@ -534,13 +637,14 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools: a header, or a trailer where the head is complete; trailers are dropped."""
         if self._receiving is None:
-            name = name.lower()
-            if name == b"host" and name in self._headers:
-                raise ValueError("two hosts")
-            known = self._headers.get(name)
-            self._headers[name] = value if known is None else b"%b, %b" % (known, value)
-            self._header_count += 1
-            if self._header_count > _MOST_HEADERS:
+            headers, name = self._headers, name.lower()
+            if name in headers:
+                if name == b"host":
+                    raise ValueError("two hosts")
+                value = b"%b, %b" % (headers[name], value)
+                self._joined += 1
+            headers[name] = value
+            if len(headers) + self._joined > _MOST_HEADERS:
                 raise ValueError("too many headers")
 
     def on_headers_complete(self) -> None:
