@@ -741,9 +741,8 @@ async def open_house(
     fails to close."""
     path = ledger_path(config, config_path)
     async with AsyncExitStack() as closing:
-        ledger = await asyncio.to_thread(
-            lambda: SqliteLedger(path, config.ledger.mode, listen=lambda record: hear(record))
-        )
+        listeners: list[Callable[[Record], None]] = []
+        ledger = await asyncio.to_thread(lambda: SqliteLedger(path, config.ledger.mode, listeners=listeners))
         closing.push_async_callback(ledger.close)
         workshop = Workshop(state_dir(config_path), report)
         closing.push_async_callback(workshop.close)
@@ -803,10 +802,7 @@ async def open_house(
         steward = Steward(
             rollouts, rollover, partial(_recall, path), _post, _now_us, in_force=begun.turns, told=begun.known
         )
-
-        def hear(record: Record) -> None:
-            steward.hear(record)
-            silences.hear(record)
+        listeners += (steward.hear, silences.hear)
 
         tally.gauges["budget_used_ratio"] = (
             "The share of a budget that is used in its window, by the fullest of its accounts.",

@@ -103,6 +103,36 @@ def test_a_fresh_router_explains_what_a_busy_one_decided(
         assert Router(known).decide(*question) == live.decide(*question)
 
 
+draws = st.builds(
+    Circumstances,
+    draw=st.floats(0, 1, exclude_max=True),
+    key=st.sampled_from([None, "key_1", "key_2"]),
+    user=st.sampled_from([None, "ada", "grace"]),
+)
+
+
+@given(facts(), requests, draws)
+def test_what_is_settled_is_what_is_decided(
+    known: Facts,
+    asked: list[tuple[str, Operation, Label, Circumstances, Label | None, bool]],
+    drawn: Circumstances,
+) -> None:
+    router = Router(known)
+    for route, operation, label, _, hidden, thrifty in asked:
+        for _ in ("made", "known"):
+            settled = router.settled(route, operation, label, hidden, thrifty)
+            if settled is not None:
+                assert settled == Router(known).decide(route, operation, label, drawn, hidden, thrifty)
+
+
+def test_what_depends_on_nothing_is_settled() -> None:
+    config = parse(CONFIG, "isthmus.yaml").config
+    assert config is not None
+    router = router_of(config)
+    assert router.settled("s", "chat", Label("internal")) is not None
+    assert router.settled("r", "chat", Label("internal")) is None, "it is drawn"
+
+
 @given(
     facts(), st.sampled_from(OPERATIONS), labels, circumstances, st.none() | labels, st.booleans(), st.data()
 )

@@ -185,7 +185,7 @@ def test_a_reload_keeps_what_is_known_of_the_same_models() -> None:
 
 async def test_what_the_ledger_has_is_known_as_if_it_had_been_heard(tmp_path: Path) -> None:
     heard = measuring()
-    ledger = SqliteLedger(tmp_path / "ledger.db", "batched", listen=heard.hear)
+    ledger = SqliteLedger(tmp_path / "ledger.db", "batched", listeners=[heard.hear])
     for number in range(300):
         attempts = [spoke(100 + number % 50), spoke(9_000, "b")]
         if number % 7 == 0:

@@ -52,8 +52,10 @@ def _messages(found: dict[str, Any], raw: msgspec.Raw) -> None:
     text = bytes(memoryview(raw)[:SEARCHED])
     if text[:1] == b"[":
         found["turns"] = text.count(b'"role"')
-        for kind in _ATTACHED.findall(text):
-            found[_ATTACHMENT[kind]] = True
+        # CPython's `rfind` is twice as fast as `in`, and several times as fast as an expression.
+        if text.rfind(b'"type"') >= 0:
+            for kind in _ATTACHED.findall(text):
+                found[_ATTACHMENT[kind]] = True
     elif text[:1] == b'"':
         found["turns"] = 1
 

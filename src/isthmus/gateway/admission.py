@@ -63,7 +63,8 @@ class Admission:
     def leave(self) -> None:
         """Give the place back, and let the next one in."""
         self.inside -= 1
-        self._admit()
+        if self._waiting:
+            self._admit()
 
     def _admit(self) -> None:
         while self._waiting and self.inside < self._limit:

@@ -17,7 +17,7 @@ from isthmus.core.record import Record
 from isthmus.core.usage import Charge
 from isthmus.dialects.revisions import revision
 from isthmus.gateway.request import Request
-from isthmus.gateway.story import Story, clock
+from isthmus.gateway.story import Story
 
 EVENT_STREAM = (
     b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
@@ -98,7 +98,7 @@ class Answer:
         assert self._story.envelope is not None
         if not self._story.envelope.stream:
             last = b"".join(self._parts) if self._parts else self._encoded_whole()
-            self._story.first_out = clock()
+            self._story.begin_answer()
         else:
             if not self.started:
                 # A stream without content, ended properly.
@@ -155,7 +155,7 @@ class Answer:
         return self._request.write(data)
 
     def _start(self) -> None:
-        self._story.first_out = clock()
+        self._story.begin_answer()
         self.started = True
         self._request.begin(200, self._headers() + EVENT_STREAM)
 
@@ -190,13 +190,11 @@ class Answer:
         """What headers say of an answer, and of one that is over, what it cost."""
         story = self._story
         assert story.attempts is not None
-        assert story.first_out is not None
-        overhead_ms = story.overhead_ms(story.first_out)
         attempt = story.attempts.answering
         assert attempt is not None
         headers = (
             f"{identity(story.id, self._wire)}x-isthmus-model: {attempt.upstream.name_in_headers}\r\n"
-            f"x-isthmus-overhead-ms: {overhead_ms:.3f}\r\n"
+            f"x-isthmus-overhead-ms: {story.overhead_ms:.3f}\r\n"
         )
         if attempt.dropped:
             headers += f"x-isthmus-dropped: {_in_a_header(','.join(map(_name, attempt.dropped)))}\r\n"

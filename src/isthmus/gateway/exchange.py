@@ -17,7 +17,7 @@ from isthmus.core.call import Message, Text
 from isthmus.core.codec import ClientWire
 from isthmus.core.decision import Decision, Previous
 from isthmus.core.errors import Fault, IsthmusError
-from isthmus.core.events import Delta, Event, Finished, Revised
+from isthmus.core.events import AttemptStarted, Delta, Event, Finished, Revised
 from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
 from isthmus.dialects.responses.stored import is_stored, stored, without_pointer
@@ -143,6 +143,7 @@ class Exchange:
             story.uploading = clock() - began
         envelope = story.envelope = self._wire.peek(body)
         route = story.route = snapshot.route(envelope.model, story.key)
+        story.keeps_bodies = route.record_bodies
         if route.style is not None and self._wire.operation != "embeddings":
             envelope = styled(envelope, route.style.card)
             body = body_of(envelope)
@@ -162,14 +163,19 @@ class Exchange:
             hidden_label = hidden_label and hidden_label.join(standing.hidden or standing.label)
         purse = await self._purse(route) if snapshot.config.budgets else None
         thrifty = purse is not None and route.thrift is not None and purse.spent(route.thrift.at)
-        decision = story.decision = snapshot.router.decide(
-            route.name,
-            envelope.operation,
-            label,
-            self._circumstances(route, thrifty, standing.previous if standing is not None else None),
-            hidden_label,
-            thrifty,
-        )
+        decision: Decision | None = None
+        if standing is None and REVISIONS_HEADER not in self._request.headers:
+            decision = snapshot.router.settled(route.name, envelope.operation, label, hidden_label, thrifty)
+        if decision is None:
+            decision = snapshot.router.decide(
+                route.name,
+                envelope.operation,
+                label,
+                self._circumstances(route, thrifty, standing.previous if standing is not None else None),
+                hidden_label,
+                thrifty,
+            )
+        story.decision = decision
         if self._trail is not None and self._trail.now is not None:
             # Its label counts from now on, whatever comes of this request.
             self._gateway.conversations.keep(self._trail.now, Standing.of(decision))
@@ -209,7 +215,8 @@ class Exchange:
             return self._finish(event.error)  # type: ignore[union-attr]
         if kind is Revised:
             return self._answer.revise()
-        self._story.take(event)
+        if kind is not AttemptStarted:
+            self._story.take(event)
         return None
 
     def _overhear(self, event: Event) -> Awaitable[None] | None:

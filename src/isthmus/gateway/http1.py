@@ -165,12 +165,13 @@ class Request:
         Raises IsthmusError: TOO_LARGE beyond `limit` bytes, INVALID_REQUEST (`upload_stalled`) for a client
         that pauses too long.
         """
-        self._refuse_beyond(limit)
-        self._connection.read_on()
-        if self._spoilt:
-            raise _malformed()
-        if not self._body_whole and self._size <= limit:
-            await self._rest_of_body(limit)
+        if not self._body_whole:
+            self._refuse_beyond(limit)
+            self._connection.read_on()
+            if self._spoilt:
+                raise _malformed()
+            if self._size <= limit:
+                await self._rest_of_body(limit)
         if self._size > limit:
             raise _too_large(limit)
         body, self._body = bytes(self._body), b""
@@ -296,14 +297,14 @@ class Request:
             self._waiter.set_result(None)
 
     def _rendered_head(self, status: int, headers: bytes) -> bytes:
-        if self.expects_continue and self._limit < 0:
+        if self._limit < 0 and self.expects_continue:
             # The client may send its body or not: nobody can tell what the next bytes would be.
             self._keep_alive = False
         if self._connection.draining:
             self._keep_alive = False
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         closing = b"" if self._keep_alive else b"connection: close\r\n"
-        return b"".join((line, _date_line(), closing, headers))
+        return b"%b%b%b%b" % (line, _date_line(), closing, headers)
 
 
 class Connection(asyncio.Protocol):
@@ -723,7 +724,8 @@ class Connection(asyncio.Protocol):
             self.read_on()
             self._serve(request)
         else:
-            self.read_on()
+            if self._read_paused:
+                self.read_on()
             waits = self.bounds.head_s if self._pending else self.bounds.keep_alive_s
             self._due = self.now() + waits
 

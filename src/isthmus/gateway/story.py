@@ -38,6 +38,19 @@ from isthmus.strategies.plan.aside import Aside
 LONGEST_USER = 256
 """How much of the end user's name is recorded and counted: it is a name, and no place for texts."""
 
+_OF_THE_REQUEST = (
+    "key",
+    "envelope",
+    "route",
+    "keeps_bodies",
+    "vouched",
+    "findings",
+    "blind",
+    "unlooked",
+    "body",
+)
+"""What is known of a request before it is decided."""
+
 clock: Callable[[], float] = time.perf_counter
 
 
@@ -45,9 +58,10 @@ class Story:
     """What is known of one request so far. Its facts are set as they become known.
 
     `arrived`, `first_out` are readings of `clock`; `queued` and `uploading` are seconds spent waiting for a
-    place, and for the request's body. `before` is how its conversation was labelled. `vouched` are the levels
-    that the caller named; `blind` and `unlooked` are as in `Sightings`. `said` gathers the answer's bytes
-    where bodies are recorded.
+    place, and for the request's body. `overhead_ms` is what of the time until `first_out` was the gateway's
+    own. `before` is how its conversation was labelled. `vouched` are the levels that the caller named;
+    `blind` and `unlooked` are as in `Sightings`. `keeps_bodies` tells that the route's config wants the texts
+    recorded, and `said` gathers the answer's bytes then.
     """
 
     __slots__ = (
@@ -65,8 +79,10 @@ class Story:
         "findings",
         "first_out",
         "id",
+        "keeps_bodies",
         "key",
         "mirrors",
+        "overhead_ms",
         "queued",
         "route",
         "said",
@@ -86,6 +102,8 @@ class Story:
         self.queued = 0.0
         self.uploading = 0.0
         self.first_out: float | None = None
+        self.overhead_ms = 0.0
+        self.keeps_bodies = False
         self.key: Key | None = None
         self.mirrors: str | None = None
         self.envelope: Envelope | None = None
@@ -115,10 +133,10 @@ class Story:
         envelope = self.envelope
         return envelope.user[:LONGEST_USER] if envelope is not None and envelope.user else None
 
-    @property
-    def keeps_bodies(self) -> bool:
-        """True where the route's config wants the texts recorded."""
-        return self.route is not None and self.route.record_bodies
+    def begin_answer(self) -> None:
+        """Its first byte goes out to the client now."""
+        self.first_out = now = clock()
+        self.overhead_ms = self._overhead_ms(now)
 
     def abandon(self, outcome: Outcome, error: IsthmusError) -> None:
         """End the attempt that is still running, if one is."""
@@ -142,7 +160,7 @@ class Story:
         assert self.decision is not None
         copy = Story(self.wire, self.config_hash)
         copy.mirrors = self.id
-        for name in ("key", "envelope", "route", "vouched", "findings", "blind", "unlooked", "body"):
+        for name in _OF_THE_REQUEST:
             setattr(copy, name, getattr(self, name))
         copy.attempts = self.attempts.again(copy.arrived)
         copy.decision = msgspec.structs.replace(
@@ -197,7 +215,7 @@ class Story:
             features=features_of(envelope, len(self.body or b"")) if envelope else None,
             grounds=self._grounds() if envelope else None,
             attempts=tuple(sorted(ended, key=_number)) if len(ended) > 1 else tuple(ended),
-            usage=_total_usage(ended),
+            usage=ended[0].usage if len(ended) == 1 else _total_usage(ended),
             charge=self.charge(),
             timings=self._timings(),
             config_hash=self.config_hash,
@@ -210,10 +228,11 @@ class Story:
         ended = self.ended
         return ended[0].charge if len(ended) == 1 else total_charge([it.charge for it in ended])
 
-    def overhead_ms(self, answered: float) -> float:
-        """What of the time until `answered` was the gateway's own: not the upload, the queue or the model."""
-        waited = self.attempts.waited(answered) if self.attempts else 0.0
-        return max(0.0, (answered - self.arrived - self.uploading - self.queued - waited) * MS)
+    def _overhead_ms(self, until: float) -> float:
+        """What of the time until then was the gateway's own: not the upload, the queue or the model."""
+        waited = self.attempts.waited(until) if self.attempts else 0.0
+        own = until - self.arrived - self.uploading - self.queued - waited
+        return own * MS if own > 0.0 else 0.0
 
     def _grounds(self) -> Grounds:
         assert self.envelope is not None
@@ -237,7 +256,7 @@ class Story:
         first = self._first_token()
         return Timings(
             queue_ms=self.queued * MS,
-            overhead_ms=self.overhead_ms(self.first_out or now),
+            overhead_ms=self._overhead_ms(now) if self.first_out is None else self.overhead_ms,
             first_token_ms=None if first is None else (first - self.arrived) * MS,
             total_ms=(now - self.arrived) * MS,
         )

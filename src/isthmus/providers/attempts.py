@@ -354,6 +354,8 @@ class Attempts:
         """The attempt whose answer the client gets, or would have got: None before there is one."""
         if self._delivered is not None:
             return self._delivered
+        if len(self._made) == 1:
+            return self._made[0]
         for attempt in reversed(self._made):
             if attempt.committed and attempt.purpose == "answer":
                 return attempt
@@ -456,7 +458,7 @@ class Attempt:
         try:
             delta = await self._next() if self._next is not None else None
             if delta is not None:
-                return self._told(delta)
+                return self._told(delta) if self.released else delta
         except IsthmusError as fault:
             # An error outlives its attempt; with its traceback it would hold the whole request, in a cycle.
             error = fault.with_traceback(None)
@@ -480,8 +482,8 @@ class Attempt:
         return self.purpose == "answer" or self.released
 
     def _told(self, delta: Delta) -> Delta:
-        """A part of the answer, as whoever gets it is to have it."""
-        if self.released and self.question.adds_logprobs:
+        """A part of a draft that has become the client's, as the client is to have it."""
+        if self.question.adds_logprobs:
             return Delta(pieces=_without_logprobs(delta.pieces), last=delta.last)
         return delta
 
@@ -739,7 +741,7 @@ class Attempt:
         if question.amended or self.purpose != "answer":
             question.require_understood()
         constrained = "constrained_tools" in upstream.provider.quirks and self._has_tools()
-        restorers = question.restorers()
+        restorers = question.restorers() if question.values is not None else ()
         shared = None if constrained or question.amended else upstream.shared_wire(question.wire.name)
         if shared is not None:
             # Bytes pass on the way there. On the way back they do where nothing must be put in place of them,
@@ -747,8 +749,9 @@ class Attempt:
             self.passthrough = not restorers and self.purpose == "answer"
             marked = holds_marks(envelope)
             body = self._encoded(shared) if marked else shared.patch(envelope, upstream.model.id)
-            back = shared if self.passthrough else None
-            return _Spoken(shared, body, back, (*restorers, *self._markers()))
+            if self.passthrough:
+                return _Spoken(shared, body, shared)
+            return _Spoken(shared, body, None, (*restorers, *self._markers()))
         wire = upstream.wire_for(envelope.operation)
         if wire is None:
             return None

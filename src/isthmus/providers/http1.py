@@ -138,7 +138,7 @@ class Http1Transport:
         connection.begin(exchange, request)
         while not exchange.has_begun():
             await exchange.change()
-        if exchange.unread and not self._closed:
+        if exchange.failure is not None and exchange.unread and not self._closed:
             self._make_room()
             connection = await self._connection(exchange, outgoing)
             exchange.failure = None
@@ -577,9 +577,10 @@ class _Connection(asyncio.Protocol):
             self.fail(self.lost("spoke out of turn"))
             return
         exchange.received += len(data)
-        malformed = self._parse(exchange, data)
-        if self._parts:
-            self._hand_over(exchange)
+        malformed, parts = self._parse(exchange, data), self._parts
+        if parts:
+            exchange.deliver(parts[0] if len(parts) == 1 else b"".join(parts))
+            parts.clear()
         if exchange.whole and exchange.unread_bytes > self._pool.max_body_bytes:
             self.fail(ResponseTooLargeError(self._pool.origin, self._pool.max_body_bytes))
         elif self._complete:
@@ -609,11 +610,6 @@ class _Connection(asyncio.Protocol):
         if not exchange.status:
             raise httptools.HttpParserError("the head is too long")
         self._parser.feed_data(data[room:])
-
-    def _hand_over(self, exchange: _Exchange) -> None:
-        parts = self._parts
-        exchange.deliver(parts[0] if len(parts) == 1 else b"".join(parts))
-        parts.clear()
 
     def _carry_on(self, exchange: _Exchange) -> None:
         if exchange.whole:

@@ -143,7 +143,7 @@ class Upstream:
         return as_target(path)
 
     def _request_headers(self, client: Mapping[bytes, bytes]) -> HeaderBlock:
-        names = [name for name in self._forward if name in client]
+        names = [name for name in self._forward if name in client] if self._forward else None
         if not names:
             return self._block
         passed = {name.decode(): client[name].decode("latin-1") for name in names}

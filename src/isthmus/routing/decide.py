@@ -18,6 +18,7 @@ from isthmus.routing.route import Route
 from isthmus.strategies.plan.node import Choice, Circumstances, Node
 
 MOST_DECISIONS = 10_000
+_ANY = Circumstances(draw=0.0)
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +58,26 @@ class Router:
         self._facts = facts
         self._pruned: dict[tuple[str, Operation, Label, Label | None, bool], Pruned] = {}
         self._decisions: dict[tuple[Any, ...], Decision] = {}
+        self._settled: dict[tuple[str, Operation, Label, Label | None, bool], Decision | None] = {}
+
+    def settled(
+        self,
+        route: str,
+        operation: Operation,
+        label: Label,
+        hidden: Label | None = None,
+        thrifty: bool = False,
+    ) -> Decision | None:
+        """What `decide` says whatever the draw, of a request that goes on with no conversation, and whose
+        client takes nothing back; None where the route's plan depends on more. Raises KeyError as it does."""
+        index = (route, operation, label, hidden, thrifty)
+        if index in self._settled:
+            return self._settled[index]
+        certain = self._facts.routes[route].plan_for(thrifty).certain
+        decision = self.decide(route, operation, label, _ANY, hidden, thrifty) if certain else None
+        _bound(self._settled)
+        self._settled[index] = decision
+        return decision
 
     def decide(
         self,

@@ -124,6 +124,8 @@ class SqliteLedger:
     record is kept without its bodies). `begin`, `commit` and `flush` wait `patience_s` at most, `close`
     `drain_s`.
 
+    Every one of the `listeners` is told of a record as it comes.
+
     Raises IsthmusError where the file cannot be opened: `ledger_in_use`, `ledger_newer`,
     `ledger_unavailable`.
     """
@@ -137,10 +139,10 @@ class SqliteLedger:
         max_queued_body_bytes: int = 256 << 20,
         patience_s: float = 2.0,
         drain_s: float = 10.0,
-        listen: Callable[[Record], None] = lambda _: None,
+        listeners: Sequence[Callable[[Record], None]] = (),
     ) -> None:
         self._strict = mode == "strict"
-        self._listen = listen
+        self._listeners = listeners
         self._patience_s = patience_s
         self._drain_s = drain_s
         # A lock that another process holds on the database has to show before a waiting request gives up.
@@ -159,7 +161,8 @@ class SqliteLedger:
 
     def append(self, record: Record) -> None:
         """See `Ledger.append`."""
-        self._listen(record)
+        for listen in self._listeners:
+            listen(record)
         self._inbox.put(record)
 
     async def begin(self, intent: Intent) -> None:
@@ -176,7 +179,8 @@ class SqliteLedger:
 
     async def commit(self, record: Record) -> None:
         """See `Ledger.commit`."""
-        self._listen(record)
+        for listen in self._listeners:
+            listen(record)
         if self._strict:
             await self._ask(record)
         else:
@@ -295,7 +299,8 @@ class _Inbox:
         self._records_in += 1
         if request is None:
             self._items.append(record)
-            self._fill()
+            if not self._filled.is_set():
+                self._fill()
         else:
             request.what = record
             self.put_urgently(request)

@@ -1,15 +1,16 @@
 """Every metric of the gateway, by name, and the counts behind them.
 
 Counting is plain arithmetic on the event loop's thread; the Prometheus families are only made when somebody
-scrapes. That keeps a request's share of it near a microsecond.
+scrapes, and observations are sorted into buckets many at a time. That keeps a request's share of it at a few
+microseconds.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -27,23 +28,38 @@ REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 
-class Histogram:
-    """Counts of observations up to each bound, in seconds."""
+_UNSORTED = 500
+"""After so many requests, observations are sorted into their buckets, whether anybody scrapes or not."""
 
-    __slots__ = ("bounds", "counts", "total")
+
+class Histogram:
+    """Counts of observations up to each bound, in seconds. `observe` takes one, `sort` counts all of them."""
+
+    __slots__ = ("_observed", "bounds", "counts", "observe", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self._observed: list[float] = []
+        # A method of C: requests observe, and only now and then is there something to sort.
+        self.observe: Final = self._observed.append
 
-    def observe(self, seconds: float) -> None:
-        """Count one observation."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
+    def sort(self) -> None:
+        """Count what was observed."""
+        observed = sorted(self._observed)
+        self._observed.clear()
+        below = 0
+        for bucket, bound in enumerate(self.bounds):
+            within = bisect_right(observed, bound)
+            self.counts[bucket] += within - below
+            below = within
+        self.counts[-1] += len(observed) - below
+        self.total += sum(observed)
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts by upper bound, as Prometheus wants them."""
+        self.sort()
         running, out = 0, []
         for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
             running += count
@@ -66,6 +82,7 @@ class Tally(Collector):
         self.reloads = {"ok": 0, "rejected": 0}
         self.config_hash = ""
         self.gauges: dict[str, tuple[str, tuple[str, ...], Callable[[], dict[tuple[str, ...], float]]]] = {}
+        self._unsorted = 0
         self._requests: dict[tuple[str, str, int, str], int] = defaultdict(int)
         self._seconds: dict[str, Histogram] = defaultdict(lambda: Histogram(REQUEST_SECONDS))
         self._overhead: dict[str, Histogram] = defaultdict(lambda: Histogram(OVERHEAD_SECONDS))
@@ -81,19 +98,25 @@ class Tally(Collector):
         """Count one finished request and its attempts; of a mirrored one, only these."""
         route = record.route
         if record.mirrors is None:
-            self._count_request(record)
+            timings = record.timings
+            self._requests[route, record.dialect, record.status, record.outcome] += 1
+            self._seconds[route].observe(timings.total_ms / 1000)
+            self._overhead[route].observe(timings.overhead_ms / 1000)
+            self._queue[route].observe(timings.queue_ms / 1000)
         for attempt in record.attempts:
             self._count_attempt(attempt)
             if attempt.purpose != "answer":
                 taken = "answered" if attempt.committed else "not taken"
                 self._purposes[route, attempt.purpose, taken] += 1
+        self._unsorted += 1
+        if self._unsorted >= _UNSORTED:
+            self._sort()
 
-    def _count_request(self, record: Record) -> None:
-        route, timings = record.route, record.timings
-        self._requests[route, record.dialect, record.status, record.outcome] += 1
-        self._seconds[route].observe(timings.total_ms / 1000)
-        self._overhead[route].observe(timings.overhead_ms / 1000)
-        self._queue[route].observe(timings.queue_ms / 1000)
+    def _sort(self) -> None:
+        self._unsorted = 0
+        for family in (self._seconds, self._overhead, self._queue, self._first_token):
+            for histogram in family.values():
+                histogram.sort()
 
     def _count_attempt(self, attempt: AttemptRecord) -> None:
         model = attempt.model

@@ -137,14 +137,15 @@ class OpenAIChat:
             return Reading(error=faults.not_an_answer(body))
         if holds(answer.error):
             return Reading(error=faults.decode_stream_error(body))
-        reasons = [choice.finish_reason for choice in answer.choices if choice.finish_reason]
-        if not reasons or len(reasons) < len(answer.choices):
-            return Reading(error=faults.not_an_answer(body))
         usage = None if answer.usage is None else read_usage(answer.usage, answer.service_tier)
-        reading = Reading(committed=True, ended=True, usage=usage)
-        for raw in reasons:
-            reading.finished(finish_reason(raw), raw)
-        return reading
+        reading = Reading(committed=True, ended=bool(answer.choices), usage=usage)
+        for choice in answer.choices:
+            raw = choice.finish_reason
+            if raw:
+                reading.finished(finish_reason(raw), raw)
+            else:
+                reading.ended = False
+        return reading if reading.ended else Reading(error=faults.not_an_answer(body))
 
     def decode_error(self, status: int, headers: Mapping[str, str], body: bytes) -> IsthmusError:
         """The endpoint's error, classed; header names are lower case."""

@@ -41,6 +41,10 @@ class CallModel(Node, frozen=True, kw_only=True, tag_field="strategy", tag="call
     def words(self) -> str:
         return self.model
 
+    @property
+    def certain(self) -> bool:
+        return True
+
     def choose(self, circumstances: Circumstances) -> Choice:
         return Choice(self)
 

@@ -47,6 +47,10 @@ class Fallback(Node, frozen=True, kw_only=True, tag_field="strategy", tag="fallb
     def words(self) -> str:
         return ", then ".join(plan.words() for plan in self.plans)
 
+    @property
+    def certain(self) -> bool:
+        return all(plan.certain for plan in self.plans)
+
     def choose(self, circumstances: Circumstances) -> Choice:
         choices = [plan.choose(circumstances) for plan in self.plans]
         propensity = 1.0

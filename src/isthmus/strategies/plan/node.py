@@ -505,6 +505,11 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         """This plan with every draw made."""
         raise NotImplementedError
 
+    @property
+    def certain(self) -> bool:
+        """True where `choose` gives the same whatever the circumstances."""
+        return False
+
     def words(self) -> str:
         """What this plan does, in a few words, once its draws are made."""
         raise NotImplementedError
