@@ -33,10 +33,16 @@ def whole(count: Count) -> int:
     return int(count) if count and count > 0 else 0
 
 
-def served(how: Literal["tier", "speed", "geo"], said: Any) -> Iterator[str]:
+def wholes(*counts: Count) -> list[int]:
+    """Reported counts as whole numbers, each as `whole` gives it; many are read of every answer."""
+    return [int(it) if it and it > 0 else 0 for it in counts]
+
+
+def served(how: Literal["tier", "speed", "geo"], said: Any) -> tuple[str, ...]:
     """How an answer was served, as `Usage.beyond` names it; nothing for what list prices are for."""
     if isinstance(said, str) and said and said not in _AT_LIST_PRICE[how]:
-        yield f"{how}.{said[:_LONGEST_NAME]}"
+        return (f"{how}.{said[:_LONGEST_NAME]}",)
+    return ()
 
 
 def tools_run(counts: Any) -> Iterator[str]:

@@ -210,13 +210,14 @@ class Exchange:
         kind = type(event)
         if kind is Delta:
             return self._answer.take(event)  # type: ignore[arg-type]
+        if kind is AttemptStarted:
+            return None
         if kind is Finished:
             self._story.answered_by = event.model  # type: ignore[union-attr]
             return self._finish(event.error)  # type: ignore[union-attr]
         if kind is Revised:
             return self._answer.revise()
-        if kind is not AttemptStarted:
-            self._story.take(event)
+        self._story.take(event)
         return None
 
     def _overhear(self, event: Event) -> Awaitable[None] | None:

@@ -239,8 +239,8 @@ class Story:
         name, key = self.envelope.model, self.key
         asked = None if self.route is not None and self.route.name == name else name[:LONGEST_NAME]
         floor = BOTTOM if key is None else key.floor
-        lowest = floor is BOTTOM and self.before is BOTTOM
-        if asked is None and lowest and not (self.vouched or self.blind or self.unlooked):
+        seen = self.vouched or self.blind or self.unlooked
+        if asked is None and floor is BOTTOM and self.before is BOTTOM and not seen:
             return NO_GROUNDS
         return Grounds(
             asked=asked,

@@ -7,8 +7,9 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import compress
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Table
 
@@ -222,16 +223,23 @@ def _identity(file: Path | int) -> tuple[int, int]:
 
 
 def _insert(connection: sqlite3.Connection, table: Table, some: Collection[rows.Row]) -> None:
-    """Inserts the rows, many by each statement.
+    """Inserts the rows, many by each statement, without the columns that are NULL in all of these.
 
     Each step of a statement gives the interpreter's lock away and asks for it again. A step for each row made
-    the event loop and the writer change places hundreds of times in a batch: more work than the writing.
+    the event loop and the writer change places hundreds of times in a batch: more work than the writing. And
+    for each NULL that is bound, Python looks for something that adapts it.
     """
-    waiting = list(some)
+    columns = list(zip(*some, strict=True))
+    given = tuple(column[0] is not None or column.count(None) < len(some) for column in columns)
+    waiting = list(zip(*compress(columns, given), strict=True))
+    if not waiting:
+        return
     # SQLite before 3.32 takes no more than 999 values in a statement.
-    most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(table.columns)
+    most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(waiting[0])
     for size in (size for size in _STATEMENT_ROWS if size <= most):
-        statement = schema.insertion(table, size)
         while len(waiting) >= size:
-            connection.execute(statement, list(chain.from_iterable(waiting[:size])))
+            values: list[Any] = []
+            for row in waiting[:size]:
+                values += row
+            connection.execute(schema.insertion(table, size, given), values)
             del waiting[:size]

@@ -11,7 +11,8 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -651,14 +652,15 @@ def migrate(
         raise
 
 
-@cache
-def insertion(table: Table, rows: int = 1) -> str:
-    """The SQL that inserts that many rows with all columns by position.
+@lru_cache(maxsize=512)
+def insertion(table: Table, rows: int = 1, given: tuple[bool, ...] | None = None) -> str:
+    """The SQL that inserts that many rows by position: all columns, or those that are `given`.
 
     A row that is there is left as it is.
     """
-    names = ", ".join(f'"{column.name}"' for column in table.columns)
-    row = "(" + ", ".join("?" * len(table.columns)) + ")"
+    columns = list(table.columns if given is None else compress(table.columns, given))
+    names = ", ".join(f'"{column.name}"' for column in columns)
+    row = "(" + ", ".join("?" * len(columns)) + ")"
     values = ", ".join([row] * rows)
     return f"INSERT INTO {table.name} ({names}) VALUES {values} ON CONFLICT DO NOTHING"
 

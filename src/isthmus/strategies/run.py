@@ -108,22 +108,20 @@ class Performer(Protocol):
         ...
 
 
-async def run(
+def run(
     plan: Node,
     performer: Performer,
     permits: Permit,
     sleep: Callable[[float], Awaitable[None]],
     listen: Listener,
-) -> None:
+) -> Coroutine[Any, Any, None]:
     """Tells `listen` the events of a plan, ended by exactly one Finished.
 
     What `listen` raises ends the run, and whatever models are being asked then.
     `permits` is asked before every attempt of every strategy, whatever led to it; a model that it refuses is
     not called.
     """
-    result = await _Run(performer, permits, sleep, listen).through(plan)
-    if (pending := listen(Finished(result.model, result.error))) is not None:
-        await pending
+    return _Run(performer, permits, sleep, listen).all_of(plan)
 
 
 class _Drafts:
@@ -178,7 +176,7 @@ class _Run:
         self._seen: int | None = None
         """The attempt whose draft the client has begun to see."""
 
-    async def through(self, plan: Node) -> Result:
+    async def all_of(self, plan: Node) -> None:
         steps = plan.steps()
         reply: Reply = None
         try:
@@ -187,12 +185,13 @@ class _Run:
                     effect = steps.send(reply)
                 except StopIteration as stop:
                     result: Result = stop.value
-                    return result
+                    break
                 attempts = type(effect) is Attempt
                 reply = await (self._attempt(effect) if attempts else self._perform(effect))  # type: ignore[arg-type]
         finally:
             while self._drafts:
                 await self._drafts.pop().cut_off()
+        await self._tell(Finished(result.model, result.error))
 
     async def _perform(self, effect: Effect) -> Reply:
         match effect:
@@ -254,7 +253,10 @@ class _Run:
         permitted = effect if verdict is True else await self._reduced(effect, verdict)
         if permitted is None:
             return _refused(effect.model)
-        answering = await self._start(permitted)
+        self._number = number = self._number + 1
+        if (pending := self._listen(AttemptStarted(permitted.model, number))) is not None:
+            await pending
+        answering = self._performer.attempt(permitted, number)
         try:
             event = await answering.next()
             if self._seen is not None and type(event) is Delta:

@@ -26,7 +26,7 @@ from isthmus.core.pieces import (
 from isthmus.core.usage import Usage
 from isthmus.dialects.faults import decode_stream_error, malformed, not_an_answer
 from isthmus.dialects.openai.decode_call import DIALECT, thought_signature
-from isthmus.dialects.reported import Count, believable, served, whole
+from isthmus.dialects.reported import Count, believable, served, wholes
 
 ABSENT = msgspec.Raw(b"")
 """A field that is not there, where its bytes are read later."""
@@ -124,16 +124,20 @@ def read_usage(usage: ReportedUsage, tier: Any = None) -> Usage | None:
     """
     into = usage.prompt_tokens_details or _NO_PROMPT_DETAILS
     out = usage.completion_tokens_details or _NO_COMPLETION_DETAILS
-    prompt, output, reasoning = (
-        whole(usage.prompt_tokens),
-        whole(usage.completion_tokens),
-        whole(out.reasoning_tokens),
+    prompt, output, total, reasoning, cached, written, heard, spoken = wholes(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.total_tokens,
+        out.reasoning_tokens,
+        into.cached_tokens or usage.prompt_cache_hit_tokens or usage.cached_tokens,
+        into.cache_write_tokens,
+        into.audio_tokens,
+        out.audio_tokens,
     )
-    if reasoning and whole(usage.total_tokens) == prompt + output + reasoning:
+    if reasoning and total == prompt + output + reasoning:
         output += reasoning
-    cached = whole(into.cached_tokens or usage.prompt_cache_hit_tokens or usage.cached_tokens)
     cache_read = min(cached, prompt)
-    cache_write = min(whole(into.cache_write_tokens), prompt - cache_read)
+    cache_write = min(written, prompt - cache_read)
     return believable(
         Usage(
             input=prompt - cache_read - cache_write,
@@ -141,9 +145,9 @@ def read_usage(usage: ReportedUsage, tier: Any = None) -> Usage | None:
             cache_read=cache_read,
             cache_write_5m=cache_write,
             reasoning=min(reasoning, output),
-            input_audio=whole(into.audio_tokens),
-            output_audio=whole(out.audio_tokens),
-            beyond=() if tier is None else tuple(served("tier", tier)),
+            input_audio=heard,
+            output_audio=spoken,
+            beyond=() if tier is None else served("tier", tier),
         )
     )
 
