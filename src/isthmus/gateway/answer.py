@@ -14,6 +14,7 @@ from isthmus.core.events import Delta
 from isthmus.core.money import format_usd
 from isthmus.core.pieces import Piece
 from isthmus.core.record import Record
+from isthmus.core.state import State
 from isthmus.core.usage import Charge
 from isthmus.dialects.revisions import revision
 from isthmus.gateway.request import Request
@@ -33,7 +34,7 @@ RECEIPT_HEADER = b"x-isthmus-receipt"
 LONGEST_HEADER = 1000
 
 
-class Answer:
+class Answer(State):
     """The answer to one request. A stream `started` when its head went out; nothing else can be said then
     but its rest, or that it broke.
 
@@ -41,26 +42,14 @@ class Answer:
     out with the end of the body, in one write.
     """
 
-    __slots__ = (
-        "_encoder",
-        "_held",
-        "_parts",
-        "_pieces",
-        "_request",
-        "_story",
-        "_wire",
-        "started",
-    )
-
-    def __init__(self, request: Request, wire: ClientWire, story: Story) -> None:
-        self.started = False
-        self._request = request
-        self._wire = wire
-        self._story = story
-        self._encoder: StreamEncoder | None = None
-        self._parts: list[bytes] = []
-        self._pieces: list[Piece] = []
-        self._held = b""
+    _request: Request
+    _wire: ClientWire
+    _story: Story
+    started: bool = False
+    _encoder: StreamEncoder | None = None
+    _parts: list[bytes] = msgspec.field(default_factory=list)
+    _pieces: list[Piece] = msgspec.field(default_factory=list)
+    _held: bytes = b""
 
     @property
     def relayed(self) -> bool:

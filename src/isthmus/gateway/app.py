@@ -106,7 +106,7 @@ class Gateway:
     def serve(self, request: Request) -> Awaitable[None]:
         """Answer one request."""
         wire = self._wires.get((request.method, request.path))
-        return self._page(request) if wire is None else Exchange(self, wire, request).serve()
+        return self._page(request) if wire is None else Exchange.begin(self, wire, request).serve()
 
     async def _page(self, request: Request) -> None:
         """Answer an endpoint that needs no model, or say that there is none."""

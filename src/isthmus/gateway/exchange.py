@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from functools import reduce
 from random import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -20,6 +20,7 @@ from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.events import AttemptStarted, Delta, Event, Finished, Revised
 from isthmus.core.label import Label
 from isthmus.core.record import Outcome, Record
+from isthmus.core.state import State
 from isthmus.dialects.responses.stored import is_stored, stored, without_pointer
 from isthmus.dialects.revisions import CARRIERS
 from isthmus.dialects.style import body_of, styled
@@ -53,40 +54,31 @@ REVISIONS_HEADER = b"x-isthmus-revisions"
 """By `accept` in this header a caller says that it takes back what it has seen of a stream when told."""
 
 
-class Exchange:
-    """One request and its answer. Made for a single use: `await Exchange(...).serve()`.
+class Exchange(State):
+    """One request and its answer. Made for a single use: `await Exchange.begin(...).serve()`.
 
     It is a task of its own, which is cancelled when the client leaves or the gateway ends.
     """
 
-    __slots__ = (
-        "_answer",
-        "_gateway",
-        "_goes_on",
-        "_heard",
-        "_keeps_answer",
-        "_known",
-        "_request",
-        "_settled",
-        "_snapshot",
-        "_story",
-        "_trail",
-        "_wire",
-    )
+    _gateway: Gateway
+    _wire: ClientWire
+    _request: Request
+    _snapshot: Snapshot
+    _story: Story
+    _answer: Answer
+    _heard: Overheard | None = None
+    _trail: Trail | None = None
+    _known: bool = False
+    _goes_on: bool = False
+    _keeps_answer: bool = False
+    _settled: bool = False
 
-    def __init__(self, gateway: Gateway, wire: ClientWire, request: Request) -> None:
-        self._gateway = gateway
-        self._wire = wire
-        self._request = request
-        self._snapshot: Snapshot = gateway.snapshot
-        self._story = Story(wire, self._snapshot.config.hash)
-        self._answer = Answer(request, wire, self._story)
-        self._heard: Overheard | None = None
-        self._trail: Trail | None = None
-        self._known = False
-        self._goes_on = False
-        self._keeps_answer = False
-        self._settled = False
+    @classmethod
+    def begin(cls, gateway: Gateway, wire: ClientWire, request: Request) -> Self:
+        """The exchange of a request that comes now."""
+        snapshot = gateway.snapshot
+        story = Story.begin(wire, snapshot.config.hash)
+        return cls(gateway, wire, request, snapshot, story, Answer(request, wire, story))
 
     async def serve(self) -> None:
         """Answer the request, whatever happens, and record it."""
@@ -199,7 +191,7 @@ class Exchange:
             veils = dict.fromkeys(decision.pseudonymised, veiled)
             attempts = story.attempts = Attempts(question, snapshot.upstreams, veils, purse)
         else:
-            attempts = story.attempts = Attempts(question, snapshot.upstreams, purse=purse)
+            attempts = story.attempts = Attempts(question, snapshot.upstreams, {}, purse)
         listen = self._listen
         if decision.plan.hears:
             self._heard, listen = Overheard(), self._overhear

@@ -24,6 +24,7 @@ import httptools
 import msgspec
 
 from isthmus.core.errors import Fault, IsthmusError
+from isthmus.core.state import State
 
 Handler: TypeAlias = "Callable[[Request], Awaitable[None]]"
 
@@ -78,12 +79,12 @@ class Head(NamedTuple):
     headers: dict[bytes, bytes]
 
 
-class Request:
+class Request(State):
     """One request, whose head has come, and the way to answer it.
 
     `headers` have lower-case names; where a name comes twice, its values are joined by a comma (RFC 9110,
-    section 5.3). `path` is decoded and has no query. `client` is the peer's address, None where it left at
-    once. `left` turns True when the client goes: the task that serves the request is cancelled then.
+    section 5.3). `path` is decoded and has no query. `left` turns True when the client goes: the task that
+    serves the request is cancelled then.
 
     A handler answers once: with `respond`, or with `begin`, any number of `write`s, and `end`. Each of them
     sends at once, and returns what to wait for where the client reads more slowly than it is answered. The
@@ -91,63 +92,34 @@ class Request:
     added.
     """
 
-    __slots__ = (
-        "_body",
-        "_body_whole",
-        "_chunked",
-        "_connection",
-        "_head",
-        "_keep_alive",
-        "_limit",
-        "_size",
-        "_spoilt",
-        "_unasked",
-        "_upload_ends",
-        "_waiter",
-        "answered",
-        "begun",
-        "client",
-        "due",
-        "headers",
-        "left",
-        "method",
-        "path",
-    )
-
-    def __init__(
-        self,
-        connection: Connection,
-        method: str,
-        path: str,
-        headers: dict[bytes, bytes],
-        *,
-        chunked: bool,
-        keep_alive: bool,
-        body: bytes | None = None,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.headers = headers
-        self.client = connection.client
-        self.left = False
-        self.begun = False
-        self.answered = False
-        self._connection = connection
-        self._chunked = chunked
-        self._keep_alive = keep_alive
-        self._head = b""
-        # As it came where it came at once. A list of parts would cost many times what it holds, if a client
-        # chose to send byte by byte.
-        self._body: bytes | bytearray = body or b""
-        self._size = len(self._body)
-        self._body_whole = body is not None
-        self._limit = -1
-        self._unasked = _MOST_UNREAD
-        self._spoilt = False
-        self._waiter: asyncio.Future[None] | None = None
-        self.due = self._upload_ends = _NEVER
+    _connection: Connection
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    _chunked: bool
+    _keep_alive: bool
+    # As it came where it came at once. A list of parts would cost many times what it holds, if a client
+    # chose to send byte by byte.
+    _body: bytes | bytearray = b""
+    _size: int = 0
+    _body_whole: bool = False
+    left: bool = False
+    begun: bool = False
+    answered: bool = False
+    due: float = _NEVER
+    _upload_ends: float = _NEVER
+    _head: bytes = b""
+    _limit: int = -1
+    _unasked: int = _MOST_UNREAD
+    _spoilt: bool = False
+    _waiter: asyncio.Future[None] | None = None
 
     # -- the handler's side
+
+    @property
+    def client(self) -> str | None:
+        """The peer's address, None where it left at once."""
+        return self._connection.client
 
     def accept(self, limit: int) -> None:
         """Reads the body on while its handler waits for something else: a client that leaves is noticed only
@@ -233,6 +205,10 @@ class Request:
         if self._size > self._limit:
             self._wake()
         return True
+
+    def receive_all(self, body: bytes) -> None:
+        """Takes the whole body at once, before anybody asks for it."""
+        self._body, self._size, self._body_whole = body, len(body), True
 
     def complete(self) -> None:
         """All of the body has come."""
@@ -490,22 +466,22 @@ class Connection(asyncio.Protocol):
         if not length.isdigit() or not data.startswith(after, ends):
             return data
         body_at, size = ends + len(after), int(length)
-        whole = len(data) - body_at == size
         self._due = _NEVER
         request = Request(
             self,
             head.method,
             head.path,
             head.headers if length == head.length else {**head.headers, b"content-length": length},
-            chunked=True,
-            keep_alive=True,
-            body=data[body_at:] if whole else None,
+            True,
+            True,
         )
         self._serve(request)
-        if whole:
+        body = data[body_at:]
+        if len(body) == size:
+            request.receive_all(body)
             return b""
         self._receiving, self._left = request, size
-        return self._take_body(data[body_at:])
+        return self._take_body(body)
 
     def _take_body(self, data: bytes) -> bytes:
         """What is left of the data when the body of a request whose head was known has taken its part."""
@@ -661,8 +637,8 @@ class Connection(asyncio.Protocol):
             parser.get_method().decode("latin-1"),
             _path_of(self._url),
             self._headers,
-            chunked=recent,
-            keep_alive=recent and parser.should_keep_alive(),
+            recent,
+            recent and parser.should_keep_alive(),
         )
         if self._serving is None:
             self._serve(request)

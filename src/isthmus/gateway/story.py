@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from random import getrandbits
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -27,6 +27,7 @@ from isthmus.core.record import (
     Record,
     Timings,
 )
+from isthmus.core.state import State
 from isthmus.core.usage import Charge, Usage
 from isthmus.dialects.features import features_of
 from isthmus.providers.attempts import Attempts
@@ -54,7 +55,7 @@ _OF_THE_REQUEST = (
 clock: Callable[[], float] = time.perf_counter
 
 
-class Story:
+class Story(State):
     """What is known of one request so far. Its facts are set as they become known.
 
     `arrived`, `first_out` are readings of `clock`; `queued` and `uploading` are seconds spent waiting for a
@@ -64,62 +65,38 @@ class Story:
     recorded, and `said` gathers the answer's bytes then.
     """
 
-    __slots__ = (
-        "answered_by",
-        "arrived",
-        "at_us",
-        "attempts",
-        "before",
-        "blind",
-        "body",
-        "config_hash",
-        "decision",
-        "ended",
-        "envelope",
-        "findings",
-        "first_out",
-        "id",
-        "keeps_bodies",
-        "key",
-        "mirrors",
-        "overhead_ms",
-        "queued",
-        "route",
-        "said",
-        "unlooked",
-        "uploading",
-        "vouched",
-        "warnings",
-        "wire",
-    )
+    wire: ClientWire
+    config_hash: str
+    arrived: float
+    at_us: int
+    id: str
+    queued: float = 0.0
+    uploading: float = 0.0
+    first_out: float | None = None
+    overhead_ms: float = 0.0
+    keeps_bodies: bool = False
+    key: Key | None = None
+    mirrors: str | None = None
+    envelope: Envelope | None = None
+    route: Route | None = None
+    before: Label = BOTTOM
+    vouched: tuple[str, ...] = ()
+    findings: dict[str, int] | None = None
+    blind: bool = False
+    unlooked: tuple[str, ...] = ()
+    decision: Decision | None = None
+    attempts: Attempts | None = None
+    ended: list[AttemptRecord] = msgspec.field(default_factory=list)
+    answered_by: str | None = None
+    body: bytes | None = None
+    said: list[bytes] = msgspec.field(default_factory=list)
+    warnings: list[str] = msgspec.field(default_factory=list)
 
-    def __init__(self, wire: ClientWire, config_hash: str) -> None:
-        self.wire = wire
-        self.config_hash = config_hash
-        self.arrived = clock()
-        self.at_us = time.time_ns() // 1000
-        self.id = request_id(self.at_us, getrandbits(80))
-        self.queued = 0.0
-        self.uploading = 0.0
-        self.first_out: float | None = None
-        self.overhead_ms = 0.0
-        self.keeps_bodies = False
-        self.key: Key | None = None
-        self.mirrors: str | None = None
-        self.envelope: Envelope | None = None
-        self.route: Route | None = None
-        self.before: Label = BOTTOM
-        self.vouched: tuple[str, ...] = ()
-        self.findings: dict[str, int] | None = None
-        self.blind = False
-        self.unlooked: tuple[str, ...] = ()
-        self.decision: Decision | None = None
-        self.attempts: Attempts | None = None
-        self.ended: list[AttemptRecord] = []
-        self.answered_by: str | None = None
-        self.body: bytes | None = None
-        self.said: list[bytes] = []
-        self.warnings: list[str] = []
+    @classmethod
+    def begin(cls, wire: ClientWire, config_hash: str) -> Self:
+        """The story of a request that comes now."""
+        at_us = time.time_ns() // 1000
+        return cls(wire, config_hash, clock(), at_us, request_id(at_us, getrandbits(80)))
 
     @property
     def call(self) -> Call:
@@ -158,7 +135,7 @@ class Story:
         """The story of what is done with this request aside, which begins now and is for no client."""
         assert self.attempts is not None
         assert self.decision is not None
-        copy = Story(self.wire, self.config_hash)
+        copy = Story.begin(self.wire, self.config_hash)
         copy.mirrors = self.id
         for name in _OF_THE_REQUEST:
             setattr(copy, name, getattr(self, name))

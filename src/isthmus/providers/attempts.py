@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Protocol
 
 import msgspec
@@ -32,6 +32,7 @@ from isthmus.core.pieces import (
     UsageReport,
 )
 from isthmus.core.record import MS, AttemptRecord, Outcome, Purpose
+from isthmus.core.state import State
 from isthmus.core.usage import Charge, Usage
 from isthmus.dialects.constrained_tools import ToolReader, constrain
 from isthmus.dialects.counting import BYTES_PER_TOKEN, estimate_tokens
@@ -110,15 +111,12 @@ class _Spoken(msgspec.Struct, frozen=True):
     readers: tuple[Reader, ...] = ()
 
 
-class Waiting:
+class Waiting(State):
     """The seconds in which a request could only wait, however many models it waited for at once."""
 
-    __slots__ = ("_open", "_since", "_sum")
-
-    def __init__(self) -> None:
-        self._open = 0
-        self._since = 0.0
-        self._sum = 0.0
+    _open: int = 0
+    _since: float = 0.0
+    _sum: float = 0.0
 
     def begin(self, now: float) -> None:
         """One more is waited for."""
@@ -137,7 +135,7 @@ class Waiting:
         return self._sum + now - self._since if self._open else self._sum
 
 
-class Question:
+class Question(State, kw_only=True):
     """What one request asks, as every attempt at it needs it.
 
     `waiting` measures the time in which the gateway had nothing to do but wait for a model, up to the first
@@ -146,43 +144,17 @@ class Question:
     envelope says, but what a strategy asks beside it, or instead.
     """
 
-    __slots__ = (
-        "_amendment",
-        "_call",
-        "_unamended",
-        "arrived",
-        "at_us",
-        "client_headers",
-        "clock",
-        "envelope",
-        "values",
-        "waiting",
-        "wire",
-    )
-
-    def __init__(
-        self,
-        *,
-        envelope: Envelope,
-        wire: ClientWire,
-        client_headers: Mapping[bytes, bytes],
-        arrived: float,
-        at_us: int,
-        clock: Callable[[], float],
-        values: Mapping[str, str] | None = None,
-        waiting: Waiting | None = None,
-    ) -> None:
-        self.envelope = envelope
-        self.wire = wire
-        self.client_headers = client_headers
-        self.arrived = arrived
-        self.at_us = at_us
-        self.clock = clock
-        self.values = values
-        self.waiting = waiting or Waiting()
-        self._amendment: Amendment | None = None
-        self._unamended: Question | None = None
-        self._call: Call | None = None
+    envelope: Envelope
+    wire: ClientWire
+    client_headers: Mapping[bytes, bytes]
+    arrived: float
+    at_us: int
+    clock: Callable[[], float]
+    values: Mapping[str, str] | None = None
+    waiting: Waiting = msgspec.field(default_factory=Waiting)
+    _amendment: Amendment | None = None
+    _unamended: Question | None = None
+    _call: Call | None = None
 
     @property
     def call(self) -> Call:
@@ -266,7 +238,7 @@ class Question:
         return (Restorer(self.values, in_json=form is not None and form.kind != "text"),)
 
 
-class Attempts:
+class Attempts(State):
     """Calls models on behalf of one request.
 
     `hidden` is the question for those models that may see it only with pseudonyms. `purse` is what they are
@@ -274,22 +246,13 @@ class Attempts:
     """
 
     # An attempt knows the question, and not these: a cycle would keep each request until the next collection.
-    __slots__ = ("_delivered", "_hidden", "_made", "_purse", "_shown", "_upstreams", "question")
-
-    def __init__(
-        self,
-        question: Question,
-        upstreams: Mapping[str, Upstream],
-        hidden: Mapping[str, Question] = MappingProxyType({}),
-        purse: Purse | None = None,
-    ) -> None:
-        self.question = question
-        self._made: list[Attempt] = []
-        self._delivered: Attempt | None = None
-        self._shown: int | None = None
-        self._upstreams = upstreams
-        self._hidden = hidden
-        self._purse = purse
+    question: Question
+    _upstreams: Mapping[str, Upstream]
+    _hidden: Mapping[str, Question] = {}
+    _purse: Purse | None = None
+    _made: list[Attempt] = msgspec.field(default_factory=list)
+    _delivered: Attempt | None = None
+    _shown: int | None = None
 
     def attempt(self, effect: plan.Attempt | plan.Draft, number: int) -> Attempt:
         """The model, about to be called once; see `strategies.run.Performer`."""
@@ -371,7 +334,7 @@ class Attempts:
         return [record for record in told if record is not None]
 
 
-class Attempt:
+class Attempt(State):
     """One call of one model: an `Answering` of `strategies.run`, and the facts that its record will say.
 
     `queued` are the seconds that it waited for a free connection. `released` is a draft that has become the
@@ -379,78 +342,41 @@ class Attempt:
     to speak, `said` estimates the tokens of the answer so far.
     """
 
-    __slots__ = (
-        "_asked",
-        "_decoder",
-        "_held",
-        "_holding",
-        "_next",
-        "_open",
-        "_purse",
-        "_readers",
-        "_relayed",
-        "_sample",
-        "_sent",
-        "_stream",
-        "_taken",
-        "_watch",
-        "committed",
-        "dropped",
-        "first_token",
-        "heard",
-        "judged",
-        "number",
-        "passthrough",
-        "purpose",
-        "question",
-        "queued",
-        "reading",
-        "released",
-        "said",
-        "started",
-        "status",
-        "upstream",
-    )
+    question: Question
+    upstream: Upstream
+    number: int
+    _purse: Purse | None = None
+    purpose: Purpose = "answer"
+    started: float = 0.0
+    first_token: float | None = None
+    status: int | None = None
+    queued: float = 0.0
+    heard: bool = False
+    reading: Reading = msgspec.field(default_factory=Reading)
+    committed: bool = False
+    passthrough: bool = False
+    released: bool = False
+    judged: Beginning = _UNJUDGED
+    dropped: tuple[str, ...] = ()
+    said: int = 0
+    _holding: Held | None = None
+    _asked: bool = False
+    _sent: bool = False
+    _open: bool = True
+    _relayed: int = 0
+    _taken: int = 0
+    _sample: bytes = b""
+    _stream: Stream | None = None
+    _watch: Watch | None = None
+    _decoder: StreamDecoder | None = None
+    _readers: tuple[Reader, ...] = ()
+    _held: list[Piece] = msgspec.field(default_factory=list)
+    _next: Callable[[], Awaitable[Delta | None]] | None = None
+    """What there is to do next, until there is nothing more: it gives a part of the answer, or None."""
 
-    def __init__(
-        self,
-        question: Question,
-        upstream: Upstream,
-        number: int,
-        purse: Purse | None = None,
-        purpose: Purpose = "answer",
-    ) -> None:
-        self.upstream = upstream
-        self.purpose = purpose
-        self.number = number
-        self.started = question.clock()
-        self.first_token: float | None = None
-        self.status: int | None = None
-        self.queued = 0.0
-        self.heard = False
-        self.reading = Reading()
-        self.committed = False
-        self.passthrough = False
-        self.released = False
-        self.judged = _UNJUDGED
-        self.dropped: tuple[str, ...] = ()
-        self.said = 0
-        self.question = question
-        self._purse = purse
-        self._holding: Held | None = None
-        self._asked = False
-        self._sent = False
-        self._open = True
-        self._relayed = 0
-        self._taken = 0
-        self._sample = b""
-        self._stream: Stream | None = None
-        self._watch: Watch
-        self._decoder: StreamDecoder
-        self._readers: tuple[Reader, ...] = ()
-        self._held: list[Piece] = []
-        # What there is to do next, until there is nothing more: it gives a part of the answer, or None.
-        self._next: Callable[[], Awaitable[Delta | None]] | None = self._begin
+    def __post_init__(self) -> None:
+        self.started = self.question.clock()
+        self._next = self._begin
 
     async def next(self) -> Delta | AttemptEnded:
         """See `strategies.run.Answering`."""
@@ -606,6 +532,7 @@ class Attempt:
     async def _relay(self) -> Delta | None:
         """The endpoint's own bytes, whole events at a time."""
         watch, reading = self._watch, self.reading
+        assert watch is not None, "it has begun to stream"
         while reading.error is None and not reading.ended and (chunk := await self._chunk()):
             data = watch.feed(chunk)
             # What broke off before anybody saw any of it is read to its end, for its usage, and not shown.
@@ -652,6 +579,7 @@ class Attempt:
     async def _translate(self) -> Delta | None:
         """The endpoint's answer as pieces, none before the first content."""
         decoder, held = self._decoder, self._held
+        assert decoder is not None, "it has begun to stream"
         while True:
             chunk = b"" if decoder.ended else await self._chunk()
             self._take(len(chunk))
@@ -687,6 +615,7 @@ class Attempt:
 
     def _salvage(self, fault: IsthmusError) -> Delta:
         """What was understood before the fault, which is raised after it; at once where nothing was."""
+        assert self._decoder is not None, "it has begun to stream"
         pieces = self._noted(_read(self._readers, self._decoder.salvage))
         if not pieces or not self.committed:
             raise fault

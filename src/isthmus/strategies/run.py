@@ -20,6 +20,7 @@ from isthmus.core.events import (
     Revised,
 )
 from isthmus.core.pieces import Piece
+from isthmus.core.state import State
 from isthmus.strategies.plan.node import (
     Assess,
     Attempt,
@@ -155,26 +156,17 @@ class _Drafts:
         self.running.clear()
 
 
-class _Run:
+class _Run(State):
     """One run of a plan: the attempts so far, and the drafts that are under way, begun last at the end."""
 
-    __slots__ = ("_drafts", "_listen", "_number", "_performer", "_permits", "_seen", "_sleep")
-
-    def __init__(
-        self,
-        performer: Performer,
-        permits: Permit,
-        sleep: Callable[[float], Awaitable[None]],
-        listen: Listener,
-    ) -> None:
-        self._performer = performer
-        self._permits = permits
-        self._sleep = sleep
-        self._listen = listen
-        self._number = 0
-        self._drafts: list[_Drafts] = []
-        self._seen: int | None = None
-        """The attempt whose draft the client has begun to see."""
+    _performer: Performer
+    _permits: Permit
+    _sleep: Callable[[float], Awaitable[None]]
+    _listen: Listener
+    _number: int = 0
+    _drafts: list[_Drafts] = msgspec.field(default_factory=list)
+    _seen: int | None = None
+    """The attempt whose draft the client has begun to see."""
 
     async def all_of(self, plan: Node) -> None:
         steps = plan.steps()
