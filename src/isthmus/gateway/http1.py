@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import NamedTuple, TypeAlias, cast
+from typing import TypeAlias, cast
 from urllib.parse import unquote
 
 import httptools
@@ -67,7 +67,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     pipelined: int = 8
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True):
     """A head that has been parsed. `before` and `after` are its bytes around the digits of its
     content-length, which are `length`."""
 
