@@ -24,7 +24,7 @@ class Peer:
 
 def request(client: str | None, headers: dict[bytes, bytes]) -> Request:
     """A request of that peer."""
-    return Request(Peer(client), "GET", "/v1/models", headers, chunked=True, keep_alive=True)  # type: ignore[arg-type]
+    return Request(Peer(client), "GET", "/v1/models", headers, True, True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import msgspec
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection, RowMapping
 
 from isthmus.core.errors import Fault, IsthmusError
@@ -178,8 +178,11 @@ class SqliteKeys:
 
     def revision(self) -> int:
         """See `Keys.revision`."""
-        with self._database.reading() as connection:
-            return _revision(connection)
+        return self._database.mark(_REVISION).number
+
+    def close(self) -> None:
+        """Hold nothing of the file any more."""
+        self._database.close()
 
     def digests(self) -> Digests:
         """See `Keys.digests`."""
@@ -389,6 +392,9 @@ def _ids(keys: Sequence[Key]) -> str:
     return ", ".join(key.id for key in keys)
 
 
+_REVISION = f"SELECT coalesce(max(revision), 0) FROM {table.name}"
+
+
 def digest_of(secret: str) -> bytes:
     """The SHA-256 of a secret: all that is ever stored of it."""
     return _sha256(secret.encode())
@@ -414,7 +420,7 @@ def _all(connection: Connection) -> tuple[Key, ...]:
 
 
 def _revision(connection: Connection) -> int:
-    return connection.scalar(select(func.coalesce(func.max(table.c.revision), 0))) or 0
+    return connection.exec_driver_sql(_REVISION).scalar_one()  # type: ignore[no-any-return]
 
 
 def _insert(connection: Connection, new: NewKey) -> None:

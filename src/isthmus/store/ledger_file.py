@@ -16,6 +16,7 @@ from sqlalchemy import Table
 from isthmus.core.errors import Fault, IsthmusError
 from isthmus.core.record import Intent, Record
 from isthmus.store import rows, schema
+from isthmus.store.schema import identity
 
 _STATEMENT_ROWS = (64, 8, 1)
 _DELETE_INTENT = f"DELETE FROM {schema.intents.name} WHERE id = ?"
@@ -106,7 +107,7 @@ class LedgerFile:
             if record.request_body is not None or record.response_body is not None
         ]
         ended = [(record.id,) for record in records if record.id in self._begun]
-        ended += [(identity,) for identity in forgotten]
+        ended += [(intent_id,) for intent_id in forgotten]
         with self._transaction() as connection:
             _insert(connection, schema.intents, [rows.intent_row(intent) for intent in intents])
             _insert(connection, schema.records, record_rows)
@@ -115,7 +116,7 @@ class LedgerFile:
             _insert(connection, schema.bodies, body_rows)
             connection.executemany(_DELETE_INTENT, ended)
         self._begun.update(intent.id for intent in intents)
-        self._begun.difference_update(identity for (identity,) in ended)
+        self._begun.difference_update(intent_id for (intent_id,) in ended)
 
     def probe(self) -> None:
         """Writes something and takes it back, in one transaction; raises as `write` does."""
@@ -172,14 +173,14 @@ class LedgerFile:
         if not self._guest:
             self._hold_lock()
         self._connection = schema.connect(self._path, durability=self._durability, wait_s=self._wait_s)
-        self._identity = _identity(self._path)
+        self._identity = identity(self._path)
         return self._connection
 
     def _hold_lock(self) -> None:
         # By whatever link a gateway knows the file, its lock is the one beside the file itself.
         real = self._path.resolve()
         beside = real.with_name(real.name + ".lock")
-        if self._lock is not None and beside.exists() and _identity(beside) == _identity(self._lock):
+        if self._lock is not None and beside.exists() and identity(beside) == identity(self._lock):
             return
         lock = os.open(beside, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
@@ -201,7 +202,7 @@ class LedgerFile:
         connection = self._connection or self._open()
         try:
             # SQLite writes on, happily, into a file that has been deleted.
-            if _identity(self._path) != self._identity:
+            if identity(self._path) != self._identity:
                 raise FileNotFoundError(f"{self._path} was replaced by another file")
             connection.execute("BEGIN IMMEDIATE")
             yield connection
@@ -215,11 +216,6 @@ class LedgerFile:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-
-def _identity(file: Path | int) -> tuple[int, int]:
-    found = file.stat() if isinstance(file, Path) else os.fstat(file)
-    return found.st_dev, found.st_ino
 
 
 def _insert(connection: sqlite3.Connection, table: Table, some: Collection[rows.Row]) -> None:

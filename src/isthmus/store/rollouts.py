@@ -15,6 +15,7 @@ from isthmus.store import schema
 from isthmus.store.schema import feedback, records
 from isthmus.store.schema import rollouts as table
 
+_LAST = f"SELECT coalesce(max(number), 0) FROM {table.name}"
 _to_json = msgspec.json.Encoder(order="deterministic").encode
 _to_turn = msgspec.json.Decoder(Turn).decode
 
@@ -57,9 +58,21 @@ class SqliteRollouts:
 
     def __init__(self, path: Path) -> None:
         self._database = schema.Database(path)
+        self._known: tuple[schema.Mark, Sequence[Turn]] | None = None
 
     def current(self) -> Sequence[Turn]:
         """See `Rollouts.current`."""
+        # The number first: what is added between the two readings is read twice rather than never.
+        last = self._database.mark(_LAST)
+        if self._known is None or self._known[0] != last:
+            self._known = last, self._current()
+        return self._known[1]
+
+    def close(self) -> None:
+        """Hold nothing of the file any more."""
+        self._database.close()
+
+    def _current(self) -> Sequence[Turn]:
         last = select(func.max(table.c.number)).group_by(table.c.model)
         query = select(table.c.number, table.c.body).where(table.c.number.in_(last)).order_by(table.c.model)
         with self._database.reading() as connection:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -665,14 +666,25 @@ def insertion(table: Table, rows: int = 1, given: tuple[bool, ...] | None = None
     return f"INSERT INTO {table.name} ({names}) VALUES {values} ON CONFLICT DO NOTHING"
 
 
+class Mark(NamedTuple):
+    """A number that something in a file has, by which a change of it is noticed."""
+
+    file: tuple[int, int]
+    number: int
+
+
 class Database:
     """Short transactions on the database at `path`, each on a connection of its own.
 
-    A file that was replaced meanwhile is seen, therefore, and nothing is held between two uses. The file is
-    made or migrated by the first `writing`; `reading` cannot change it, and sees what other processes commit.
+    A file that was replaced meanwhile is seen, therefore, and nothing is held between two uses but by `mark`.
+    The file is made or migrated by the first `writing`; `reading` cannot change it, and sees what other
+    processes commit.
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._marker: tuple[tuple[int, int], sqlite3.Connection] | None = None
+        self._marking = threading.Lock()
         self._writer = _engine(lambda: connect(path), "BEGIN IMMEDIATE")
         self._reader = _engine(lambda: connect_reader(path), "BEGIN")
 
@@ -690,6 +702,43 @@ class Database:
         its tables are not the ones that this code reads, `ledger_unavailable`.
         """
         return _transaction(self._reader)
+
+    def mark(self, query: str) -> Mark:
+        """The number that a query gives, and of which file. Raises what `reading` does.
+
+        It is for what is asked again and again, since it costs a hundredth of a transaction: its connection
+        stays open until `close`, or until the file is another one.
+        """
+        with self._marking:
+            try:
+                file = identity(self._path)
+                if self._marker is None or self._marker[0] != file:
+                    self._forget_marker()
+                    self._marker = file, connect_reader(self._path)
+                (number,) = self._marker[1].execute(query).fetchone()
+            except FileNotFoundError:
+                self._forget_marker()
+                raise _missing(self._path) from None
+            except (sqlite3.Error, OSError) as error:
+                self._forget_marker()
+                raise unavailable(str(error)) from error
+        return Mark(file, number)
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        with self._marking:
+            self._forget_marker()
+
+    def _forget_marker(self) -> None:
+        marker, self._marker = self._marker, None
+        if marker is not None:
+            marker[1].close()
+
+
+def identity(file: Path | int) -> tuple[int, int]:
+    """What tells a file from every other one, by whatever path it is known. Raises OSError."""
+    found = file.stat() if isinstance(file, Path) else os.fstat(file)
+    return found.st_dev, found.st_ino
 
 
 def _engine(connect_anew: Callable[[], sqlite3.Connection], begin: str) -> Engine:
@@ -726,12 +775,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     Raises what `Database.reading` does, and sqlite3.Error.
     """
     if not path.exists():
-        raise IsthmusError(
-            Fault.NOT_FOUND,
-            f"There is no ledger at {path}.",
-            code="ledger_missing",
-            hint="Start the gateway once, or name the ledger that it uses.",
-        )
+        raise _missing(path)
     # Not mode=ro: after a crash the write-ahead log has to be recovered, which needs to write beside the
     # database.
     connection = sqlite3.connect(
@@ -754,6 +798,15 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _missing(path: Path) -> IsthmusError:
+    return IsthmusError(
+        Fault.NOT_FOUND,
+        f"There is no ledger at {path}.",
+        code="ledger_missing",
+        hint="Start the gateway once, or name the ledger that it uses.",
+    )
 
 
 def _version(connection: sqlite3.Connection) -> int:
