@@ -35,6 +35,11 @@ class Breaker:
         self._room = 1
         self.under_way = 0
 
+    @property
+    def is_well(self) -> bool:
+        """True where no failure is remembered: a success changes nothing then."""
+        return self._closed and not self._failures
+
     def state(self, now: float) -> State:
         """The state at that time."""
         if self._closed:

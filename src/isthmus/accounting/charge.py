@@ -16,15 +16,15 @@ def charge(price: Price, usage: Usage | None, at_us: int) -> Charge:
     prices than those of the list.
     Audio counts as part of the uncached prompt; providers do not say how much of it was cached.
     """
-    listed, period = price.in_force(at_us) or (None, None)
-    rates = None if usage is None or period is None else period.rates(usage.prompt)
-    amount = None if usage is None or rates is None or usage.ran_tools else _nanousd(rates, usage)
-    return Charge(
-        nanousd=amount,
-        basis="unknown" if amount is None or listed is None else listed.basis,
-        snapshot="" if listed is None else listed.snapshot,
-        estimated=usage is not None and (usage.estimated or bool(usage.beyond)),
-    )
+    found = price.in_force(at_us)
+    estimated = usage is not None and (usage.estimated or bool(usage.beyond))
+    snapshot = "" if found is None else found[0].snapshot
+    if usage is None or found is None or usage.ran_tools:
+        return Charge(nanousd=None, basis="unknown", snapshot=snapshot, estimated=estimated)
+    listed, period = found
+    amount = _nanousd(period.rates(usage.prompt), usage)
+    basis = "unknown" if amount is None else listed.basis
+    return Charge(nanousd=amount, basis=basis, snapshot=snapshot, estimated=estimated)
 
 
 def charge_together(price: Price, usage: Usage, requests: int, at_us: int) -> int | None:

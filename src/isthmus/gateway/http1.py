@@ -304,6 +304,7 @@ class Connection(asyncio.Protocol):
         "_pending",
         "_read_paused",
         "_receiving",
+        "_resting",
         "_serving",
         "_transport",
         "_unsent",
@@ -334,6 +335,7 @@ class Connection(asyncio.Protocol):
         self.gone = False
         self.draining = False
         self.task: asyncio.Task[None] | None = None
+        self._resting: asyncio.Future[None] | None = None
         self._handler = handler
         self._on_made = on_made
         self._on_lost = on_lost
@@ -427,8 +429,8 @@ class Connection(asyncio.Protocol):
         self._parser = None  # type: ignore[assignment]
         if self._serving is not None:
             self._serving.left = True
-            if self.task is not None:
-                self.task.cancel()
+        if self.task is not None:
+            self.task.cancel()
         self._on_lost(self)
 
     def pause_writing(self) -> None:
@@ -584,10 +586,8 @@ class Connection(asyncio.Protocol):
 
     def _forget(self, request: Request) -> None:
         if request is self._serving:
-            assert self.task is not None
-            # It has not begun to run: a task takes its first step in a later turn of the loop.
-            self.task.cancel()
-            self._serving = self.task = None
+            # It has not begun to be served: that takes a later turn of the loop.
+            self._serving = None
         else:
             self._line.remove(request)
 
@@ -672,15 +672,27 @@ class Connection(asyncio.Protocol):
 
     def _serve(self, request: Request) -> None:
         self._serving = request
-        self.task = self.loop.create_task(self._run(request))
+        if self.task is None:
+            self.task = self.loop.create_task(self._serve_all())
+        elif self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
 
-    async def _run(self, request: Request) -> None:
+    async def _serve_all(self) -> None:
+        """One task serves all requests of a connection: to make one costs as much as to read a head."""
+        while not self.gone:
+            if self._serving is not None:
+                await self._serve_one(self._serving)
+            else:
+                self._resting = self.loop.create_future()
+                await self._resting
+
+    async def _serve_one(self, request: Request) -> None:
         try:
             await self._handler(request)
         except Exception as bug:
             # The text of an exception may quote the prompt: only its kind is logged.
             log.error("a request failed by a bug: %s", type(bug).__name__)
-        self._serving = self.task = None
+        self._serving = None
         if self.gone:
             return
         if self._receiving is request and request.answered and request.sends:

@@ -666,12 +666,12 @@ class Attempt(State):
     def _prepare(self) -> _Spoken | None:
         """What to say and in which wire; None where there is no wire, which only a count can do without."""
         question, upstream = self.question, self.upstream
-        envelope = question.envelope
-        if question.amended or self.purpose != "answer":
+        envelope, amended = question.envelope, question.amended
+        if amended or self.purpose != "answer":
             question.require_understood()
         constrained = "constrained_tools" in upstream.provider.quirks and self._has_tools()
         restorers = question.restorers() if question.values is not None else ()
-        shared = None if constrained or question.amended else upstream.shared_wire(question.wire.name)
+        shared = None if constrained or amended else upstream.shared_wire(question.wire.name)
         if shared is not None:
             # Bytes pass on the way there. On the way back they do where nothing must be put in place of them,
             # and nobody but the client reads them.
@@ -741,6 +741,9 @@ class Attempt(State):
 
     def _tell_breaker(self, error: IsthmusError | None) -> None:
         breaker, now = self.upstream.breaker, self.question.clock
+        if error is None and breaker.is_well and not self.reading.interrupted:
+            # Nearly every attempt: there is nothing to tell.
+            return
         if self.reading.interrupted:
             # Some prompts lead some models to it each time: it says too little of the endpoint.
             breaker.released()
@@ -764,7 +767,7 @@ class Attempt(State):
             model=upstream.model.name,
             provider=upstream.provider.name,
             model_id=upstream.model.id,
-            outcome=_outcome(error),
+            outcome="ok" if error is None else _outcome(error),
             started_ms=(started - question.arrived) * MS,
             queue_ms=self.queued * MS,
             first_token_ms=None if first is None else (first - started) * MS,
@@ -775,13 +778,13 @@ class Attempt(State):
             finish=reading.why,
             usage=usage,
             charge=charged,
-            committed=self.committed and self.seen,
+            committed=self.committed and (self.purpose == "answer" or self.released),
             passthrough=self.passthrough,
             dropped=self.dropped,
             purpose=self.purpose,
             confidence=self.judged.confidence,
             verdict=self.judged.why,
-            weights=upstream.weights(),
+            weights=None if upstream.weights is None else upstream.weights(),
         )
 
     def _usage(self, error: IsthmusError | None, cut_off: bool) -> Usage | None:
@@ -918,9 +921,7 @@ def _is_content(piece: Piece) -> bool:
     return not isinstance(piece, Start | UsageReport)
 
 
-def _outcome(error: IsthmusError | None) -> Outcome:
-    if error is None:
-        return "ok"
+def _outcome(error: IsthmusError) -> Outcome:
     return "cancelled" if error.fault is Fault.CANCELLED else "error"
 
 

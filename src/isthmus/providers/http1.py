@@ -150,16 +150,14 @@ class Http1Transport:
     def _render(self, outgoing: Outgoing) -> tuple[bytes, ...]:
         method, body = outgoing.method, outgoing.body
         length = b"content-length: %d\r\n\r\n" % len(body) if body or method == b"POST" else b"\r\n"
-        parts = (method, b" ", outgoing.target, self._after_target, outgoing.headers, length)
-        if len(body) < _JOIN_BELOW_BYTES:
-            return (b"".join((*parts, body)),)
-        return (b"".join(parts), body)
+        head = b"%b %b%b%b%b" % (method, outgoing.target, self._after_target, outgoing.headers, length)
+        return (head + body,) if len(body) < _JOIN_BELOW_BYTES else (head, body)
 
     # -- the pool: a member of `_connections` is a slot taken, whether it is new, busy, idle or on its way out
 
     async def _connection(self, exchange: _Exchange, outgoing: Outgoing) -> _Connection:
         """A connection that is open and nobody else's, once its turn has come."""
-        loop, timeouts = exchange.loop, exchange.timeouts
+        loop, timeouts = exchange.loop, exchange.outgoing.timeouts
         deadline = loop.time() + min(timeouts.connect_s, timeouts.total_s)
         while True:
             if self._closed:
@@ -321,7 +319,6 @@ class _Exchange(Stream):
     __slots__ = (
         "_unread",
         "_waiter",
-        "bodiless",
         "complete",
         "connection",
         "failure",
@@ -329,10 +326,10 @@ class _Exchange(Stream):
         "headers",
         "loop",
         "origin",
+        "outgoing",
         "pool",
         "received",
         "status",
-        "timeouts",
         "total_at",
         "unread_bytes",
         "whole",
@@ -344,9 +341,8 @@ class _Exchange(Stream):
         self.pool = pool
         self.origin = pool.origin
         self.loop = loop
-        self.timeouts = outgoing.timeouts
+        self.outgoing = outgoing
         self.total_at = loop.time() + outgoing.timeouts.total_s
-        self.bodiless = outgoing.method == b"HEAD"
         self.whole = whole
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -427,7 +423,8 @@ class _Exchange(Stream):
         self.connection = None
         self.complete = failure is None
         self.failure = failure
-        self.wake()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def wake(self) -> None:
         """Let the waiting caller look again."""
@@ -491,7 +488,7 @@ class _Connection(asyncio.Protocol):
         if exchange.whole:
             self.wait_until(exchange.total_at)
         else:
-            self._allow(exchange, exchange.timeouts.first_byte_s)
+            self._allow(exchange, exchange.outgoing.timeouts.first_byte_s)
 
     def wait_until(self, deadline: float) -> None:
         """Expire at this time of the loop's clock, unless told otherwise before."""
@@ -505,11 +502,11 @@ class _Connection(asyncio.Protocol):
         if exchange is None:
             self.close()
         elif now >= exchange.total_at:
-            self.fail(TotalTimeoutError(origin, exchange.timeouts.total_s))
+            self.fail(TotalTimeoutError(origin, exchange.outgoing.timeouts.total_s))
         elif exchange.flowing:
-            self.fail(IdleTimeoutError(origin, exchange.timeouts.idle_s))
+            self.fail(IdleTimeoutError(origin, exchange.outgoing.timeouts.idle_s))
         else:
-            self.fail(FirstByteTimeoutError(origin, exchange.timeouts.first_byte_s))
+            self.fail(FirstByteTimeoutError(origin, exchange.outgoing.timeouts.first_byte_s))
 
     def close(self) -> None:
         """End in good order: nothing is in flight."""
@@ -534,7 +531,7 @@ class _Connection(asyncio.Protocol):
         if self._paused and self._exchange is not None and self.open:
             self._paused = False
             self._transport.resume_reading()
-            self._allow(self._exchange, self._exchange.timeouts.idle_s)
+            self._allow(self._exchange, self._exchange.outgoing.timeouts.idle_s)
 
     def _allow(self, exchange: _Exchange, silence_s: float) -> None:
         self.wait_until(min(self.loop.time() + silence_s, exchange.total_at))
@@ -613,14 +610,14 @@ class _Connection(asyncio.Protocol):
 
     def _carry_on(self, exchange: _Exchange) -> None:
         if exchange.whole:
-            self._allow(exchange, exchange.timeouts.idle_s)
+            self._allow(exchange, exchange.outgoing.timeouts.idle_s)
             return
         if exchange.unread_bytes > _MAX_UNREAD_BYTES:
             self._paused = True
             self._transport.pause_reading()
             self.wait_until(exchange.total_at)
         elif exchange.flowing:
-            self._allow(exchange, exchange.timeouts.idle_s)
+            self._allow(exchange, exchange.outgoing.timeouts.idle_s)
         exchange.wake()
 
     def _finish(self, exchange: _Exchange) -> None:
@@ -658,7 +655,7 @@ class _Connection(asyncio.Protocol):
             self._interim = True
             return
         exchange.status = status
-        if exchange.bodiless:
+        if exchange.outgoing.method == b"HEAD":
             self._complete = True
             raise _ParsingEndedError
 

@@ -67,8 +67,8 @@ class Upstream:
         transport: Transport,
         breaker: Breaker,
         price: Price,
-        unready: Callable[[], IsthmusError | None] = lambda: None,
-        weights: Callable[[], str | None] = lambda: None,
+        unready: Callable[[], IsthmusError | None] | None = None,
+        weights: Callable[[], str | None] | None = None,
         marks: bool = False,
     ) -> None:
         self.model = model
@@ -95,8 +95,7 @@ class Upstream:
 
     def refusal(self, now: float) -> IsthmusError | None:
         """Why no attempt is made at the monotonic time `now`, or None."""
-        unready = self.unready()
-        if unready is not None:
+        if self.unready is not None and (unready := self.unready()) is not None:
             return unready
         if self.breaker.permits(now):
             return None
