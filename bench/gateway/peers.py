@@ -16,7 +16,9 @@ from bench.gateway.processes import Cores, Server, free_port
 HERE = Path(__file__).resolve().parent
 BENCH = HERE.parent
 ROOT = BENCH.parent
-VENVS = BENCH / ".venvs"
+#: The interpreter of what is written in Python, where it is not the one of `make install`.
+PYTHON = os.environ.get("BENCH_PYTHON", "")
+VENVS = BENCH / (".venvs-of-bench-python" if PYTHON else ".venvs")
 BUILD = BENCH / ".build"
 
 #: What the upstream is asked to be; mock.c says what each name means.
@@ -143,18 +145,44 @@ def launch_nginx(room: Path, mock_port: int) -> Launch:
 ISTHMUS_KEY = "MOCK_KEY"
 
 
-def _isthmus() -> Path:
-    return ROOT / ".venv/bin/isthmus"
+def _isthmus() -> list[str]:
+    """The command, from the project's own environment or from one with the interpreter that was asked for."""
+    python = VENVS / "isthmus/bin/python" if PYTHON else ROOT / ".venv/bin/python"
+    return [str(python), "-m", "isthmus"]
 
 
 def prepare_isthmus() -> str:
-    """Isthmus's version, from the project's own environment."""
-    if not _isthmus().exists():
+    """Isthmus's version, and the interpreter's where it is another one than the project's."""
+    python = Path(_isthmus()[0])
+    if PYTHON and not python.exists():
+        _install_isthmus(python)
+    if not python.exists():
         raise UnavailableError("Isthmus is not installed: make install")
-    said = subprocess.run([str(_isthmus()), "--version"], capture_output=True, text=True)
+    said = subprocess.run([*_isthmus(), "--version"], capture_output=True, text=True)
     if said.returncode:
         raise UnavailableError(f"isthmus --version fails: {said.stderr.strip().splitlines()[-1:]}")
-    return said.stdout.strip().split()[-1]
+    version = said.stdout.strip().split()[-1]
+    return f"{version} on {_version_of(PYTHON)}" if PYTHON else version
+
+
+def _install_isthmus(python: Path) -> None:
+    """What the gateway needs, of the same locked versions, and the code as it stands here."""
+    subprocess.run([PYTHON, "-m", "venv", str(python.parent.parent)], check=True)
+    lock = str(ROOT / "requirements/runtime.lock")
+    print(
+        "bench: installing Isthmus's requirements for another interpreter (once)", file=sys.stderr, flush=True
+    )
+    subprocess.run(
+        [python, "-m", "pip", "install", "-qq", "--require-hashes", "--no-deps", "-r", lock], check=True
+    )
+    say = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = subprocess.run([python, "-c", say], check=True, capture_output=True, text=True).stdout.strip()
+    Path(packages, "isthmus.pth").write_text(f"{ROOT / 'src'}\n")
+
+
+def _version_of(python: str) -> str:
+    said = subprocess.run([python, "--version"], check=True, capture_output=True, text=True)
+    return said.stdout.strip()
 
 
 def write_isthmus_config(room: Path, mock_port: int, *sections: str) -> Path:
@@ -182,7 +210,7 @@ def launch_isthmus(room: Path, mock_port: int, *sections: str) -> Launch:
     env = {ISTHMUS_KEY: "upstream-key", "HOME": str(room)}
     key = _create_isthmus_key(config, env)
     port = free_port()
-    command = [str(_isthmus()), "serve", "--config", str(config), "--port", str(port)]
+    command = [*_isthmus(), "serve", "--config", str(config), "--port", str(port)]
     return Launch(command, port, env=env, key=key, model_prefix="bench-")
 
 
@@ -201,7 +229,7 @@ def launch_isthmus_budgets(room: Path, mock_port: int) -> Launch:
 
 def _create_isthmus_key(config: Path, env: dict[str, str]) -> str:
     said = subprocess.run(
-        [str(_isthmus()), "keys", "create", "--config", str(config), "--name", "bench", "--json"],
+        [*_isthmus(), "keys", "create", "--config", str(config), "--name", "bench", "--json"],
         env=clean_environment(env),
         cwd=config.parent,
         capture_output=True,
@@ -301,7 +329,7 @@ def _prepare_venv(name: str, pins: tuple[str, ...]) -> str:
     python = VENVS / name / "bin/python"
     package = pins[0].partition("==")[0].partition("[")[0]
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(VENVS / name)], check=True)
+        subprocess.run([PYTHON or sys.executable, "-m", "venv", str(VENVS / name)], check=True)
     if (version := _installed(python, package)) is not None:
         return version
     complaint = ""
