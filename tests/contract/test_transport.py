@@ -8,7 +8,7 @@ import random
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,31 @@ async def test_a_chunked_answer_reads_the_same_however_it_is_split(open_transpor
             assert await rest_of(stream) == b"alphabravo"
             stream.close()
         assert len(peer.conversations) == 1
+
+
+async def test_trailers_are_dropped_and_the_first_header_of_a_name_counts(open_transport: Open) -> None:
+    head = b"HTTP/1.1 200 OK\r\nX-A: 1\r\nX-A: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
+    trailed = head + chunk(b"ok") + b"0\r\nX-Late: 3\r\nX-A: 4\r\n\r\n"
+    cuts = (len(trailed), len(head), len(trailed) - 2, len(trailed) - 10)
+    for cut in cuts:
+        parts = iter([trailed[:cut], trailed[cut:], OK, b""])
+
+        async def script(talk: Conversation, parts: Iterator[bytes] = parts) -> None:
+            for first, rest in ((next(parts), next(parts)), (next(parts), next(parts))):
+                await talk.request()
+                await talk.write(first)
+                if rest:
+                    await asyncio.sleep(0.01)
+                    await talk.write(rest)
+            await talk.request()
+
+        async with Peer(script) as peer:
+            transport = open_transport(peer.url)
+            reply = await transport.send(ask())
+            assert (reply.body, reply.header("x-a"), reply.header("x-late")) == (b"ok", "1", None)
+            reply = await transport.send(ask())
+            assert (reply.body, reply.header("x-a"), reply.header("x-late")) == (b"ok", None, None)
+            assert len(peer.conversations) == 1
 
 
 @pytest.mark.parametrize("status", [b"100 Continue", b"103 Early Hints"])

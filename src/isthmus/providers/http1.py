@@ -439,6 +439,7 @@ class _Connection(asyncio.Protocol):
     __slots__ = (
         "_complete",
         "_exchange",
+        "_head",
         "_interim",
         "_parser",
         "_parts",
@@ -451,6 +452,7 @@ class _Connection(asyncio.Protocol):
         "loop",
         "new",
         "on_body",
+        "on_header",
         "open",
         "reused",
     )
@@ -466,8 +468,11 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._exchange: _Exchange | None = None
         self._parts: list[bytes] = []
-        # The parser calls this once per chunk of a chunked body: a method of C, not of ours.
+        # The parser calls these once per chunk of a chunked body, and once per header: methods of C, not of
+        # ours. The first header of a name counts.
         self.on_body: Final = self._parts.append
+        self._head: dict[bytes, bytes] = {}
+        self.on_header: Final = self._head.setdefault
         self._parser = httptools.HttpResponseParser(self)
         self._interim = False
         self._complete = False
@@ -575,6 +580,9 @@ class _Connection(asyncio.Protocol):
             return
         exchange.received += len(data)
         malformed, parts = self._parse(exchange, data), self._parts
+        if exchange.status:
+            # The head is known, and trailers are dropped.
+            self._head.clear()
         if parts:
             exchange.deliver(parts[0] if len(parts) == 1 else b"".join(parts))
             parts.clear()
@@ -630,18 +638,12 @@ class _Connection(asyncio.Protocol):
         else:
             self.close()
 
-    # -- the parser's side (on_body is the list's own append)
+    # -- the parser's side (on_body and on_header are methods of a list and a dict)
 
     def on_message_begin(self) -> None:
         """httptools: another answer begins; none was asked for where one is complete."""
         if self._complete:
             raise _ParsingEndedError
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """httptools: a header, or a trailer where the head is complete; trailers are dropped."""
-        exchange = self._exchange
-        if exchange is not None and not exchange.status:
-            exchange.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """httptools: a head is complete, and with it the answer to HEAD. Interim answers (1xx) are passed
@@ -651,9 +653,10 @@ class _Connection(asyncio.Protocol):
         if exchange is None:
             raise _ParsingEndedError
         if status < 200:
-            exchange.headers.clear()
+            self._head.clear()
             self._interim = True
             return
+        exchange.headers = [(name.lower(), value) for name, value in self._head.items()]
         exchange.status = status
         if exchange.outgoing.method == b"HEAD":
             self._complete = True
