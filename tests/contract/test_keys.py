@@ -188,15 +188,16 @@ def test_revoking_an_id_ends_that_key_alone(keys: Keys) -> None:
     assert keys.rotate("team a", NOW_US + 3, grace_s=60.0).key.rotated_from == old.key.id
 
 
-def test_every_change_raises_the_revision(keys: Keys) -> None:
+def test_every_change_changes_the_revision(keys: Keys) -> None:
     revisions = [keys.revision()]
+    assert keys.revision() == revisions[0]
     first = keys.create("a", (), NOW_US).key
     revisions.append(keys.revision())
     keys.rotate("a", NOW_US, 1.0)
     revisions.append(keys.revision())
     keys.revoke(first.id, NOW_US)
     revisions.append(keys.revision())
-    assert revisions == sorted(set(revisions))
+    assert len(set(revisions)) == len(revisions)
 
 
 def test_the_ring_reads_again_only_after_a_change(keys: Keys) -> None:

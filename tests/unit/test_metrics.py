@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
@@ -127,7 +128,8 @@ def test_buckets_are_cumulative_and_their_bounds_inclusive(seconds: list[float])
     histogram = Histogram(OVERHEAD_SECONDS)
     for each in seconds:
         histogram.observe(each)
-    buckets = histogram.buckets()
+    buckets, total = histogram.read()
+    assert total == pytest.approx(sum(seconds))
     assert buckets[-1] == ("+Inf", len(seconds))
     for bound, (shown, count) in zip(OVERHEAD_SECONDS, buckets, strict=False):
         assert float(shown) == bound

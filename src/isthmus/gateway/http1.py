@@ -36,10 +36,9 @@ _MOST_UNREAD = 64 * 1024
 _MOST_HEADERS = 256
 # A longer head is not remembered: every connection may have one.
 _LONGEST_KNOWN_HEAD = 4096
+# Of a length: the parser refuses one of 64 bits or more, which has 20 digits at least.
 _MOST_DIGITS = 19
 _LENGTH_LINE = re.compile(rb"\r\ncontent-length: ?(\d+)\r\n", re.IGNORECASE)
-# What changes how a message is framed, or what is to be done before its body comes.
-_NEVER_ALIKE = (b"transfer-encoding", b"expect", b"upgrade")
 _STATUS_LINES = {it.value: b"HTTP/1.1 %d %b\r\n" % (it.value, it.phrase.encode()) for it in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REFUSED = b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -137,9 +136,10 @@ class Request(State):
         Raises IsthmusError: TOO_LARGE beyond `limit` bytes, INVALID_REQUEST (`upload_stalled`) for a client
         that pauses too long.
         """
+        # Also where this body is whole: what follows may have stopped the reading, and it tells who leaves.
+        self._connection.read_on()
         if not self._body_whole:
             self._refuse_beyond(limit)
-            self._connection.read_on()
             if self._spoilt:
                 raise _malformed()
             if self._size <= limit:
@@ -304,7 +304,6 @@ class Connection(asyncio.Protocol):
         "_pending",
         "_read_paused",
         "_receiving",
-        "_resting",
         "_serving",
         "_transport",
         "_unsent",
@@ -335,7 +334,6 @@ class Connection(asyncio.Protocol):
         self.gone = False
         self.draining = False
         self.task: asyncio.Task[None] | None = None
-        self._resting: asyncio.Future[None] | None = None
         self._handler = handler
         self._on_made = on_made
         self._on_lost = on_lost
@@ -429,8 +427,8 @@ class Connection(asyncio.Protocol):
         self._parser = None  # type: ignore[assignment]
         if self._serving is not None:
             self._serving.left = True
-        if self.task is not None:
-            self.task.cancel()
+            if self.task is not None:
+                self.task.cancel()
         self._on_lost(self)
 
     def pause_writing(self) -> None:
@@ -508,8 +506,6 @@ class Connection(asyncio.Protocol):
             if self._pending >= longest:
                 self._refuse(_HEAD_TOO_LONG)
                 return
-        if self._pending and not before and self._serving is None:
-            self._due = min(self._due, self.now() + self.bounds.head_s)
         if begins and self._serving is not None:
             self._remember(self._serving, came)
         elif self._pending and not before and self._serving is None:
@@ -522,9 +518,7 @@ class Connection(asyncio.Protocol):
         if not request.lasts or len(data) - end != request.received:
             return
         headers, length = request.headers, _LENGTH_LINE.search(data, 0, end)
-        if length is None or headers.get(b"content-length") != length[1]:
-            return
-        if not any(name in headers for name in _NEVER_ALIKE):
+        if length is not None and headers.get(b"content-length") == length[1]:
             begins, ends = length.span(1)
             self._known = Head(
                 data[:begins], length[1], data[ends:end], request.method, request.path, headers
@@ -586,8 +580,10 @@ class Connection(asyncio.Protocol):
 
     def _forget(self, request: Request) -> None:
         if request is self._serving:
-            # It has not begun to be served: that takes a later turn of the loop.
-            self._serving = None
+            assert self.task is not None
+            # It has not begun to run: a task takes its first step in a later turn of the loop.
+            self.task.cancel()
+            self._serving = self.task = None
         else:
             self._line.remove(request)
 
@@ -672,27 +668,15 @@ class Connection(asyncio.Protocol):
 
     def _serve(self, request: Request) -> None:
         self._serving = request
-        if self.task is None:
-            self.task = self.loop.create_task(self._serve_all())
-        elif self._resting is not None and not self._resting.done():
-            self._resting.set_result(None)
+        self.task = self.loop.create_task(self._run(request))
 
-    async def _serve_all(self) -> None:
-        """One task serves all requests of a connection: to make one costs as much as to read a head."""
-        while not self.gone:
-            if self._serving is not None:
-                await self._serve_one(self._serving)
-            else:
-                self._resting = self.loop.create_future()
-                await self._resting
-
-    async def _serve_one(self, request: Request) -> None:
+    async def _run(self, request: Request) -> None:
         try:
             await self._handler(request)
         except Exception as bug:
             # The text of an exception may quote the prompt: only its kind is logged.
             log.error("a request failed by a bug: %s", type(bug).__name__)
-        self._serving = None
+        self._serving = self.task = None
         if self.gone:
             return
         if self._receiving is request and request.answered and request.sends:

@@ -39,13 +39,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     """A route's plan for one operation and label, without the models that cannot serve it or may not receive
     it; None where none is left. `pseudonymised` are those that may receive it only with pseudonyms, and
-    `thrifty` says that the plan is the one for the time when money is short."""
+    `thrifty` says that the plan is the one for the time when money is short. `certain` tells that no
+    circumstances of the request decide."""
 
     allowed: tuple[str, ...]
     pseudonymised: tuple[str, ...]
     refused: tuple[Refused, ...]
     plan: Node | None
     thrifty: bool
+    certain: bool
 
 
 class Router:
@@ -102,6 +104,9 @@ class Router:
         previous = circumstances.previous if keeps else None
         revises, weights, foreseen = circumstances.revises, circumstances.weights, circumstances.foreseen
         silences = circumstances.silences
+        if pruned.certain:
+            # It went by none of them, whatever another plan of the route goes by.
+            weights, foreseen, silences = (), (), ()
         choice = choose(pruned, circumstances, previous)
         facts = (previous, revises, weights, foreseen, silences)
         index = (route, operation, label, hidden, thrifty, choice, facts)
@@ -155,6 +160,7 @@ def prune(
         refused=(*refused.values(), *needless),
         plan=plan,
         thrifty=thrifty and route.thrift is not None,
+        certain=strategy.certain,
     )
 
 

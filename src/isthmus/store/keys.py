@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -120,8 +120,8 @@ class Keys(Protocol):
         rotated before.
         """
 
-    def revision(self) -> int:
-        """A number that grows with every change."""
+    def revision(self) -> Hashable:
+        """Something that is equal only as long as the keys are the same ones."""
 
     def digests(self) -> Digests:
         """All keys, by the SHA-256 of their secrets."""
@@ -176,9 +176,9 @@ class SqliteKeys:
             _update(connection, old)
         return new
 
-    def revision(self) -> int:
+    def revision(self) -> schema.Mark:
         """See `Keys.revision`."""
-        return self._database.mark(_REVISION).number
+        return self._database.mark(_REVISION)
 
     def close(self) -> None:
         """Hold nothing of the file any more."""
@@ -199,7 +199,7 @@ class KeyRing:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._revision = -1
+        self._revision: Hashable = None
         self._digests: Digests = {}
         self._stale = False
         self.refresh()

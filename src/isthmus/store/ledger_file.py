@@ -226,7 +226,11 @@ def _insert(connection: sqlite3.Connection, table: Table, some: Collection[rows.
     for each NULL that is bound, Python looks for something that adapts it.
     """
     columns = list(zip(*some, strict=True))
-    given = tuple(column[0] is not None or column.count(None) < len(some) for column in columns)
+    # What may not be NULL is said, and refused, even where it has a default.
+    given = tuple(
+        value[0] is not None or not column.nullable or value.count(None) < len(some)
+        for column, value in zip(table.columns, columns, strict=False)
+    )
     waiting = list(zip(*compress(columns, given), strict=True))
     if not waiting:
         return

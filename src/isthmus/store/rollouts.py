@@ -63,10 +63,12 @@ class SqliteRollouts:
     def current(self) -> Sequence[Turn]:
         """See `Rollouts.current`."""
         # The number first: what is added between the two readings is read twice rather than never.
+        known, self._known = self._known, None
         last = self._database.mark(_LAST)
-        if self._known is None or self._known[0] != last:
-            self._known = last, self._current()
-        return self._known[1]
+        if known is None or known[0] != last:
+            known = last, self._current()
+        self._known = known
+        return known[1]
 
     def close(self) -> None:
         """Hold nothing of the file any more."""

@@ -245,10 +245,7 @@ class _Run(State):
         permitted = effect if verdict is True else await self._reduced(effect, verdict)
         if permitted is None:
             return _refused(effect.model)
-        self._number = number = self._number + 1
-        if (pending := self._listen(AttemptStarted(permitted.model, number))) is not None:
-            await pending
-        answering = self._performer.attempt(permitted, number)
+        answering = await self._start(permitted)
         try:
             event = await answering.next()
             if self._seen is not None and type(event) is Delta:

@@ -35,12 +35,12 @@ _UNSORTED = 500
 class Histogram:
     """Counts of observations up to each bound, in seconds. `observe` takes one, `sort` counts all of them."""
 
-    __slots__ = ("_observed", "bounds", "counts", "observe", "total")
+    __slots__ = ("_bounds", "_counts", "_observed", "_total", "observe")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
         self._observed: list[float] = []
         # A method of C: requests observe, and only now and then is there something to sort.
         self.observe: Final = self._observed.append
@@ -50,21 +50,21 @@ class Histogram:
         observed = sorted(self._observed)
         self._observed.clear()
         below = 0
-        for bucket, bound in enumerate(self.bounds):
+        for bucket, bound in enumerate(self._bounds):
             within = bisect_right(observed, bound)
-            self.counts[bucket] += within - below
+            self._counts[bucket] += within - below
             below = within
-        self.counts[-1] += len(observed) - below
-        self.total += sum(observed)
+        self._counts[-1] += len(observed) - below
+        self._total += sum(observed)
 
-    def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts by upper bound, as Prometheus wants them."""
+    def read(self) -> tuple[list[tuple[str, float]], float]:
+        """Cumulative counts by upper bound, as Prometheus wants them, and the sum of what was observed."""
         self.sort()
         running, out = 0, []
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             running += count
             out.append(("+Inf" if bound == float("inf") else str(float(bound)), float(running)))
-        return out
+        return out, self._total
 
 
 class Tally(Collector):
@@ -210,5 +210,5 @@ class Tally(Collector):
     def _histogram(self, name: str, text: str, label: str, of: dict[str, Histogram]) -> Metric:
         family = HistogramMetricFamily(f"isthmus_{name}", text, labels=(label,))
         for value, histogram in of.items():
-            family.add_metric((value,), histogram.buckets(), histogram.total)
+            family.add_metric((value,), *histogram.read())
         return family
