@@ -29,6 +29,7 @@ _HOST = "127.0.0.1"
 _PROMPT_CACHE_MIB = 256
 _EMBEDDING_BATCH = 2048
 _DRAIN_POLL_S = 0.05
+_LAST_BYTES_S = 0.25
 _BUSY = re.compile(r"^llamacpp:requests_(?:processing|deferred) [1-9]", re.MULTILINE)
 
 
@@ -83,6 +84,8 @@ def main() -> None:
     ended.wait()
     while _BUSY.search(server.handle_metrics()):
         time.sleep(_DRAIN_POLL_S)
+    # A slot is free before the thread that answers has written what it made: on a busy machine, long before.
+    time.sleep(_LAST_BYTES_S)
     # The library's destructor sends the last bytes of what it has answered.
     del server
     os._exit(0)
