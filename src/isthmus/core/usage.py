@@ -41,7 +41,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ran_tools(self) -> bool:
         """True where the provider ran tools of its own, which have prices of their own."""
-        return bool(self.beyond) and any(name.startswith("tool.") for name in self.beyond)
+        return any(name.startswith("tool.") for name in self.beyond)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(

@@ -63,8 +63,7 @@ class Admission:
     def leave(self) -> None:
         """Give the place back, and let the next one in."""
         self.inside -= 1
-        if self._waiting:
-            self._admit()
+        self._admit()
 
     def _admit(self) -> None:
         while self._waiting and self.inside < self._limit:

@@ -472,8 +472,8 @@ class Connection(asyncio.Protocol):
             head.method,
             head.path,
             head.headers if length == head.length else {**head.headers, b"content-length": length},
-            True,
-            True,
+            _chunked=True,
+            _keep_alive=True,
         )
         self._serve(request)
         body = data[body_at:]
@@ -633,8 +633,8 @@ class Connection(asyncio.Protocol):
             parser.get_method().decode("latin-1"),
             _path_of(self._url),
             self._headers,
-            recent,
-            recent and parser.should_keep_alive(),
+            _chunked=recent,
+            _keep_alive=recent and parser.should_keep_alive(),
         )
         if self._serving is None:
             self._serve(request)

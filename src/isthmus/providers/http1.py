@@ -423,8 +423,7 @@ class _Exchange(Stream):
         self.connection = None
         self.complete = failure is None
         self.failure = failure
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self.wake()
 
     def wake(self) -> None:
         """Let the waiting caller look again."""

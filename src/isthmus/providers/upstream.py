@@ -51,8 +51,8 @@ class Upstream:
     """Everything that one attempt at one model needs, prepared once when the config is read.
 
     `marks` tells that its reasoning is marked as its provider's, since another provider speaks its wire.
-    `unready` says why the model cannot be called just now (its engine is starting, say), or None. `weights`
-    says which signed artefact its engine serves, or None.
+    `unready` says why the model cannot be called just now (its engine is starting, say), and `weights` which
+    signed artefact its engine serves, where there is anybody who can tell.
     `name_in_headers` is the model's name as a header may hold it.
     """
 

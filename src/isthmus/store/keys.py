@@ -33,6 +33,7 @@ _log = logging.getLogger("isthmus.keys")
 _to_json = msgspec.json.Encoder(order="deterministic").encode
 _to_names = msgspec.json.Decoder(tuple[str, ...]).decode
 _to_label = msgspec.json.Decoder(Label).decode
+_REVISION = f"SELECT coalesce(max(revision), 0) FROM {table.name}"
 
 PREFIX = "isk_"
 """What every secret begins with, so that scanners for leaked secrets can find it."""
@@ -392,9 +393,6 @@ def _ids(keys: Sequence[Key]) -> str:
     return ", ".join(key.id for key in keys)
 
 
-_REVISION = f"SELECT coalesce(max(revision), 0) FROM {table.name}"
-
-
 def digest_of(secret: str) -> bytes:
     """The SHA-256 of a secret: all that is ever stored of it."""
     return _sha256(secret.encode())
@@ -420,7 +418,7 @@ def _all(connection: Connection) -> tuple[Key, ...]:
 
 
 def _revision(connection: Connection) -> int:
-    return connection.exec_driver_sql(_REVISION).scalar_one()  # type: ignore[no-any-return]
+    return int(connection.exec_driver_sql(_REVISION).scalar_one())
 
 
 def _insert(connection: Connection, new: NewKey) -> None:

@@ -299,8 +299,7 @@ class _Inbox:
         self._records_in += 1
         if request is None:
             self._items.append(record)
-            if not self._filled.is_set():
-                self._fill()
+            self._fill()
         else:
             request.what = record
             self.put_urgently(request)

@@ -225,15 +225,15 @@ def _insert(connection: sqlite3.Connection, table: Table, some: Collection[rows.
     the event loop and the writer change places hundreds of times in a batch: more work than the writing. And
     for each NULL that is bound, Python looks for something that adapts it.
     """
+    if not some:
+        return
     columns = list(zip(*some, strict=True))
     # What may not be NULL is said, and refused, even where it has a default.
     given = tuple(
         value[0] is not None or not column.nullable or value.count(None) < len(some)
-        for column, value in zip(table.columns, columns, strict=False)
+        for column, value in zip(table.columns, columns, strict=True)
     )
     waiting = list(zip(*compress(columns, given), strict=True))
-    if not waiting:
-        return
     # SQLite before 3.32 takes no more than 999 values in a statement.
     most = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) // len(waiting[0])
     for size in (size for size in _STATEMENT_ROWS if size <= most):
